@@ -1,0 +1,31 @@
+#include "csrc/comm/in_process_collectives.h"
+
+#include <cstring>
+#include <numeric>
+
+#include "csrc/base/check.h"
+
+namespace zeromuon::comm {
+namespace {
+
+int64_t offset_of(std::span<const int64_t> bytes, int peer) {
+  return std::reduce(bytes.begin(), bytes.begin() + peer);
+}
+
+}  // namespace
+
+void InProcessCollectives::do_all_to_all_v(const Exchange& exchange) {
+  board_->posted_[rank_] = &exchange;
+  board_->barrier_.arrive_and_wait();
+  for (int peer = 0; peer < world_size(); ++peer) {
+    const Exchange& theirs = *board_->posted_[peer];
+    const int64_t bytes = exchange.receive_bytes[peer];
+    invariant(theirs.send_bytes[rank_] == bytes, "all_to_all_v: rank ", rank_, " expects ", bytes,
+              " bytes from rank ", peer, ", which sends ", theirs.send_bytes[rank_]);
+    std::memcpy(exchange.receive + offset_of(exchange.receive_bytes, peer),
+                theirs.send + offset_of(theirs.send_bytes, rank_), bytes);
+  }
+  board_->barrier_.arrive_and_wait();
+}
+
+}  // namespace zeromuon::comm

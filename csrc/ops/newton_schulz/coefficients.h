@@ -1,0 +1,31 @@
+// Coefficient sets of the Newton-Schulz iteration X <- a X + (b A + c A A) X, A = X X^T.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace zeromuon::ops {
+
+struct Triple {
+  double a, b, c;
+};
+
+struct CoefficientSet {
+  std::string name;
+  std::vector<Triple> triples;  // one per iteration, at least one
+  double safety = 1.0;          // the input is divided by safety * ||X||_F
+  bool scale_rows = false;      // AOL: rows scaled by 1/sqrt(sum_j |X X^T|_ij) before iteration 1
+  std::string source;
+};
+
+// The named sets, in documentation order.
+const std::vector<CoefficientSet>& coefficient_sets();
+
+// Raises ValueError with the valid names when there is no such set.
+const CoefficientSet& find_coefficient_set(std::string_view name);
+
+// A user's own set. Raises ValueError when it is empty or a number is not finite.
+CoefficientSet custom_coefficient_set(std::vector<Triple> triples);
+
+}  // namespace zeromuon::ops

@@ -1,0 +1,19 @@
+// Where the bytes of an optimizer live and where Newton-Schulz runs. Chosen once, at bind.
+#pragma once
+
+#include <c10/core/Device.h>
+
+namespace zeromuon::offload {
+
+struct Placement {
+  c10::Device shard;    // master weights, gradients and optimizer states
+  c10::Device compute;  // collectives and Newton-Schulz
+
+  // Whether buckets cross between two memories.
+  bool staged() const { return shard != compute; }
+};
+
+// Raises ValueError for a pair that no build serves: the shard on a GPU and the compute elsewhere.
+Placement choose_placement(c10::Device shard, c10::Device compute);
+
+}  // namespace zeromuon::offload

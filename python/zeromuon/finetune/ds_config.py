@@ -1,0 +1,155 @@
+"""The DeepSpeed configuration of a run: read, overridden by --set, checked, and its "auto" values filled in."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from .settings import Settings
+
+WARM_UP_PARTS = 10  # one step in ten warms up
+
+
+def read_config(path: Path) -> dict:
+    """The JSON object in `path`. Raises ValueError if it is missing or not a JSON object."""
+    try:
+        config = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(
+            f"--config {path}: expected a DeepSpeed configuration, cannot read it ({error.strerror});"
+            " check the path"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"--config {path}: expected JSON, found {error}; correct the file") from error
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"--config {path}: expected a JSON object, found {type(config).__name__}; correct the file"
+        )
+    return config
+
+
+def override(config: dict, assignments: tuple[str, ...]) -> dict:
+    """A copy of `config` with each "a.b.c=VALUE" applied; VALUE is JSON, or text where it is not.
+
+    Raises ValueError for an assignment without "=", or one whose path runs through a value that is not an object.
+    """
+    result = copy.deepcopy(config)
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key:
+            raise ValueError(
+                f"--set {assignment}: expected KEY=VALUE, for example optimizer.params.lr=0.001"
+            )
+        _assign(result, key.split("."), _parsed(value), assignment)
+    return result
+
+
+def _parsed(value: str):
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _assign(config: dict, path: list[str], value, assignment: str) -> None:
+    for part in path[:-1]:
+        config = config.setdefault(part, {})
+        if not isinstance(config, dict):
+            raise ValueError(
+                f"--set {assignment}: {part} is {config!r} in the configuration, expected an object there"
+            )
+    config[path[-1]] = value
+
+
+def check_config(config: dict, whose: str) -> None:
+    """Refuses what `finetune` cannot run: another stage than 3, no optimizer, a learning rate that is not a positive number.
+
+    whose: the file's name, for the message. Raises ValueError.
+    """
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    if stage != 3:
+        raise ValueError(
+            f"{whose}: zero_optimization.stage is {stage}, expected 3; ZeroMuon works on ZeRO-3's shards:"
+            " set it to 3, or use DeepSpeed's own Muon below stage 3"
+        )
+    optimizer = config.get("optimizer", {})
+    if "type" not in optimizer:
+        raise ValueError(
+            f'{whose}: expected an optimizer, found none; add {{"optimizer": {{"type": "ZeroMuon",'
+            ' "params": {"lr": 0.001}}}'
+        )
+    if optimizer["type"].lower() == "zeromuon" and optimizer["type"] != "ZeroMuon":
+        raise ValueError(
+            f'{whose}: optimizer type is "{optimizer["type"]}", expected "ZeroMuon" (capital Z and M)'
+        )
+    lr = optimizer.get("params", {}).get("lr", 1e-3)
+    if not isinstance(lr, (int, float)) or isinstance(lr, bool) or lr < 0:
+        raise ValueError(
+            f"{whose}: optimizer.params.lr is {lr!r}, expected a number that is not negative"
+        )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The facts that decide the compute dtype."""
+
+    gpu: bool
+    bf16: bool
+
+
+def fill_auto(config: dict, settings: Settings, machine: Machine) -> dict:
+    """A copy without "auto": batch sizes, the scheduler's steps and rates, bf16 from the machine.
+
+    Raises ValueError for an "auto" that this command has no value for, and for a batch size that contradicts --batch.
+    """
+    filled = copy.deepcopy(config)
+    accumulation = filled.get("gradient_accumulation_steps", 1)
+    filled["gradient_accumulation_steps"] = 1 if accumulation == "auto" else accumulation
+    _set_or_agree(filled, "train_micro_batch_size_per_gpu", settings.batch)
+    _set_or_agree(
+        filled,
+        "train_batch_size",
+        settings.batch * settings.ranks * filled["gradient_accumulation_steps"],
+    )
+    if filled.get("bf16", {}).get("enabled") == "auto":
+        filled["bf16"]["enabled"] = machine.bf16
+    _fill_scheduler(filled, settings)
+    _refuse_auto(filled, settings.config)
+    return filled
+
+
+def _set_or_agree(config: dict, key: str, value: int) -> None:
+    if config.get(key, "auto") not in ("auto", value):
+        raise ValueError(
+            f"{key} is {config[key]} in the configuration and {value} by --batch and --ranks; set it to"
+            ' "auto"'
+        )
+    config[key] = value
+
+
+def _fill_scheduler(config: dict, settings: Settings) -> None:
+    params = config.get("scheduler", {}).get("params", {})
+    peak = config["optimizer"].get("params", {}).get("lr", 1e-3)
+    warm_up = max(2, settings.steps // WARM_UP_PARTS)
+    values = {
+        "warmup_max_lr": peak,
+        "warmup_min_lr": peak / warm_up,
+        "warmup_num_steps": warm_up,
+        "total_num_steps": settings.steps,
+    }
+    for key, value in values.items():
+        if params.get(key) == "auto":
+            params[key] = value
+
+
+def _refuse_auto(config: dict, whose: str, path: str = "") -> None:
+    for key, value in config.items():
+        where = f"{path}.{key}" if path else key
+        if isinstance(value, dict):
+            _refuse_auto(value, whose, where)
+        elif value == "auto":
+            raise ValueError(
+                f'{whose}: {where} is "auto", for which this command has no value; give a number'
+            )

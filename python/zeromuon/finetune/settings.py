@@ -1,0 +1,62 @@
+"""What one run is asked to do: plain data, written to the run folder, read by every rank."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run. `model` and `data` are absolute paths (`data` may be the name of the demo's text)."""
+
+    model: str
+    data: str
+    config: str
+    ranks: int
+    steps: int = 100
+    save_every: int = 20  # steps
+    keep_checkpoints: int = 2
+    batch: int = 8  # sequences per rank and micro-batch
+    seq_len: int = 64  # tokens
+    seed: int = 0
+    overrides: tuple[str, ...] = ()  # KEY=VALUE
+    verify: bool = False
+    demo: bool = False
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> "Settings":
+        """Raises ValueError if the file is not one that `save` wrote."""
+        known = {field.name for field in fields(Settings)}
+        try:
+            values = json.loads(path.read_text())
+            values["overrides"] = tuple(values["overrides"])
+            return Settings(**{key: value for key, value in values.items() if key in known})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: expected the settings of a run, found {error}; start the run again without"
+                " --resume"
+            ) from error
+
+    def differences(self, given: dict) -> list[str]:
+        """Sentences for each option in `given` (name -> value as asked now) that this run was not started with.
+
+        Of `overrides` those given need only be among the run's.
+        """
+        return [
+            f"{name} is {getattr(self, name)} there and {value} here"
+            for name, value in given.items()
+            if not (
+                set(value) <= set(self.overrides) if name == "overrides" else getattr(self, name) == value
+            )
+        ]
+
+    @property
+    def model_name(self) -> str:
+        """A short name of the model: its folder's, or the one above where that is only "model"."""
+        path = Path(self.model)
+        return path.parent.name if path.name == "model" else path.name

@@ -1,0 +1,205 @@
+"""What this package reads of DeepSpeed's ZeRO-3 optimizer, and nothing else does.
+
+Every attribute of DeepSpeed that the binding relies on is named here and checked before use, so that
+a release that moved one ends in an error that names it instead of in wrong numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from . import _core
+from .selection import ParamSpec
+
+REQUIRED_ATTRIBUTES = (
+    "optimizer",
+    "fp16_groups",
+    "fp32_partitioned_groups_flat",
+    "grad_position",
+    "sub_group_to_group_id",
+    "dp_process_group",
+    "offload_optimizer",
+    "partial_offload",
+    "swap_optimizer",
+    "get_param_id",
+    "_overflow_clean_up",
+)
+
+
+@dataclass
+class SubGroup:
+    """One flat shard that DeepSpeed steps as a whole.
+
+    flat: [L] fp32 master weights of this rank, padding included. gradients appear in ``flat.grad``.
+    """
+
+    index: int
+    role: str
+    flat: torch.Tensor
+    params: list
+    specs: list[ParamSpec]
+
+
+def deepspeed_version() -> str:
+    import deepspeed
+
+    return deepspeed.__version__
+
+
+def find_zero3(optimizer, params):
+    """The ZeRO-3 optimizer that owns `params`. Raises ValueError when there is none."""
+    owner = next((p._z3_optimizer for p in params if hasattr(p, "_z3_optimizer")), None)
+    if owner is None:
+        raise ValueError(
+            "ZeroMuon works under DeepSpeed ZeRO stage 3 only, and these parameters are not "
+            "partitioned by it; set zero_optimization.stage to 3 (stages 0 to 2: use a Muon made for "
+            "whole parameters, such as torch.optim.Muon)"
+        )
+    check_supported(owner)
+    if owner.optimizer is not optimizer:
+        raise ValueError(
+            f"this ZeroMuon is not the optimizer of the engine: DeepSpeed steps a "
+            f"{type(owner.optimizer).__name__}; with offload and an optimizer object set "
+            f"zero_force_ds_cpu_optimizer to false, or name ZeroMuon in the JSON config"
+        )
+    return owner
+
+
+def check_supported(zero3) -> None:
+    """Raises ValueError for an unknown DeepSpeed or a configuration that is not supported."""
+    missing = [name for name in REQUIRED_ATTRIBUTES if not hasattr(zero3, name)]
+    if missing:
+        raise ValueError(
+            f"DeepSpeed {deepspeed_version()}: its ZeRO-3 optimizer ({type(zero3).__name__}) has no "
+            f"attribute {', '.join(missing)}, which zeromuon needs; use a supported release (0.19)"
+        )
+    if "SuperOffload" in type(zero3).__name__:
+        raise ValueError("SuperOffload steps its own CPU Adam and is not supported; turn it off")
+    if getattr(zero3, "zenflow", False):
+        raise ValueError("ZenFlow steps its own Adam and is not supported; remove `zenflow`")
+    if zero3.swap_optimizer:
+        raise ValueError("offload_optimizer.device nvme is not supported; use cpu or none")
+    if zero3.offload_optimizer and zero3.partial_offload != 1.0:
+        raise ValueError(
+            f"offload_optimizer.ratio is {zero3.partial_offload}; with another value than 1.0 "
+            f"DeepSpeed steps a part of the model with its own Adam; set it to 1.0"
+        )
+
+
+def process_group(zero3):
+    """The one data-parallel group of all sub-groups. Raises ValueError when they differ."""
+    groups = getattr(zero3, "sub_group_process_groups", None) or [zero3.dp_process_group]
+    if any(g is not groups[0] for g in groups):
+        raise ValueError(
+            "sub-groups are partitioned over different process groups (expert parallelism); that is "
+            "not supported; set the expert-parallel size to 1"
+        )
+    return groups[0] if groups[0] is not None else torch.distributed.group.WORLD
+
+
+def compute_device() -> torch.device:
+    """Where collectives and Newton-Schulz run: this rank's accelerator as DeepSpeed sees it."""
+    from deepspeed.accelerator import get_accelerator
+
+    return torch.device(get_accelerator().current_device_name())
+
+
+def read_sub_groups(zero3, specs: dict[int, ParamSpec]) -> list[SubGroup]:
+    """The sub-groups in stepping order. `specs` maps ``id(parameter)`` to its spec.
+
+    Raises ValueError when a flat shard is not fp32 or a parameter is not one of the optimizer's.
+    """
+    sub_groups = []
+    for index, params in enumerate(zero3.fp16_groups):
+        flat = zero3.fp32_partitioned_groups_flat[index]
+        if flat.dtype != torch.float32:
+            raise ValueError(
+                f"sub-group {index}: master weights are {flat.dtype}, expected torch.float32; leave "
+                f"fp32_optimizer_states and master_weights at their defaults"
+            )
+        unknown = [p for p in params if id(p) not in specs]
+        if unknown:
+            raise ValueError(
+                f"sub-group {index} holds {len(unknown)} parameters that this optimizer was not "
+                f"built with; build it from the parameters of the model given to initialize()"
+            )
+        chosen = [specs[id(p)] for p in params]
+        roles = {s.role for s in chosen}
+        if len(roles) != 1:
+            raise ValueError(f"sub-group {index} mixes roles {sorted(roles)}: DeepSpeed merged groups")
+        sub_groups.append(SubGroup(index, roles.pop(), flat, list(params), chosen))
+    return sub_groups
+
+
+def _param_spec(zero3, sub_group: SubGroup, param, spec: ParamSpec):
+    group, offset, chunk = zero3.grad_position[zero3.get_param_id(param)]
+    if group != sub_group.index:
+        raise ValueError(
+            f'parameter "{spec.name}": DeepSpeed {deepspeed_version()} places its gradient in '
+            f"sub-group {group}, its weight in sub-group {sub_group.index}; not supported"
+        )
+    return _core.ParamSpec(
+        name=spec.name,
+        numel=param.ds_numel,
+        chunk=chunk,
+        shard_offset=offset,
+        rows=spec.rows,
+        cols=spec.cols,
+        decay=spec.decay,
+        transposed=spec.transposed,
+    )
+
+
+def core_sub_groups(zero3, sub_groups: list[SubGroup]):
+    """The same as plain data for the planner."""
+    return [
+        _core.SubGroupSpec(g.role, [_param_spec(zero3, g, p, s) for p, s in zip(g.params, g.specs)])
+        for g in sub_groups
+    ]
+
+
+def check_layout(zero3, sub_groups: list[SubGroup], rank: int) -> None:
+    """Compares the flat master weights with each parameter's own shard, padding left out.
+
+    Raises ValueError naming the parameter and the DeepSpeed release when they differ.
+    """
+    for group in sub_groups:
+        total = sum(zero3.grad_position[zero3.get_param_id(p)][2] for p in group.params)
+        if total != group.flat.numel():
+            raise ValueError(
+                f"DeepSpeed {deepspeed_version()}: sub-group {group.index} has {group.flat.numel()} "
+                f"elements on this rank, its parameters add up to {total}; not supported"
+            )
+        for param, spec in zip(group.params, group.specs):
+            _, offset, chunk = zero3.grad_position[zero3.get_param_id(param)]
+            real = min(max(param.ds_numel - rank * chunk, 0), chunk)
+            _check_same(param, spec.name, group.flat.detach()[offset : offset + real], real)
+
+
+def _check_same(param, name: str, master: torch.Tensor, real: int) -> None:
+    shard = param.ds_tensor.detach().reshape(-1)[:real]
+    if shard.numel() < real:
+        return  # swapped out: there is nothing to compare with
+    if not torch.equal(master.to(shard.dtype).to(shard.device), shard):
+        raise ValueError(
+            f'DeepSpeed {deepspeed_version()}: the master weights of "{name}" are not where zeromuon '
+            f"expects them in the flat shard; use a supported release (0.19)"
+        )
+
+
+def local_gradient_is_finite(zero3, sub_group: SubGroup, position: int) -> bool:
+    """Whether this rank's share of a parameter's gradient is finite. Reads, changes nothing."""
+    _, offset, chunk = zero3.grad_position[zero3.get_param_id(sub_group.params[position])]
+    if zero3.offload_optimizer:
+        gradient = sub_group.flat.grad
+        part = None if gradient is None else gradient[offset : offset + chunk]
+    else:
+        parts = zero3.averaged_gradients.get(sub_group.index)
+        part = parts[position] if parts else None
+    if part is None:
+        return True
+    rank = torch.distributed.get_rank(process_group(zero3))
+    real = min(max(sub_group.params[position].ds_numel - rank * chunk, 0), chunk)
+    return bool(torch.isfinite(part.reshape(-1)[:real]).all())

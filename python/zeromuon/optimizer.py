@@ -1,0 +1,259 @@
+"""ZeroMuon: Muon for hidden matrices and AdamW for the rest, under DeepSpeed ZeRO-3."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import torch
+import torch.distributed as dist
+
+from . import host
+from .binding import Binding, bind
+from .options import validate_options
+from .selection import ParamSpec
+from .state import drop_placeholders, load_entry, save_entry, with_placeholders
+
+
+class ZeroMuon(torch.optim.Optimizer):
+    """Muon (K. Jordan et al., 2024) with an AdamW fallback (arXiv 1711.05101), sharded by ZeRO-3.
+
+    Hidden matrices take ``W <- W*(1 - lr*weight_decay) - lr*s*NS(U)``, where U is the (nesterov)
+    momentum of the averaged, unscaled and clipped gradient, NS the Newton-Schulz iteration and s the
+    scale. All other parameters take AdamW with the learning rate ``lr * (adam_lr / lr)``: the ratio
+    given at construction is kept whatever a scheduler does to lr.
+
+    Args:
+        params: the groups of :func:`zeromuon.param_groups`, or groups whose parameters carry a
+            boolean ``use_muon`` attribute. A bare list of parameters carries no roles and is refused.
+        lr: learning rate of Muon, per optimizer step. With the default scale a good AdamW value.
+        adam_lr: learning rate of AdamW; None means lr.
+        momentum: decay of the momentum, in [0, 1).
+        nesterov: orthogonalise the look-ahead momentum.
+        momentum_kind: "ema" or "heavy_ball".
+        weight_decay: decoupled, multiplied by lr; parameters with fewer than two dimensions are left
+            out, unless their group names a ``weight_decay`` of its own.
+        betas, eps: of AdamW.
+        scale: "match_rms_adamw", "original", "spectral_unclamped" or "none".
+        ns: name of a coefficient set or a list of (a, b, c) triples.
+        ns_form: "auto", "standard" or "gram".
+        ns_dtype, wire_dtype, momentum_device, momentum_dtype: see docs/integration.md.
+
+    It binds itself at the first step; :func:`zeromuon.attach` binds earlier.
+
+    Raises:
+        ValueError: an option is unknown or out of range, or a parameter has no role.
+    """
+
+    def __init__(self, params, lr=1e-3, adam_lr=None, momentum=0.95, nesterov=True,
+                 momentum_kind="ema", weight_decay=0.0, betas=(0.9, 0.95), eps=1e-8,
+                 scale="match_rms_adamw", ns="jordan", ns_form="auto", ns_dtype="auto",
+                 wire_dtype="auto", momentum_device="auto", momentum_dtype="float32", **unknown):
+        given = {k: v for k, v in locals().items() if k not in ("self", "params", "unknown", "__class__")}
+        self._options = validate_options({**given, **unknown})
+        self._specs: dict[int, ParamSpec] = {}
+        self._params: list = []
+        self._binding: Binding | None = None
+        self._steps = 0
+        self._skipped_steps = 0
+        self._in_skip_streak = False
+        groups = self._split_by_role(params)
+        opts = self._options
+        self._adam_ratio = 1.0 if opts["adam_lr"] is None else opts["adam_lr"] / opts["lr"]
+        super().__init__(groups, {"lr": opts["lr"], "weight_decay": opts["weight_decay"]})
+
+    # ---- construction ------------------------------------------------------------------------
+
+    def _split_by_role(self, params) -> list[dict]:
+        """One homogeneous group per given group and role; records a spec for every parameter."""
+        groups = list(params)
+        if not groups or not isinstance(groups[0], dict):
+            raise ValueError(
+                "ZeroMuon needs to know which parameters are hidden matrices, and a bare list of "
+                "parameters does not say; pass zeromuon.param_groups(model)"
+            )
+        split = []
+        for group in groups:
+            rest = {k: v for k, v in group.items() if k not in ("params", "specs", "role")}
+            by_role: dict[str, list] = {}
+            for param, spec in zip(*_params_and_specs(group)):
+                if "weight_decay" in group:
+                    spec = dataclasses.replace(spec, decay=True)
+                self._specs[id(param)] = spec
+                self._params.append(param)
+                by_role.setdefault(spec.role, []).append(param)
+            split += [{**rest, "params": by_role[r]} for r in ("muon", "adamw") if r in by_role]
+        if not any(spec.role == "muon" for spec in self._specs.values()):
+            raise ValueError(
+                f"none of the {len(self._specs)} parameters is eligible for Muon; use AdamW, or name "
+                f"matrices with param_groups(model, include=[...])"
+            )
+        return split
+
+    # ---- binding -----------------------------------------------------------------------------
+
+    def bind(self) -> None:
+        """Plans the step now. All ranks must call it at the same point. Raises ValueError."""
+        if self._binding is not None:
+            return
+        self._binding = bind(self, self._specs, self._params, self._options)
+        _watch_skipped_steps(self, self._binding.zero3)
+
+    @property
+    def plan(self):
+        """The step plan: ``print(opt.plan)`` is a table, ``opt.plan.hash`` what ranks compare."""
+        self.bind()
+        return self._binding.plan
+
+    # ---- stepping ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Steps the flat shards that are in ``param_groups`` now: DeepSpeed puts in one at a time.
+
+        Raises:
+            ValueError: not under ZeRO-3, or the shards are not those that were bound.
+            zeromuon.StepError: a value was not finite or a stage failed, on any rank. The optimizer is
+                poisoned then: every later step raises it again.
+        """
+        if closure is not None:
+            raise ValueError("ZeroMuon.step takes no closure under DeepSpeed")
+        self.bind()
+        for group in self.param_groups:
+            for flat in group["params"]:
+                if flat.grad is not None:
+                    self._step_sub_group(group, flat)
+
+    def _step_sub_group(self, group: dict, flat: torch.Tensor) -> None:
+        sub_group = self._binding.by_flat.get(id(flat))
+        if sub_group is None:
+            raise ValueError(
+                f"a flat shard of {flat.numel()} elements is not one of the "
+                f"{len(self._binding.by_flat)} that were bound; the engine was rebuilt or its "
+                f"parameters changed after attach(): build a new ZeroMuon for it"
+            )
+        state = self._state_of(sub_group)
+        # The count is written back last: a step that raises has not happened.
+        count = int(state["step"]) + 1
+        if sub_group.role == "muon":
+            self._muon_step(group, sub_group, state)
+        else:
+            self._adamw_step(group, sub_group, state, count)
+        state["step"] = count
+        if sub_group.index == len(self._binding.sub_groups) - 1:
+            self._steps += 1
+            self._in_skip_streak = False
+
+    def _state_of(self, sub_group: host.SubGroup) -> dict:
+        flat = sub_group.flat
+        state = self.state[flat]
+        if "exp_avg" not in state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(flat, requires_grad=False)
+        if sub_group.role == "muon":
+            state.pop("exp_avg_sq", None)
+        elif "exp_avg_sq" not in state:
+            state["exp_avg_sq"] = torch.zeros_like(flat, requires_grad=False)
+        return state
+
+    def _muon_step(self, group: dict, sub_group: host.SubGroup, state: dict) -> None:
+        flat, opts = sub_group.flat, self._options
+        self._binding.executor.muon_step(
+            sub_group.index, flat.data, flat.grad, state["exp_avg"],
+            lr=float(group["lr"]), weight_decay=float(group["weight_decay"]),
+            beta=opts["momentum"], kind=opts["momentum_kind"], nesterov=opts["nesterov"],
+        )
+
+    def _adamw_step(self, group: dict, sub_group: host.SubGroup, state: dict, count: int) -> None:
+        flat, opts = sub_group.flat, self._options
+        self._binding.executor.adamw_step(
+            sub_group.index, flat.data, flat.grad, state["exp_avg"], state["exp_avg_sq"],
+            lr=float(group["lr"]) * self._adam_ratio, weight_decay=float(group["weight_decay"]),
+            betas=opts["betas"], eps=opts["eps"], step=count,
+        )
+
+    # ---- state -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict:
+        """As torch's, with a ``zeromuon`` entry (roles, hyper-parameters) and, in Muon sub-groups, an
+        ``exp_avg_sq`` of zeros that takes no memory: DeepSpeed's converters expect one."""
+        self.bind()
+        out = with_placeholders(super().state_dict(), self._binding.sub_groups, self.param_groups)
+        out["zeromuon"] = save_entry(self._binding, self._options)
+        return out
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Raises ValueError when another optimizer wrote it or the roles differ; changes nothing then."""
+        self.bind()
+        load_entry(state_dict, self._binding, self._options, len(self.param_groups))
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != "zeromuon"})
+        drop_placeholders(self.state, self._binding.sub_groups)
+
+    # ---- counters ----------------------------------------------------------------------------
+
+    def counters(self) -> dict:
+        """Totals of this rank since it was bound.
+
+        steps, skipped_steps; seconds per stage; bytes_sent to other ranks, bytes_self; collectives;
+        newton_schulz_matrices.
+        """
+        self.bind()
+        own = {"steps": self._steps, "skipped_steps": self._skipped_steps}
+        return {**own, **self._binding.executor.counters()}
+
+    def state_bytes(self) -> dict:
+        """Bytes of the state tensors on this rank, and what AdamW's two fp32 states would take."""
+        self.bind()
+        resident = sum(
+            value.numel() * value.element_size()
+            for g in self._binding.sub_groups
+            for value in self.state.get(g.flat, {}).values()
+            if torch.is_tensor(value)
+        )
+        return {"resident": resident, "adamw": sum(8 * g.flat.numel() for g in self._binding.sub_groups)}
+
+
+def _params_and_specs(group: dict):
+    params = list(group["params"])
+    if "specs" in group:
+        return params, group["specs"]
+    bare = [i for i, p in enumerate(params) if not isinstance(getattr(p, "use_muon", None), bool)]
+    if bare:
+        raise ValueError(
+            f"a parameter group has {len(bare)} parameters without a role (the first is number "
+            f"{bare[0]}); pass zeromuon.param_groups(model), or set p.use_muon to True or False"
+        )
+    return params, [ParamSpec.from_tag(p, f"parameter {i}") for i, p in enumerate(params)]
+
+
+def _watch_skipped_steps(optimizer: ZeroMuon, zero3) -> None:
+    """DeepSpeed skips a step with a non-finite gradient in silence: count it, name the parameter."""
+    clean_up = zero3._overflow_clean_up
+
+    def counted_clean_up(prev_scale):
+        optimizer._skipped_steps += 1
+        if not optimizer._in_skip_streak:
+            optimizer._in_skip_streak = True
+            _report_non_finite(optimizer._binding)
+        return clean_up(prev_scale)
+
+    zero3._overflow_clean_up = counted_clean_up
+
+
+def _report_non_finite(binding: Binding) -> None:
+    """Warns on rank 0 with the first parameter, in stepping order, whose gradient is not finite."""
+    named = [(g, i) for g in binding.sub_groups for i in range(len(g.params))]
+    found = [k for k, (g, i) in enumerate(named)
+             if not host.local_gradient_is_finite(binding.zero3, g, i)]
+    first = torch.tensor([found[0] if found else len(named)], device=host.compute_device())
+    group = host.process_group(binding.zero3)
+    dist.all_reduce(first, op=dist.ReduceOp.MIN, group=group)
+    if dist.get_rank(group) != 0:
+        return
+    k = int(first.item())
+    where = f'"{named[k][0].specs[named[k][1]].name}"' if k < len(named) else "no single parameter"
+    warnings.warn(
+        f"DeepSpeed skipped a step: the gradient of {where} has a NaN or infinite value; with fp16 "
+        f"this is normal while the loss scale settles; otherwise look at the loss and the data",
+        stacklevel=2,
+    )

@@ -1,0 +1,46 @@
+"""The table that says who gets Muon and why: one row per parameter, alike layers folded into one. No torch."""
+
+from __future__ import annotations
+
+import re
+
+
+def table_lines(specs) -> list[str]:
+    """Lines of the table: a heading, then role, count, name, shape and reason.
+
+    specs: objects with role, name, shape and reason (:class:`zeromuon.selection.ParamSpec`), in model order.
+    """
+    rows = [("role", "count", "name", "shape", "reason"), *_folded(specs)]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return ["  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[4]]).rstrip() for row in rows]
+
+
+def _folded(specs) -> list[tuple[str, ...]]:
+    """Table rows; specs alike but for numbers between dots in their names share one."""
+    alike: dict[tuple, list] = {}
+    for spec in specs:
+        key = (spec.role, _without_numbers(spec.name), spec.shape, _without_numbers(spec.reason))
+        alike.setdefault(key, []).append(spec)
+    return [
+        (role, str(len(same)), _name_of(same), "x".join(map(str, shape)) or "scalar",
+         same[0].reason if len(same) == 1 else reason)
+        for (role, _, shape, reason), same in alike.items()
+    ]
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"(?<![^.\s])\d+(?![^.\s])", "*", name)
+
+
+def _name_of(same: list) -> str:
+    """The common name, with each number that varies as a range: layers.[0-11].mlp.weight."""
+    columns = zip(*(spec.name.split(".") for spec in same))
+    return ".".join(_range_of(list(dict.fromkeys(column))) for column in columns)
+
+
+def _range_of(parts: list[str]) -> str:
+    if len(parts) == 1:
+        return parts[0]
+    numbers = sorted(map(int, parts))
+    first, last = numbers[0], numbers[-1]
+    return f"[{first}-{last}]" if last - first + 1 == len(numbers) else "*"

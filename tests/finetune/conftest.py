@@ -1,0 +1,125 @@
+"""A tiny model and a text, made here, and a way to run the command."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+WORDS = (
+    "the a shard rank matrix owner moves adds waits sums between after before step update of and to in"
+    .split()
+)
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory) -> Path:
+    """About 60 KB of words in an order with some structure."""
+    draw = random.Random(5)
+    words = [draw.choice(WORDS[:6] if i % 3 else WORDS) for i in range(12000)]
+    file = tmp_path_factory.mktemp("text") / "words.txt"
+    file.write_text(" ".join(words))
+    return file
+
+
+@pytest.fixture(scope="session")
+def masked_model(tmp_path_factory) -> Path:
+    """An encoder without a head: 2 layers of width 32, so that the masked-LM head starts at random."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("bert")
+    vocabulary = len(_tokenizer_into(folder))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def causal_model(tmp_path_factory) -> Path:
+    """A GPT-2 of 2 layers of width 32: its weights are stored transposed (Conv1D)."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("gpt2")
+    vocabulary = len(_tokenizer_into(folder))
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=64,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def _tokenizer_into(folder: Path) -> dict:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: index for index, word in enumerate(SPECIAL + WORDS)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    ).save_pretrained(folder)
+    return vocabulary
+
+
+class Command:
+    """`python -m zeromuon finetune` as a process of its own, one thread per rank so that bits repeat."""
+
+    def __init__(self, *arguments: str):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "zeromuon", "finetune", *map(str, arguments)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self) -> tuple[int, str]:
+        """(exit status, output)"""
+        output, _ = self.process.communicate(timeout=570)
+        return self.process.returncode, output
+
+    def interrupt_after(self, folder: Path, step: int, times: int = 1) -> None:
+        """Sends SIGINT once the metrics contain `step`."""
+        metrics = folder / "metrics.jsonl"
+        while not (metrics.exists() and f'"step": {step}, "loss"' in metrics.read_text()):
+            assert self.process.poll() is None, self.process.stdout.read()
+            time.sleep(0.02)
+        for _ in range(times):
+            self.process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Command, to be called with the options of `zeromuon finetune`."""
+    return Command

@@ -1,0 +1,192 @@
+#include "csrc/ops/elementwise.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+namespace zeromuon::ops {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+std::vector<float> random_values(int64_t numel, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> out(numel);
+  for (float& v : out) v = normal(generator);
+  return out;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+// Distance in units of the last place of `scale`.
+double ulps(double got, double exact, float scale) {
+  const float next = std::nextafter(std::fabs(scale), kInf);
+  return std::fabs(got - exact) / (static_cast<double>(next) - std::fabs(scale));
+}
+
+TEST(Momentum, MovingAverageAndHeavyBallFollowTheirFormulas) {
+  const std::vector<float> gradient = {1.0f, -2.0f};
+  std::vector<float> momentum = {0.5f, 4.0f}, mixed(2);
+  update_momentum({MomentumKind::kEma, 0.75, true}, gradient.data(), momentum.data(), mixed.data(),
+                  DType::kFloat32, 2);
+  EXPECT_EQ(momentum, (std::vector<float>{0.625f, 2.5f}));
+  EXPECT_EQ(mixed, (std::vector<float>{0.71875f, 1.375f}));
+  update_momentum({MomentumKind::kEma, 0.75, false}, gradient.data(), momentum.data(),
+                  mixed.data(), DType::kFloat32, 2);
+  EXPECT_EQ(mixed, momentum);
+  momentum = {0.5f, 4.0f};
+  update_momentum({MomentumKind::kHeavyBall, 0.75, true}, gradient.data(), momentum.data(),
+                  mixed.data(), DType::kFloat32, 2);
+  EXPECT_EQ(momentum, (std::vector<float>{1.375f, 1.0f}));
+  EXPECT_EQ(mixed, (std::vector<float>{2.03125f, -1.25f}));
+}
+
+TEST(Momentum, HeavyBallIsTheMovingAverageInOtherUnits) {
+  const auto gradient = random_values(1000, 1);
+  std::vector<float> ema(1000, 0), ball(1000, 0), u(1000), v(1000);
+  for (int step = 0; step < 5; ++step) {
+    update_momentum({MomentumKind::kEma, 0.9, true}, gradient.data(), ema.data(), u.data(),
+                    DType::kFloat32, 1000);
+    update_momentum({MomentumKind::kHeavyBall, 0.9, true}, gradient.data(), ball.data(), v.data(),
+                    DType::kFloat32, 1000);
+  }
+  for (int i = 0; i < 1000; ++i) EXPECT_NEAR(u[i], v[i] * 0.1f, 1e-6);
+}
+
+TEST(Momentum, ANonFiniteValueIsReportedWhereverItStands) {
+  for (const float bad : {kNan, kInf, -kInf}) {
+    for (const int64_t at : {int64_t{0}, int64_t{16383}, int64_t{16384}, int64_t{99999}}) {
+      auto gradient = random_values(100000, 2);
+      std::vector<float> momentum(gradient.size(), 0), wire(gradient.size());
+      const MomentumElement element(MomentumKind::kEma, 0.9, true);
+      EXPECT_TRUE(update_momentum(element, gradient.data(), momentum.data(), wire.data(),
+                                  DType::kFloat32, 100000));
+      gradient[at] = bad;
+      EXPECT_FALSE(update_momentum(element, gradient.data(), momentum.data(), wire.data(),
+                                   DType::kFloat32, 100000));
+    }
+  }
+}
+
+TEST(Wire, BFloat16RoundsToNearestEvenAndKeepsSpecialValues) {
+  const std::vector<float> values = {1.0f, 1.00390625f, 1.01171875f, -2.5f, kInf, -kInf, 0.0f, -0.0f,
+                                     3.4e38f};
+  std::vector<BFloat16> wire(values.size());
+  std::vector<float> back(values.size());
+  EXPECT_FALSE(encode_wire(values.data(), wire.data(), DType::kBFloat16, values.size()));
+  decode_wire(wire.data(), DType::kBFloat16, back.data(), values.size());
+  EXPECT_EQ(back[1], 1.0f);         // a tie, to even
+  EXPECT_EQ(back[2], 1.015625f);    // a tie, to even
+  EXPECT_EQ(back[3], -2.5f);
+  EXPECT_EQ(back[4], kInf);
+  EXPECT_EQ(back[5], -kInf);
+  EXPECT_TRUE(std::signbit(back[7]));
+  EXPECT_EQ(back[8], kInf);  // above the largest bfloat16
+  BFloat16 nan;
+  encode(float_of(0x7f800001u), nan);  // a NaN whose payload is all in the lost half
+  EXPECT_TRUE(std::isnan(decode(nan)));
+}
+
+TEST(Wire, Float32TravelsUnchanged) {
+  const auto values = random_values(70000, 3);
+  std::vector<float> wire(values.size()), back(values.size());
+  EXPECT_TRUE(encode_wire(values.data(), wire.data(), DType::kFloat32, values.size()));
+  decode_wire(wire.data(), DType::kFloat32, back.data(), values.size());
+  EXPECT_TRUE(same_bits(values, back));
+}
+
+TEST(Apply, DecaysAndSubtractsTheScaledUpdate) {
+  std::vector<float> weight = {1.0f, -2.0f};
+  const std::vector<float> update = {0.5f, 1.0f};
+  apply_update({0.5, 0.25, 2.0}, weight.data(), update.data(), DType::kFloat32, 2);
+  EXPECT_EQ(weight, (std::vector<float>{0.375f, -2.75f}));
+}
+
+TEST(AdamW, OneStepIsWithinFourUlpOfDouble) {
+  constexpr int64_t kNumel = 100000;
+  const auto start = random_values(kNumel, 4), gradient = random_values(kNumel, 5);
+  auto weight = start;
+  std::vector<float> m(kNumel, 0), v(kNumel, 0);
+  const double lr = 1e-3, b1 = 0.9, b2 = 0.95, eps = 1e-8, wd = 0.1;
+  adamw({lr, b1, b2, eps, wd, 1}, weight.data(), gradient.data(), m.data(), v.data(), kNumel);
+  for (int64_t i = 0; i < kNumel; ++i) {
+    const double g = gradient[i];
+    const double mean = (1 - b1) * g / (1 - b1), square = (1 - b2) * g * g / (1 - b2);
+    const double exact = start[i] * (1 - lr * wd) - lr * mean / (std::sqrt(square) + eps);
+    const float scale = std::max(std::fabs(start[i]), static_cast<float>(std::fabs(exact)));
+    ASSERT_LE(ulps(weight[i], exact, scale), 4.0) << i;
+  }
+}
+
+TEST(AdamW, TenStepsStayWithinOneMillionthOfDouble) {
+  constexpr int64_t kNumel = 5000;
+  auto weight = random_values(kNumel, 6);
+  std::vector<double> exact(weight.begin(), weight.end()), dm(kNumel, 0), dv(kNumel, 0);
+  std::vector<float> m(kNumel, 0), v(kNumel, 0);
+  const double lr = 1e-2, b1 = 0.9, b2 = 0.95, eps = 1e-8, wd = 0.1;
+  double worst = 0, largest = 0;
+  for (int step = 1; step <= 10; ++step) {
+    const auto gradient = random_values(kNumel, 100 + step);
+    adamw({lr, b1, b2, eps, wd, step}, weight.data(), gradient.data(), m.data(), v.data(), kNumel);
+    for (int64_t i = 0; i < kNumel; ++i) {
+      const double g = gradient[i];
+      dm[i] = b1 * dm[i] + (1 - b1) * g;
+      dv[i] = b2 * dv[i] + (1 - b2) * g * g;
+      exact[i] = exact[i] * (1 - lr * wd) -
+                 lr * (dm[i] / (1 - std::pow(b1, step))) /
+                     (std::sqrt(dv[i] / (1 - std::pow(b2, step))) + eps);
+    }
+  }
+  for (int64_t i = 0; i < kNumel; ++i) {
+    worst = std::max(worst, std::fabs(weight[i] - exact[i]));
+    largest = std::max(largest, std::fabs(exact[i]));
+  }
+  EXPECT_LE(worst, 1e-6 * largest);
+}
+
+// Note [Same bits everywhere]
+TEST(Elementwise, GivesTheSameBitsForAnyThreadsAndAnyCut) {
+  constexpr int64_t kNumel = 200001;
+  const auto start = random_values(kNumel, 7), gradient = random_values(kNumel, 8);
+  const auto run = [&](int threads, int64_t cut) {
+    omp_set_num_threads(threads);
+    std::vector<float> weight = start, m(kNumel, 0), v(kNumel, 0), momentum(kNumel, 0),
+                       wire(kNumel);
+    for (int64_t begin : {int64_t{0}, cut}) {
+      const int64_t n = begin == 0 ? cut : kNumel - cut;
+      adamw({1e-2, 0.9, 0.95, 1e-8, 0.1, 3}, &weight[begin], &gradient[begin], &m[begin],
+            &v[begin], n);
+      update_momentum({MomentumKind::kEma, 0.95, true}, &gradient[begin], &momentum[begin],
+                      &wire[begin], DType::kFloat32, n);
+      apply_update({1e-2, 0.1, 0.7}, &weight[begin], &wire[begin], DType::kFloat32, n);
+    }
+    weight.insert(weight.end(), wire.begin(), wire.end());
+    weight.insert(weight.end(), v.begin(), v.end());
+    return weight;
+  };
+  const auto expected = run(1, kNumel / 2);
+  for (const int threads : {1, 2, 3}) {
+    for (const int64_t cut : {int64_t{1}, int64_t{16384}, int64_t{50003}, kNumel - 7}) {
+      EXPECT_TRUE(same_bits(expected, run(threads, cut))) << threads << " threads, cut " << cut;
+    }
+  }
+  omp_set_num_threads(2);
+}
+
+TEST(Elementwise, AnEmptyRangeIsFine) {
+  EXPECT_TRUE(update_momentum({MomentumKind::kEma, 0.9, true}, nullptr, nullptr,
+                              static_cast<void*>(nullptr), DType::kFloat32, 0));
+  EXPECT_TRUE(encode_wire(nullptr, static_cast<void*>(nullptr), DType::kBFloat16, 0));
+}
+
+}  // namespace
+}  // namespace zeromuon::ops

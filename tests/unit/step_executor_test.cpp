@@ -1,0 +1,358 @@
+#include "zero3/step_executor.h"
+
+#include <gtest/gtest.h>
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <limits>
+
+#include "csrc/base/check.h"
+#include "csrc/comm/in_process_collectives.h"
+#include "tests/unit/ranks.h"
+
+namespace zeromuon::zero3 {
+namespace {
+
+struct Shape {
+  int64_t rows, cols;
+};
+
+constexpr double kLr = 0.02, kDecay = 0.1, kMomentum = 0.95;
+
+// A model of whole tensors, and the flat shards that ZeRO-3 makes of them. Padding is NaN.
+class Model {
+ public:
+  Model(std::vector<Shape> shapes, uint64_t seed) : shapes_(std::move(shapes)) {
+    at::manual_seed(seed);
+    for (const Shape& s : shapes_) weights.push_back(at::randn({s.rows, s.cols}));
+  }
+
+  SubGroupSpec spec(Role role, int world) const {
+    SubGroupSpec group{role, {}};
+    int64_t offset = 0;
+    for (size_t i = 0; i < shapes_.size(); ++i) {
+      const int64_t numel = shapes_[i].rows * shapes_[i].cols;
+      const int64_t chunk = (numel + world - 1) / world;
+      group.params.push_back({{concat("w", i), numel, chunk, offset, shapes_[i].rows,
+                               shapes_[i].cols},
+                              i % 2 == 0,
+                              false,
+                              i < blocks.size() ? blocks[i] : std::vector<MatrixBlock>{}});
+      offset += chunk;
+    }
+    return group;
+  }
+
+  static at::Tensor shard_of(const std::vector<at::Tensor>& whole, const ShardLayout& layout,
+                             int rank) {
+    at::Tensor shard = at::full({layout.shard_numel()}, std::nan(""));
+    for (size_t p = 0; p < whole.size(); ++p) {
+      const ShardRange real = layout.real_range(static_cast<int>(p), rank);
+      if (real.numel == 0) continue;
+      const int64_t begin = rank * layout.params()[p].chunk;
+      shard.narrow(0, real.offset, real.numel)
+          .copy_(whole[p].reshape(-1).narrow(0, begin, real.numel));
+    }
+    return shard;
+  }
+
+  static void restore(std::vector<at::Tensor>& whole, const at::Tensor& shard,
+                      const ShardLayout& layout, int rank) {
+    for (size_t p = 0; p < whole.size(); ++p) {
+      const ShardRange real = layout.real_range(static_cast<int>(p), rank);
+      if (real.numel == 0) continue;
+      const int64_t begin = rank * layout.params()[p].chunk;
+      whole[p].view(-1).narrow(0, begin, real.numel)
+          .copy_(shard.narrow(0, real.offset, real.numel));
+    }
+  }
+
+  std::vector<at::Tensor> gradients(int step) const {
+    at::manual_seed(1000 + step);
+    std::vector<at::Tensor> out;
+    for (const Shape& s : shapes_) out.push_back(at::randn({s.rows, s.cols}));
+    return out;
+  }
+
+  std::vector<at::Tensor> weights;
+  std::vector<std::vector<MatrixBlock>> blocks;  // per parameter; empty: whole matrices
+
+ private:
+  std::vector<Shape> shapes_;
+};
+
+const std::vector<Shape> kShapes = {{12, 8}, {1, 2}, {30, 7}, {8, 40}, {5, 5}, {3, 1}};
+
+PlanOptions options(int world, DType wire = DType::kFloat32, int64_t bucket_bytes = 1 << 20) {
+  PlanOptions o;
+  o.world_size = world;
+  o.coefficients = ops::find_coefficient_set("jordan");
+  o.scale = Scale::kOriginal;
+  o.wire_dtype = wire;
+  o.bucket_bytes = bucket_bytes;
+  return o;
+}
+
+StepExecutor make_executor(const StepPlan& plan, std::shared_ptr<comm::InProcessBoard> board,
+                           int rank) {
+  const offload::Placement host{at::Device(at::kCPU), at::Device(at::kCPU)};
+  return {plan, host, std::make_unique<comm::InProcessCollectives>(board, rank)};
+}
+
+// Weights after `steps` steps on `world` ranks.
+std::vector<at::Tensor> train(Model model, const PlanOptions& o, int steps = 3) {
+  const int world = o.world_size;
+  const StepPlan plan = make_step_plan(o, {model.spec(Role::kMuon, world)});
+  const ShardLayout& layout = plan.sub_groups[0].layout;
+  auto board = std::make_shared<comm::InProcessBoard>(world);
+  std::vector<at::Tensor> result;
+  for (const at::Tensor& w : model.weights) result.push_back(at::full_like(w, std::nan("")));
+  std::vector<std::vector<at::Tensor>> gradients;
+  for (int step = 0; step < steps; ++step) gradients.push_back(model.gradients(step));
+
+  const auto errors = testing::on_ranks(world, [&](int rank) {
+    StepExecutor executor = make_executor(plan, board, rank);
+    MuonShard shard{Model::shard_of(model.weights, layout, rank), {}, {}};
+    shard.momentum = at::full({layout.shard_numel()}, std::nan(""));
+    for (size_t p = 0; p < model.weights.size(); ++p) {
+      const ShardRange real = layout.real_range(static_cast<int>(p), rank);
+      shard.momentum.narrow(0, real.offset, real.numel).zero_();
+    }
+    for (int step = 0; step < steps; ++step) {
+      shard.gradient = Model::shard_of(gradients[step], layout, rank);
+      executor.muon_step(0, shard, {kLr, kDecay, kMomentum, ops::MomentumKind::kEma, true});
+    }
+    Model::restore(result, shard.weight, layout, rank);
+  });
+  for (const std::string& error : errors) EXPECT_EQ(error, "");
+  return result;
+}
+
+// The definition on whole tensors: momentum, Newton-Schulz per block, scale, decay.
+std::vector<at::Tensor> reference(const Model& model, int steps = 3) {
+  std::vector<at::Tensor> weights, momenta;
+  for (const at::Tensor& w : model.weights) {
+    weights.push_back(w.clone());
+    momenta.push_back(at::zeros_like(w));
+  }
+  for (int step = 0; step < steps; ++step) {
+    const auto gradients = model.gradients(step);
+    for (size_t p = 0; p < weights.size(); ++p) {
+      momenta[p].mul_(kMomentum).add_(gradients[p], 1 - kMomentum);
+      const at::Tensor mixed = momenta[p] * kMomentum + gradients[p] * (1 - kMomentum);
+      weights[p].mul_(1 - kLr * (p % 2 == 0 ? kDecay : 0.0));
+      std::vector<MatrixBlock> blocks = {{0, 0, mixed.size(0), 0, mixed.size(1)}};
+      if (p < model.blocks.size() && !model.blocks[p].empty()) blocks = model.blocks[p];
+      for (const MatrixBlock& b : blocks) {
+        const auto part = [&](const at::Tensor& t) {
+          return t.narrow(0, b.row_begin, b.rows()).narrow(1, b.col_begin, b.cols());
+        };
+        at::Tensor x = part(mixed).to(at::kDouble);
+        const bool tall = x.size(0) > x.size(1);
+        x = (tall ? x.t() : x) / x.norm();
+        for (int k = 0; k < 5; ++k) {
+          const at::Tensor a = x.matmul(x.t());
+          x = 3.4445 * x + (-4.775 * a + 2.0315 * a.matmul(a)).matmul(x);
+        }
+        const double scale = std::sqrt(std::max(1.0, double(b.rows()) / double(b.cols())));
+        part(weights[p]).sub_((tall ? x.t() : x).to(at::kFloat), kLr * scale);
+      }
+    }
+  }
+  return weights;
+}
+
+double worst(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  double out = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double difference = (a[i] - b[i]).abs().max().item<double>();
+    out = std::isnan(difference) ? difference : std::max(out, difference);
+  }
+  return out;
+}
+
+bool equal(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (!a[i].equal(b[i])) return false;
+  }
+  return true;
+}
+
+TEST(StepExecutor, MatchesTheReferenceOnWholeTensors) {
+  const Model model(kShapes, 11);
+  EXPECT_LE(worst(train(model, options(1)), reference(model)), 2e-5);
+}
+
+TEST(StepExecutor, GivesTheSameBitsAtEveryWorldSize) {
+  const Model model(kShapes, 12);
+  for (const DType wire : {DType::kFloat32, DType::kBFloat16}) {
+    const auto one = train(model, options(1, wire));
+    for (const int world : {2, 3, 5}) {
+      EXPECT_TRUE(equal(one, train(model, options(world, wire)))) << "W=" << world;
+    }
+  }
+}
+
+TEST(StepExecutor, GivesTheSameBitsInOneBucketOrInMany) {
+  const Model model(kShapes, 13);
+  EXPECT_TRUE(equal(train(model, options(2)), train(model, options(2, DType::kFloat32, 64))));
+}
+
+TEST(StepExecutor, HeadsAndColumnSplitsAreOrthogonalisedOnTheirOwn) {
+  Model model(kShapes, 14);
+  model.blocks = {{{0, 0, 4, 0, 8}, {0, 4, 12, 0, 8}},
+                  {},
+                  {{0, 0, 30, 0, 3}, {0, 0, 30, 3, 7}},
+                  {{0, 0, 4, 0, 20}, {0, 0, 4, 20, 40}, {0, 4, 8, 0, 40}}};
+  const auto expected = reference(model);
+  const auto one = train(model, options(1));
+  EXPECT_LE(worst(one, expected), 2e-5);
+  for (const int world : {2, 3, 5}) EXPECT_TRUE(equal(one, train(model, options(world))));
+}
+
+TEST(StepExecutor, ABFloat16WireStaysNearTheFloat32One) {
+  const Model model({{64, 64}, {96, 32}, {48, 160}}, 15);
+  const auto exact = train(model, options(2), 1), rounded = train(model, options(2, DType::kBFloat16), 1);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    const at::Tensor start = model.weights[i] * (1 - kLr * (i % 2 == 0 ? kDecay : 0.0));
+    const double error = (rounded[i] - exact[i]).norm().item<double>();
+    EXPECT_LE(error, 1e-2 * (exact[i] - start).norm().item<double>()) << i;
+  }
+}
+
+TEST(StepExecutor, AdamWLeavesPaddingAloneAndDecaysByMask) {
+  const Model model(kShapes, 16);
+  const StepPlan plan = make_step_plan(options(3), {model.spec(Role::kAdamW, 3)});
+  const ShardLayout& layout = plan.sub_groups[0].layout;
+  auto board = std::make_shared<comm::InProcessBoard>(3);
+  StepExecutor executor = make_executor(plan, board, 2);
+  AdamWShard shard{Model::shard_of(model.weights, layout, 2),
+                   Model::shard_of(model.gradients(0), layout, 2), {}, {}};
+  shard.exp_avg = at::zeros({layout.shard_numel()});
+  shard.exp_avg_sq = at::zeros({layout.shard_numel()});
+  const at::Tensor before = shard.weight.clone();
+  executor.adamw_step(0, shard, {kLr, kDecay, 0.9, 0.95, 1e-8, 1});
+  EXPECT_TRUE(shard.weight.isnan().equal(before.isnan()));
+  EXPECT_TRUE(shard.exp_avg.masked_select(before.isnan()).eq(0).all().item<bool>());
+  for (size_t p = 0; p < kShapes.size(); ++p) {
+    const ShardRange real = layout.real_range(static_cast<int>(p), 2);
+    const auto at = [&](const at::Tensor& t) { return t.narrow(0, real.offset, real.numel); };
+    // One step of AdamW from zero states moves by lr*sign(g).
+    const at::Tensor expected = at(before) * (1 - kLr * (p % 2 == 0 ? kDecay : 0.0)) -
+                                kLr * at(shard.gradient).sign();
+    EXPECT_LE((at(shard.weight) - expected).abs().sum().item<double>(), 1e-4);
+  }
+}
+
+struct Failure {
+  std::vector<std::string> first, second;
+  std::vector<bool> weights_unchanged;
+};
+
+// One step on 2 ranks in which `spoil` may damage a rank's shard, then another step.
+Failure fail(const Model& model, const PlanOptions& o,
+             const std::function<void(int, MuonShard&)>& spoil) {
+  const StepPlan plan = make_step_plan(o, {model.spec(Role::kMuon, 2)});
+  const ShardLayout& layout = plan.sub_groups[0].layout;
+  auto board = std::make_shared<comm::InProcessBoard>(2);
+  Failure failure{{}, std::vector<std::string>(2), std::vector<bool>(2)};
+  failure.first = testing::on_ranks(2, [&](int rank) {
+    StepExecutor executor = make_executor(plan, board, rank);
+    MuonShard shard{Model::shard_of(model.weights, layout, rank),
+                    Model::shard_of(model.gradients(0), layout, rank),
+                    at::zeros({layout.shard_numel()})};
+    const at::Tensor before = shard.weight.clone();
+    spoil(rank, shard);
+    const MuonHyperParameters hyper{kLr, 0.0, kMomentum, ops::MomentumKind::kEma, true};
+    try {
+      executor.muon_step(0, shard, hyper);
+    } catch (const StepError&) {
+      failure.weights_unchanged[rank] = shard.weight.nan_to_num(0).equal(before.nan_to_num(0));
+      try {
+        executor.muon_step(0, shard, hyper);
+      } catch (const StepError& again) {
+        failure.second[rank] = again.what();
+      }
+      throw;
+    }
+  });
+  return failure;
+}
+
+TEST(StepExecutor, ANonFiniteMomentumOnOneRankStopsAllBeforeTheApply) {
+  const Model model(kShapes, 17);
+  const auto failure = fail(model, options(2), [](int rank, MuonShard& shard) {
+    if (rank == 1) shard.momentum[0] = std::numeric_limits<float>::infinity();
+  });
+  for (int rank = 0; rank < 2; ++rank) {
+    EXPECT_NE(failure.first[rank].find("the momentum of \"w0\""), std::string::npos)
+        << failure.first[rank];
+    EXPECT_NE(failure.first[rank].find("on rank 1"), std::string::npos);
+    EXPECT_NE(failure.first[rank].find("applied in this step: nothing"), std::string::npos);
+    EXPECT_NE(failure.second[rank].find("poisoned"), std::string::npos) << failure.second[rank];
+    EXPECT_TRUE(failure.weights_unchanged[rank]);
+  }
+}
+
+TEST(StepExecutor, AnOverflowInsideNewtonSchulzStopsAllAndNamesTheMatrix) {
+  const Model model(kShapes, 18);
+  PlanOptions o = options(2);
+  // Grows without bound: finite momentum in, infinite result out.
+  o.coefficients = ops::custom_coefficient_set(std::vector<ops::Triple>(4, {1e10, 1e10, 1e10}));
+  const auto failure = fail(model, o, [](int, MuonShard&) {});
+  for (int rank = 0; rank < 2; ++rank) {
+    EXPECT_NE(failure.first[rank].find("Newton-Schulz result of"), std::string::npos)
+        << failure.first[rank];
+    EXPECT_NE(failure.first[rank].find("momenta advanced: sub-group 0 bucket 0"),
+              std::string::npos);
+    EXPECT_TRUE(failure.weights_unchanged[rank]);
+  }
+}
+
+TEST(StepExecutor, AnErrorNamesTheBucketsThatWereApplied) {
+  const Model model(kShapes, 19);
+  const auto failure =
+      fail(model, options(2, DType::kFloat32, 64), [&](int rank, MuonShard& shard) {
+        if (rank == 0) shard.momentum[-3] = std::nan("");  // in the last parameters
+      });
+  EXPECT_NE(failure.first[1].find("applied in this step: sub-group 0 bucket 0"), std::string::npos)
+      << failure.first[1];
+}
+
+TEST(StepExecutor, ATensorOfAnotherSizeIsRefusedBeforeAnythingChanges) {
+  const Model model(kShapes, 20);
+  const StepPlan plan = make_step_plan(options(1), {model.spec(Role::kMuon, 1)});
+  StepExecutor executor = make_executor(plan, std::make_shared<comm::InProcessBoard>(1), 0);
+  const int64_t numel = plan.sub_groups[0].layout.shard_numel();
+  const MuonHyperParameters hyper{kLr, 0.0, kMomentum, ops::MomentumKind::kEma, true};
+  MuonShard shard{at::randn({numel}), at::randn({numel + 1}), at::zeros({numel})};
+  const at::Tensor before = shard.weight.clone();
+  try {
+    executor.muon_step(0, shard, hyper);
+    FAIL() << "accepted";
+  } catch (const ValueError& error) {
+    EXPECT_NE(std::string(error.what()).find("attach()"), std::string::npos) << error.what();
+  }
+  EXPECT_TRUE(shard.weight.equal(before));
+  shard.gradient = at::randn({numel});
+  executor.muon_step(0, shard, hyper);  // not poisoned
+  EXPECT_FALSE(shard.weight.equal(before));
+}
+
+TEST(StepExecutor, ANewtonSchulzRunsOncePerMatrixAndStep) {
+  const Model model(kShapes, 21);
+  const StepPlan plan = make_step_plan(options(1), {model.spec(Role::kMuon, 1)});
+  StepExecutor executor = make_executor(plan, std::make_shared<comm::InProcessBoard>(1), 0);
+  const int64_t numel = plan.sub_groups[0].layout.shard_numel();
+  const MuonShard shard{at::randn({numel}), at::randn({numel}), at::zeros({numel})};
+  for (int step = 1; step <= 3; ++step) {
+    executor.muon_step(0, shard, {kLr, 0.0, kMomentum, ops::MomentumKind::kEma, true});
+    EXPECT_EQ(executor.counters().newton_schulz_matrices,
+              step * static_cast<int64_t>(kShapes.size()));
+    EXPECT_EQ(executor.traffic().calls, 2 * step);
+  }
+}
+
+}  // namespace
+}  // namespace zeromuon::zero3
