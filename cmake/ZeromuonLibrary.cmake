@@ -26,6 +26,12 @@ if(ZEROMUON_SANITIZE)
   target_link_options(zeromuon_settings INTERFACE -fsanitize=${ZEROMUON_SANITIZE})
 endif()
 
+# Not OpenMP::OpenMP_CXX, which names the compiler's libgomp by its path: one libgomp serves the
+# process, the one that libtorch loads.
+add_library(zeromuon_openmp INTERFACE)
+target_compile_options(zeromuon_openmp INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${OpenMP_CXX_FLAGS}>)
+target_link_options(zeromuon_openmp INTERFACE ${OpenMP_CXX_FLAGS})
+
 # The static library zeromuon_<name> from the sources that follow.
 function(zeromuon_library name)
   add_library(zeromuon_${name} STATIC ${ARGN})

@@ -142,8 +142,8 @@ _OTHER_SPELLINGS = {"muon_lr": "lr", "adamw_lr": "adam_lr", "ns_method": "ns", "
 
 
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:
-    """The valid name that `name` most resembles, or None when none is close (difflib ratio below 0.5)."""
-    found = difflib.get_close_matches(str(name), list(valid), 1, cutoff=0.5)
+    """The valid name that `name` most resembles, or None when none is close (difflib ratio below 0.5, case ignored)."""
+    found = difflib.get_close_matches(str(name).lower(), list(valid), 1, cutoff=0.5)
     return found[0] if found else None
 
 

@@ -1,0 +1,60 @@
+"""The specification: Muon with an AdamW fallback, one process, whole tensors, plain PyTorch."""
+import torch
+
+
+def newton_schulz(u, coefficients, safety=1.0, scale_rows=False, form="standard"):
+    """Approximates P V^T of u = P S V^T. u: (rows, cols), not zero; coefficients: list of (a, b, c)."""
+    tall = u.shape[0] > u.shape[1]
+    x = u.T if tall else u
+    x = x / (safety * x.norm())
+    if scale_rows:
+        x = x / (x @ x.T).abs().sum(1).sqrt()[:, None]
+    eye = torch.eye(x.shape[0], dtype=x.dtype)
+    if form == "standard":
+        for a, b, c in coefficients:
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+    else:
+        gram, q = x @ x.T, eye
+        for a, b, c in coefficients:
+            p = a * eye + b * gram + c * gram @ gram
+            gram, q = p @ gram @ p, p @ q
+        x = q @ x
+    return x.T if tall else x
+
+
+SCALES = {"original": lambda r, c: max(1.0, r / c) ** 0.5, "match_rms_adamw": lambda r, c: 0.2 * max(r, c) ** 0.5,
+          "spectral_unclamped": lambda r, c: (r / c) ** 0.5, "none": lambda r, c: 1.0}
+
+
+class Muon:
+    """params: name -> tensor, stepped in place. roles: name -> "muon" | "adamw"."""
+
+    def __init__(self, params, roles, coefficients, lr, adam_lr, momentum=0.95, nesterov=True, kind="ema",
+                 weight_decay=0.0, betas=(0.9, 0.95), eps=1e-8, scale="original", form="standard", safety=1.0):
+        self.__dict__.update({k: v for k, v in locals().items() if k != "self"})
+        self.m = {n: torch.zeros_like(p) for n, p in params.items()}
+        self.v = {n: torch.zeros_like(p) for n, p in params.items()}
+        self.t = 0
+
+    def step(self, gradients, clip=0.0):
+        """gradients: name -> averaged raw gradient; clip: global norm, 0 for none. Returns the raw norm."""
+        self.t += 1
+        norm = sum((g.double() ** 2).sum() for g in gradients.values()).sqrt().item()
+        factor = 1.0 / max(1.0, (norm + 1e-6) / clip) if clip > 0 else 1.0
+        for name, p in self.params.items():
+            g, m, v, b1, b2 = gradients[name] * factor, self.m[name], self.v[name], *self.betas
+            decay = self.weight_decay if p.ndim >= 2 else 0.0
+            if self.roles[name] == "muon":
+                gain = 1 - self.momentum if self.kind == "ema" else 1.0
+                m.copy_(self.momentum * m + gain * g)
+                u = self.momentum * m + gain * g if self.nesterov else m
+                o = newton_schulz(u.flatten(1), self.coefficients, self.safety, form=self.form).view_as(u)
+                s = SCALES[self.scale](p.shape[0], p[0].numel())
+                p.copy_(p * (1 - self.lr * decay) - self.lr * s * o)
+            else:
+                m.copy_(b1 * m + (1 - b1) * g)
+                v.copy_(b2 * v + (1 - b2) * g * g)
+                update = (m / (1 - b1**self.t)) / ((v / (1 - b2**self.t)).sqrt() + self.eps)
+                p.copy_(p * (1 - self.adam_lr * decay) - self.adam_lr * update)
+        return norm
