@@ -27,9 +27,11 @@ def bind(optimizer, specs: dict, params: list, options: dict) -> Binding:
 
     Raises ValueError, on every rank, when a rank cannot bind or the plans of two ranks differ.
     """
-    zero3 = host.find_zero3(optimizer, params)
+    zero3 = host.find_zero3(params)
     group = host.process_group(zero3)
+    # A rank that cannot bind tells the others before it raises: they would wait for it.
     try:
+        host.check_supported(zero3, optimizer)
         made, error = _plan(zero3, group, specs, options), None
     except (ValueError, MemoryError) as caught:
         made, error = None, caught

@@ -48,7 +48,7 @@ def deepspeed_version() -> str:
     return deepspeed.__version__
 
 
-def find_zero3(optimizer, params):
+def find_zero3(params):
     """The ZeRO-3 optimizer that owns `params`. Raises ValueError when there is none."""
     owner = next((p._z3_optimizer for p in params if hasattr(p, "_z3_optimizer")), None)
     if owner is None:
@@ -57,18 +57,12 @@ def find_zero3(optimizer, params):
             "partitioned by it; set zero_optimization.stage to 3 (stages 0 to 2: use a Muon made for "
             "whole parameters, such as torch.optim.Muon)"
         )
-    check_supported(owner)
-    if owner.optimizer is not optimizer:
-        raise ValueError(
-            f"this ZeroMuon is not the optimizer of the engine: DeepSpeed steps a "
-            f"{type(owner.optimizer).__name__}; with offload and an optimizer object set "
-            f"zero_force_ds_cpu_optimizer to false, or name ZeroMuon in the JSON config"
-        )
     return owner
 
 
-def check_supported(zero3) -> None:
-    """Raises ValueError for an unknown DeepSpeed or a configuration that is not supported."""
+def check_supported(zero3, optimizer) -> None:
+    """Raises ValueError for an unknown DeepSpeed, a configuration that is not supported, or an engine that
+    steps another optimizer than `optimizer`."""
     missing = [name for name in REQUIRED_ATTRIBUTES if not hasattr(zero3, name)]
     if missing:
         raise ValueError(
@@ -86,17 +80,24 @@ def check_supported(zero3) -> None:
             f"offload_optimizer.ratio is {zero3.partial_offload}; with another value than 1.0 "
             f"DeepSpeed steps a part of the model with its own Adam; set it to 1.0"
         )
-
-
-def process_group(zero3):
-    """The one data-parallel group of all sub-groups. Raises ValueError when they differ."""
-    groups = getattr(zero3, "sub_group_process_groups", None) or [zero3.dp_process_group]
-    if any(g is not groups[0] for g in groups):
+    if any(g is not process_group(zero3) for g in getattr(zero3, "sub_group_process_groups", [])):
         raise ValueError(
             "sub-groups are partitioned over different process groups (expert parallelism); that is "
             "not supported; set the expert-parallel size to 1"
         )
-    return groups[0] if groups[0] is not None else torch.distributed.group.WORLD
+    if zero3.optimizer is not optimizer:
+        raise ValueError(
+            f"this ZeroMuon is not the optimizer of the engine: DeepSpeed steps a "
+            f"{type(zero3.optimizer).__name__}; with offload and an optimizer object set "
+            f"zero_force_ds_cpu_optimizer to false, or name ZeroMuon in the JSON config"
+        )
+
+
+def process_group(zero3):
+    """The data-parallel group over which ZeRO-3 partitions its first sub-group, and supported ones all."""
+    of_sub_groups = getattr(zero3, "sub_group_process_groups", None)
+    first = of_sub_groups[0] if of_sub_groups else getattr(zero3, "dp_process_group", None)
+    return first or torch.distributed.group.WORLD
 
 
 def compute_device() -> torch.device:

@@ -85,6 +85,15 @@ def test_the_last_tenth_is_held_out():
     assert set(corpus.held_out) == {ord("b")}
 
 
+def test_held_out_tokens_in_passages_that_training_has_are_counted_once():
+    train = list(range(100))
+    assert data.repeated_fraction(data.Corpus(train, list(range(200, 240)))) == 0
+    assert data.repeated_fraction(data.Corpus(train, list(range(5, 25)) + list(range(200, 220)))) == 0.5
+    assert (
+        data.repeated_fraction(data.Corpus(train, list(range(15)) + [200])) == 0
+    )  # one token short of a passage
+
+
 def test_a_folder_is_read_in_sorted_order_without_hidden_files(tmp_path):
     for name, content in (("b.txt", "second"), ("a.txt", "first"), (".secret", "no")):
         (tmp_path / name).write_text(content)

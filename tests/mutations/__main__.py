@@ -19,7 +19,7 @@ from pathlib import Path
 from .catalogue import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("CMakeLists.txt", "cmake", "csrc", "offload", "zero3", "python", "tests", "configs")
+COPIED = ("CMakeLists.txt", "pyproject.toml", "cmake", "csrc", "offload", "zero3", "python", "tests", "configs")
 # A configuration each with accumulation and active clipping; see tests/multirank.
 MULTIRANK_TESTS = ["tests/multirank", "-m", "mutation_check", "-x", "-q", "-p", "no:cacheprovider"]
 

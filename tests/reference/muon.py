@@ -1,25 +1,25 @@
 """The specification: Muon with an AdamW fallback, one process, whole tensors, plain PyTorch."""
+
 import torch
 
 
 def newton_schulz(u, coefficients, safety=1.0, scale_rows=False, form="standard"):
     """Approximates P V^T of u = P S V^T. u: (rows, cols), not zero; coefficients: list of (a, b, c)."""
+    if form == "auto":
+        form = "gram" if 2 * max(u.shape) >= 3 * min(u.shape) else "standard"
     tall = u.shape[0] > u.shape[1]
-    x = u.T if tall else u
-    x = x / (safety * x.norm())
+    x = (u.T if tall else u) / (safety * u.norm())
     if scale_rows:
         x = x / (x @ x.T).abs().sum(1).sqrt()[:, None]
-    eye = torch.eye(x.shape[0], dtype=x.dtype)
-    if form == "standard":
-        for a, b, c in coefficients:
+    gram, q = x @ x.T, torch.eye(x.shape[0], dtype=x.dtype)
+    for a, b, c in coefficients:
+        if form == "standard":
             gram = x @ x.T
             x = a * x + (b * gram + c * gram @ gram) @ x
-    else:
-        gram, q = x @ x.T, eye
-        for a, b, c in coefficients:
-            p = a * eye + b * gram + c * gram @ gram
+        else:
+            p = a * torch.eye(x.shape[0], dtype=x.dtype) + b * gram + c * gram @ gram
             gram, q = p @ gram @ p, p @ q
-        x = q @ x
+    x = x if form == "standard" else q @ x
     return x.T if tall else x
 
 

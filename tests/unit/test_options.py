@@ -172,3 +172,12 @@ def test_the_package_names_what_it_has_when_asked_for_something_else():
     with pytest.raises(AttributeError, match="param_groups"):
         zeromuon.param_group  # noqa: B018
     assert {"ZeroMuon", "attach", "register", "param_groups"} <= set(dir(zeromuon))
+
+
+def test_the_documented_table_is_the_one_in_the_code():
+    from pathlib import Path
+
+    from zeromuon.options import options_markdown
+
+    page = (Path(__file__).parents[2] / "docs" / "options.md").read_text()
+    assert options_markdown() in page, "docs/options.md is out of date: paste options_markdown() into it"

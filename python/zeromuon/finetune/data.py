@@ -14,6 +14,8 @@ MASKED_FRACTION = 0.15
 IGNORED_LABEL = -100
 EVALUATION_SEED = 20240  # the held-out masks are the same in every run
 SAMPLE_BYTES = 1 << 16
+PASSAGE = 16  # tokens
+MOST_TOKENS_COMPARED = 2_000_000
 DEMO_DATA = "pydoc_data.topics"
 
 
@@ -125,6 +127,23 @@ def tokenize(tokenizer, text: str) -> Corpus:
     tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     cut = len(tokens) * (HELD_OUT_PARTS - 1) // HELD_OUT_PARTS
     return Corpus(train=tokens[:cut], held_out=tokens[cut:])
+
+
+def repeated_fraction(corpus: Corpus) -> float | None:
+    """Share of the held-out tokens that stand in a passage of 16 tokens which occurs in the training text too.
+
+    What is repeated measures memory, not understanding. None for a training text of more than 2 million tokens,
+    where counting would take too much memory.
+    """
+    if len(corpus.train) > MOST_TOKENS_COMPARED or not corpus.held_out:
+        return None
+    seen = {tuple(corpus.train[i : i + PASSAGE]) for i in range(len(corpus.train) - PASSAGE + 1)}
+    repeated, end = 0, 0  # tokens before `end` are counted
+    for start in range(len(corpus.held_out) - PASSAGE + 1):
+        if tuple(corpus.held_out[start : start + PASSAGE]) in seen:
+            repeated += start + PASSAGE - max(start, end)
+            end = start + PASSAGE
+    return repeated / len(corpus.held_out)
 
 
 @dataclass(frozen=True)

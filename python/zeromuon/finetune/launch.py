@@ -87,7 +87,9 @@ class Launcher:
     _process: subprocess.Popen | None = None
 
     def run(self) -> int:
-        """Returns the exit status: 0 finished, 130 stopped by Ctrl-C (143 by SIGTERM), 2 bad input found by a rank, 1 another failure."""
+        """Returns the exit status: 0 finished, 130 stopped by Ctrl-C (143 by SIGTERM), 2 bad input found by a rank,
+        1 another failure.
+        """
         self.folder.clear_requests()
         handlers = {
             number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)

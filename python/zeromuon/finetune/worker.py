@@ -32,6 +32,7 @@ class Prepared:
     held_out: evaluation.HeldOut
     baseline: float  # nats per token, over the whole held-out text
     baseline_of_targets: float  # the same model, over the tokens that the held-out loss is taken over
+    repeated: float | None  # share of the held-out tokens in passages that training has too
 
 
 def run(folder: RunFolder) -> None:
@@ -70,19 +71,31 @@ def prepare(settings: Settings, say) -> Prepared:
     held_out = evaluation.HeldOut.of(*data.with_held_out_labels(held_out, layout), causal=not masked)
     counts_only = baseline.unigram_cross_entropy(corpus.train, corpus.held_out, vocab_size)
     of_targets = baseline.unigram_cross_entropy(corpus.train, held_out.targets(), vocab_size)
+    repeated = data.repeated_fraction(corpus)
+    describe_text(text, corpus, repeated, counts_only, settings, say)
+    return Prepared(loaded, layout, chunks, held_out, counts_only, of_targets, repeated)
+
+
+def describe_text(
+    text: str, corpus: data.Corpus, repeated: float | None, counts_only: float, settings, say
+):
+    """Says how much text there is, how much of the held-out part is repeated, and whether the demo's is on record."""
     say(
         f"data: {len(text)} characters, {len(corpus.train)} training tokens, {len(corpus.held_out)} held"
         " out (the last tenth)"
     )
+    if repeated:
+        say(
+            f"{100 * repeated:.0f} % of the held-out tokens stand in passages of {data.PASSAGE} tokens"
+            " that also occur in the training text: there the loss measures memory"
+        )
     if settings.data == data.DEMO_DATA:
         own_model = settings.model_name != DEMO_PACKAGE
+        digest = data.sha256_of(text)
         say(
-            baseline.describe_demo_text(
-                data.sha256_of(text), platform.python_version(), own_model, counts_only
-            ),
+            baseline.describe_demo_text(digest, platform.python_version(), own_model, counts_only),
             flush=True,
         )
-    return Prepared(loaded, layout, chunks, held_out, counts_only, of_targets)
 
 
 def require_enough(train: int, held_out: int, settings: Settings) -> None:
@@ -173,6 +186,7 @@ def finish(trainer: Trainer, prepared: Prepared, before: float, say) -> None:
         "held_out_after": after,
         "baseline": prepared.baseline,
         "baseline_of_targets": prepared.baseline_of_targets,
+        "held_out_repeated": prepared.repeated,
         "steps": trainer.step,
         "ranks": ranks.world_size,
         "state_bytes": resident,

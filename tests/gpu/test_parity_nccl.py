@@ -1,0 +1,30 @@
+"""The parity set on GPUs over NCCL, at every world size up to their number."""
+
+import pytest
+import torch
+
+from tests.multirank.cases import PARITY, STEPS
+from tests.multirank.launch import row, run_rows
+
+GPUS = torch.cuda.device_count()
+
+
+def _rows():
+    return [row(case.name, "parity", **case.as_dict()) for case in PARITY]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(GPUS == 0, reason=f"no CUDA device: the {len(PARITY)} parity cases over NCCL were not run")
+@pytest.mark.parametrize("world_size", range(1, max(GPUS, 1) + 1))
+def test_the_parity_set_holds_over_nccl(world_size):
+    from zeromuon import _core
+
+    assert _core.built_with_cuda, "there is a GPU and the module was built without CUDA: put nvcc on PATH, ./run setup"
+    failures = []
+    for name, result in run_rows(world_size, _rows(), device="cuda").items():
+        if "failed" in result:
+            failures.append(f"{name}: {result['failed'][-2000:]}")
+        elif not (result["error"] <= result["bar"] and result["moved"] >= 0.05
+                  and result["newton_schulz"] == STEPS * result["matrices"]):
+            failures.append(f"{name}: error {result['error']:.1e}, bar {result['bar']:.1e}, moved {result['moved']:.2f}")
+    assert not failures, "\n".join(failures)

@@ -1,0 +1,44 @@
+"""One torchrun launch per world size, with all rows that were selected for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS_PER_LAUNCH = 900
+
+
+def row(id: str, kind: str, **arguments) -> dict:
+    return {"id": id, "kind": kind, "arguments": arguments}
+
+
+def run_rows(world_size: int, rows: list[dict], device: str = "cpu") -> dict[str, dict]:
+    """id -> result of every row; a row that did not come back says why under "failed"."""
+    with tempfile.TemporaryDirectory(prefix="zeromuon-rows-") as folder:
+        wanted, out = Path(folder) / "rows.json", Path(folder) / "results.jsonl"
+        wanted.write_text(json.dumps(rows))
+        out.touch()
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size),
+                   "-m", "tests.multirank.worker", str(wanted), str(out)]
+        log = _launch(command, folder, device)
+        results = {r["id"]: r for r in map(json.loads, out.read_text().splitlines())}
+    for wanted_row in rows:
+        results.setdefault(wanted_row["id"], {"failed": f"the launch ended before this row:\n{log[-6000:]}"})
+    return results
+
+
+def _launch(command: list[str], folder: str, device: str) -> str:
+    paths = [str(ROOT), str(ROOT / "python")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1",
+                   "TORCHDYNAMO_DISABLE": "1", "ZEROMUON_TEST_DEVICE": device, "PYTHONWARNINGS": "ignore"}
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=SECONDS_PER_LAUNCH)
+    except subprocess.TimeoutExpired as late:
+        return f"no end after {SECONDS_PER_LAUNCH} s:\n{(late.stdout or b'').decode(errors='replace')}"
+    return done.stdout

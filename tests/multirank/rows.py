@@ -1,0 +1,264 @@
+"""Rows beside parity: errors, skipped and failed steps, checkpoints, allocations. Each returns a dict."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from tests.multirank import world
+from tests.multirank.cases import STEPS, Case, deepspeed_config
+
+PLAIN = Case("plain", sub_group=150)
+OFFLOAD = Case("offload", sub_group=150, offload=True)
+
+
+def error_of(action) -> str:
+    """The message of what `action` raises on this rank; "" when it raises nothing."""
+    try:
+        action()
+    except Exception as error:  # the row reports whatever it was
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def on_ranks(action) -> dict:
+    return {"errors": world.on_all_ranks(error_of(action))}
+
+
+# ---- refused before anything is changed ----------------------------------------------------------
+
+
+def stage_in_json(stage: int) -> dict:
+    config = {**deepspeed_config(PLAIN), "zero_optimization": {"stage": stage}}
+    return on_ranks(lambda: world.build_engine(PLAIN, config=config))
+
+
+def stage_with_object(stage: int) -> dict:
+    case = Case("object", route="groups")
+    config = {**deepspeed_config(case), "zero_optimization": {"stage": stage}}
+    model = world.small_model()
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def build_and_step():
+        _, engine = world.build_engine(case, model=model, config=config)
+        world.train(engine, world.batches(case, dist.get_world_size()), range(1))
+
+    row = on_ranks(build_and_step)
+    same = all(torch.equal(a, b.detach().cpu().view_as(a)) for a, b in zip(before, model.parameters()))
+    return {**row, "unchanged": world.on_all_ranks(same)}
+
+
+def unknown_option_in_json() -> dict:
+    case = Case("typo", options={"nestrov": True})
+    return on_ranks(lambda: world.build_engine(case))
+
+
+def not_ours() -> dict:
+    import zeromuon
+
+    config = {**deepspeed_config(PLAIN), "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}}}
+    _, engine = world.build_engine(PLAIN, config=config)
+    return on_ranks(lambda: zeromuon.attach(engine))
+
+
+def plans_differ() -> dict:
+    import zeromuon
+
+    options = {} if dist.get_rank() == 0 else {"ns": "cans"}
+    _, engine = world.build_engine(Case("differ", options=options))
+    before = world.shards_of(engine)
+    row = on_ranks(lambda: zeromuon.attach(engine))
+    return {**row, "unchanged": world.on_all_ranks(world.same_bits(before, world.shards_of(engine)))}
+
+
+def one_rank_cannot_bind() -> dict:
+    import zeromuon
+
+    _, engine = world.build_engine(PLAIN)
+    if dist.get_rank() == dist.get_world_size() - 1:
+        engine.optimizer.partial_offload, engine.optimizer.offload_optimizer = 0.5, True
+    return on_ranks(lambda: zeromuon.attach(engine))
+
+
+def too_little_memory() -> dict:
+    import zeromuon
+    from zeromuon import binding
+
+    _, engine = world.build_engine(PLAIN)
+    free = binding._free_bytes
+    binding._free_bytes = lambda kind: 100
+    try:
+        return on_ranks(lambda: zeromuon.attach(engine))
+    finally:
+        binding._free_bytes = free
+
+
+def missing_attribute() -> dict:
+    import zeromuon
+
+    _, engine = world.build_engine(PLAIN)
+    del engine.optimizer.grad_position
+    return on_ranks(lambda: zeromuon.attach(engine))
+
+
+def moved_layout() -> dict:
+    import zeromuon
+
+    _, engine = world.build_engine(OFFLOAD)
+    with torch.no_grad():
+        engine.optimizer.fp32_partitioned_groups_flat[0][0] += 1
+    return on_ranks(lambda: zeromuon.attach(engine))
+
+
+def parameters_changed_after_bind() -> dict:
+    _, engine = world.build_engine(OFFLOAD)
+    data = world.batches(OFFLOAD, dist.get_world_size())
+    world.train(engine, data, range(1))
+    flats = engine.optimizer.fp32_partitioned_groups_flat
+    replaced = flats[0].detach().clone().requires_grad_()
+    replaced.grad = flats[0].grad
+    flats[0] = replaced
+    before = [f.detach().clone() for f in flats]
+    row = on_ranks(lambda: world.train(engine, data, range(1, 2)))
+    after = [f.detach().clone() for f in engine.optimizer.fp32_partitioned_groups_flat]
+    return {**row, "unchanged": world.on_all_ranks(world.same_bits(before, after))}
+
+
+# ---- values that are not finite ------------------------------------------------------------------
+
+
+def skipped_step(offload: bool) -> dict:
+    case = OFFLOAD if offload else PLAIN
+    _, engine = world.build_engine(case)
+    data = world.batches(case, dist.get_world_size())
+    world.train(engine, data, range(2))
+    before = world.shards_of(engine)
+    optimizer = engine.optimizer.optimizer
+    last = dist.get_rank() == dist.get_world_size() - 1
+
+    def spoil(module, inputs, output):
+        return output * float("nan") if last else output
+
+    messages = []
+    hook = engine.module[-1].register_forward_hook(spoil)
+    for step in (2, 3):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            world.train(engine, data, range(step, step + 1))
+        messages += [str(w.message) for w in caught if "skipped a step" in str(w.message)]
+    hook.remove()
+    unchanged = world.same_bits(before, world.shards_of(engine))
+    skipped = optimizer.counters()["skipped_steps"]
+    world.train(engine, data, range(4, 5))
+    return {"unchanged": world.on_all_ranks(unchanged), "skipped": world.on_all_ranks(skipped),
+            "warnings": world.on_all_ranks(messages), "steps": world.on_all_ranks(optimizer.counters()["steps"])}
+
+
+def poisoned() -> dict:
+    _, engine = world.build_engine(OFFLOAD)
+    data = world.batches(OFFLOAD, dist.get_world_size())
+    world.train(engine, data, range(2))
+    zero3 = engine.optimizer
+    flat = zero3.fp32_partitioned_groups_flat[0]
+    if dist.get_rank() == dist.get_world_size() - 1:
+        zero3.optimizer.state[flat]["exp_avg"][0] = float("inf")
+    before = flat.detach().clone()
+    row = on_ranks(lambda: world.train(engine, data, range(2, 3)))
+    again = on_ranks(lambda: world.train(engine, data, range(3, 4)))
+    return {**row, "again": again["errors"], "unchanged": world.on_all_ranks(torch.equal(before, flat.detach()))}
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------
+
+
+def _folder(name: str) -> Path:
+    folder = Path(world.on_all_ranks(str(Path.cwd()))[0]) / name
+    if dist.get_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    dist.barrier()
+    return folder
+
+
+def save_load_go_on(offload: bool) -> dict:
+    case = Case("checkpoint", sub_group=150, offload=offload, clip=0.05, options={"weight_decay": 0.1})
+    data = world.batches(case, dist.get_world_size())
+    _, engine = world.build_engine(case)
+    world.train(engine, data, range(3))
+    folder = _folder(f"checkpoint-{offload}")
+    engine.save_checkpoint(str(folder))
+    world.train(engine, data, range(3, STEPS))
+    expected = world.shards_of(engine)
+    _, resumed = world.build_engine(case)
+    resumed.load_checkpoint(str(folder))
+    world.train(resumed, data, range(3, STEPS))
+    got = world.shards_of(resumed)
+    states = [sorted(s) for s in resumed.optimizer.optimizer.state.values()]
+    saved = torch.load(next(folder.rglob("*rank_0_mp_rank_00_optim_states.pt")), weights_only=False)
+    packed = saved["optimizer_state_dict"]["optimizer_state_dict"]
+    return {
+        "same": world.on_all_ranks(world.same_bits(_real(engine, expected), _real(resumed, got))),
+        "states": states,
+        "saved_states": [sorted(s) for s in packed["state"].values()],
+        "entry": {k: packed["zeromuon"][k] for k in ("format", "roles", "options")},
+        "placeholder_numel": packed["state"][0]["exp_avg_sq"].untyped_storage().nbytes() // 4,
+    }
+
+
+def _real(engine, tensors):
+    """Without padding, whose content is arbitrary: whole weights and the states as they are."""
+    flats = len(engine.optimizer.fp32_partitioned_groups_flat)
+    weights = [w for _, w in sorted(world.whole_weights(engine.module).items())]
+    return [*weights, *tensors[flats:]]
+
+
+def foreign_checkpoints() -> dict:
+    _, engine = world.build_engine(PLAIN)
+    world.train(engine, world.batches(PLAIN, dist.get_world_size()), range(1))
+    zero3 = engine.optimizer
+    zero3._set_fp32_optimizer_param_groups()
+    good = zero3.optimizer.state_dict()
+    adamw = {k: v for k, v in good.items() if k != "zeromuon"}
+    other_role = {**good, "zeromuon": {**good["zeromuon"], "roles": {**good["zeromuon"]["roles"], "0.weight": "adamw"}}}
+    other_kind = {**good, "zeromuon": {**good["zeromuon"],
+                                       "options": {**good["zeromuon"]["options"], "momentum_kind": "heavy_ball"}}}
+    before = world.shards_of(engine)
+    errors = [error_of(lambda s=s: zero3.optimizer.load_state_dict(s)) for s in (adamw, other_role, other_kind, good)]
+    zero3._clear_fp32_optimizer_param_groups()
+    return {"errors": errors, "unchanged": world.same_bits(before, world.shards_of(engine))}
+
+
+# ---- allocations ---------------------------------------------------------------------------------
+
+
+def allocations(offload: bool) -> dict:
+    """Counts around each call of step() after the first optimizer step; a wide model, 40 KiB a matrix."""
+    from zeromuon import _core
+
+    case = Case("allocations", offload=offload)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 96), torch.nn.Linear(96, 128), torch.nn.Linear(128, 5))
+    _, engine = world.build_engine(case, model=model)
+    data = world.batches(case, dist.get_world_size())
+    _core.count_allocations()
+    # The counters do count: a tensor, and a plan whose list of parameters is longer than 4 KiB.
+    torch.zeros(2000)
+    specs = [_core.ParamSpec(name=str(i), numel=4, chunk=4, shard_offset=4 * i, rows=2, cols=2, decay=True,
+                             transposed=False) for i in range(100)]
+    _core.SubGroupSpec("adamw", specs)
+    warm = _core.allocation_count()
+    world.train(engine, data, range(2))
+    optimizer = engine.optimizer.optimizer
+    step, counted = optimizer.step, []
+
+    def counting_step(*args):
+        before = _core.allocation_count()
+        step(*args)
+        after = _core.allocation_count()
+        counted.append({k: after[k] - before[k] for k in after})
+
+    optimizer.step = counting_step
+    world.train(engine, data, range(2, STEPS))
+    return {"warm": warm, "calls": len(counted), "counted": counted}

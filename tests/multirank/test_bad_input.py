@@ -1,0 +1,70 @@
+"""Bad input ends in an error that says what to do, on every rank, before anything is changed."""
+
+import pytest
+
+from tests.multirank.launch import row
+
+
+def on(world_size, id, kind, **arguments):
+    return pytest.param(world_size, row(id, kind, **arguments), id=f"{world_size} ranks: {id}")
+
+
+def check(result, *texts):
+    for rank, error in enumerate(result["errors"]):
+        for text in texts:
+            assert text in error, f"rank {rank}: {error or 'no error'}"
+    assert all(result.get("unchanged", [True]))
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, f"stage {s} in json", "stage_in_json", stage=s) for s in (0, 1, 2)])
+def test_a_config_of_another_stage_is_refused_at_initialize(world_size, row, result):
+    check(result, "ValueError", "zero_optimization.stage 3", f"says {row['arguments']['stage']}")
+
+
+@pytest.mark.parametrize("world_size, row", [
+    on(2, f"stage {s} with an object", "stage_with_object", stage=s) for s in (0, 1, 2)])
+def test_an_optimizer_object_under_another_stage_is_refused(world_size, row, result):
+    check(result, "ValueError", "ZeRO stage 3")
+
+
+@pytest.mark.parametrize("world_size, row", [on(1, "unknown option", "unknown_option_in_json")])
+def test_an_unknown_option_names_the_nearest(world_size, row, result):
+    check(result, "ValueError", "nestrov", "nesterov")
+
+
+@pytest.mark.parametrize("world_size, row", [on(1, "another optimizer", "not_ours")])
+def test_attaching_to_another_optimizer_says_which_it_found(world_size, row, result):
+    check(result, "ValueError", "expected ZeroMuon")
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "plans differ", "plans_differ"), on(3, "plans differ", "plans_differ")])
+def test_ranks_whose_plans_differ_all_raise_and_show_the_first_difference(world_size, row, result):
+    check(result, "ValueError", "rank 0 has `triple", "rank 1 has `triple", "same ZeroMuon options")
+
+
+@pytest.mark.parametrize("world_size, row", [on(3, "one rank cannot bind", "one_rank_cannot_bind")])
+def test_when_one_rank_cannot_bind_all_raise(world_size, row, result):
+    check(result, "ValueError", "offload_optimizer.ratio is 0.5")
+    assert "rank 2 cannot bind" in result["errors"][0]
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "too little memory", "too_little_memory")])
+def test_a_plan_that_does_not_fit_in_memory_is_refused_with_figures(world_size, row, result):
+    check(result, "MiB of cpu memory", "are free", "use more ranks")
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "missing attribute", "missing_attribute")])
+def test_a_deepspeed_that_lacks_an_attribute_is_named_with_its_version(world_size, row, result):
+    import deepspeed
+
+    check(result, "ValueError", "grad_position", deepspeed.__version__)
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "moved layout", "moved_layout")])
+def test_master_weights_that_are_not_where_expected_are_refused(world_size, row, result):
+    check(result, "ValueError", "0.weight", "flat shard")
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "changed after bind", "parameters_changed_after_bind")])
+def test_parameters_that_change_after_bind_are_refused(world_size, row, result):
+    check(result, "ValueError", "changed after attach()")

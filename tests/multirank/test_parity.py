@@ -1,0 +1,35 @@
+"""Muon under real ZeRO-3, in fp32, against the one-process reference: docs/numerics.md."""
+
+import pytest
+
+from tests.multirank.cases import FULL, PARITY, STEPS
+from tests.multirank.launch import row
+
+
+def parameters():
+    for world_size in (1, 2, 3):
+        for case in (*PARITY, *FULL):
+            marks = [pytest.mark.full] if case in FULL else []
+            if case.mutation_check and world_size == 2:
+                marks.append(pytest.mark.mutation_check)
+            yield pytest.param(world_size, row(case.name, "parity", **case.as_dict()), marks=marks,
+                               id=f"{world_size} ranks: {case.name}")
+
+
+@pytest.mark.parametrize("world_size, row", list(parameters()))
+def test_five_steps_match_the_reference(world_size, row, result):
+    assert result["moved"] >= 0.05
+    assert result["error"] <= result["bar"]
+    assert result["momentum_error"] <= 2e-6
+    assert result["norm"] == pytest.approx(result["reference_norm"], rel=2e-6)
+    assert result["steps"] == STEPS
+    assert result["newton_schulz"] == STEPS * result["matrices"], "Newton-Schulz runs once per matrix and step"
+
+
+@pytest.mark.parametrize("world_size, row", [
+    pytest.param(w, row(PARITY[0].name, "parity", **PARITY[0].as_dict()), id=f"{w} ranks") for w in (1, 2, 3)])
+def test_each_element_travels_once_there_and_once_back(world_size, row, result):
+    # To other ranks: (W-1)/W of every matrix, twice, 4 bytes each, besides flag words and uneven chunks.
+    payload = 2 * 4 * result["muon_numel"] * (world_size - 1) / world_size * STEPS
+    overhead = STEPS * 2 * world_size * world_size * 16 + 2 * STEPS * 4 * result["matrices"] * world_size
+    assert payload - overhead <= sum(result["bytes_sent"]) <= payload + overhead

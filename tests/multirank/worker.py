@@ -1,0 +1,46 @@
+"""Runs rows on every rank of one launch: python -m torch.distributed.run ... worker.py ROWS.json OUT.json
+
+ROWS.json: a list of {"id", "kind", "arguments"}. Rank 0 writes one JSON line per row to OUT.json as it is done.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+import traceback
+
+from tests.multirank import parity, rows, world
+from tests.multirank.cases import Case
+
+
+def run_row(kind: str, arguments: dict) -> dict:
+    if kind == "parity":
+        return parity.run(Case(**{**arguments, "frozen": tuple(arguments["frozen"])}))
+    return getattr(rows, kind)(**arguments)
+
+
+def main() -> None:
+    import torch.distributed as dist
+
+    wanted = json.loads(open(sys.argv[1]).read())
+    world.start()
+    with open(sys.argv[2], "a") as out:
+        for row in wanted:
+            started = time.monotonic()
+            try:
+                result = run_row(row["kind"], row["arguments"])
+            except Exception:
+                result = {"failed": traceback.format_exc()}
+            if dist.get_rank() == 0:
+                line = {"id": row["id"], "seconds": round(time.monotonic() - started, 2), **result}
+                out.write(json.dumps(line) + "\n")
+                out.flush()
+            gc.collect()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

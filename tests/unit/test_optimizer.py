@@ -1,0 +1,87 @@
+"""ZeroMuon before it is bound: construction and its errors. The rest needs real ZeRO-3: tests/multirank."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import zeromuon
+
+
+def model():
+    return nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 4))
+
+
+def test_bare_parameters_are_refused_and_param_groups_is_named():
+    with pytest.raises(ValueError, match=r"param_groups\(model\)"):
+        zeromuon.ZeroMuon(model().parameters())
+
+
+def test_groups_without_roles_are_refused_and_say_which_parameter():
+    with pytest.raises(ValueError, match=r"6 parameters without a role .*number 0"):
+        zeromuon.ZeroMuon([{"params": list(model().parameters())}])
+
+
+def test_no_eligible_parameter_is_an_error():
+    norm = nn.LayerNorm(4)
+    for p in norm.parameters():
+        p.use_muon = False
+    with pytest.raises(ValueError, match="none of the 2 parameters is eligible"):
+        zeromuon.ZeroMuon([{"params": list(norm.parameters())}])
+
+
+@pytest.mark.parametrize("options, expected", [
+    ({"momentun": 0.9}, '"?momentum"?'), ({"lr": -1e-3}, "lr"), ({"betas": (0.9, 1.0)}, "betas"),
+    ({"momentum": 1.0}, "momentum"), ({"ns": "jordon"}, "jordan"), ({"ns_form": "grams"}, "gram"),
+    ({"ns_dtype": "bfloat16"}, "not available"), ({"momentum_device": "cpu_streamed"}, "not available"),
+    ({"fused_step": True}, "fused_step"), ({"lr": 0.0, "adam_lr": 1e-3}, "adam_lr"),
+    ({"ns": [[1.0, float("nan"), 0.0]]}, "finite")])
+def test_bad_options_are_refused_at_construction(options, expected, capsys):
+    with pytest.raises(ValueError, match=expected):
+        zeromuon.ZeroMuon(zeromuon.param_groups(model()), **options)
+
+
+def test_a_step_outside_zero3_is_refused_and_changes_nothing(capsys):
+    net = model()
+    optimizer = zeromuon.ZeroMuon(zeromuon.param_groups(net))
+    net(torch.randn(2, 8)).sum().backward()
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(ValueError, match="ZeRO stage 3 only"):
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters()))
+
+
+def test_groups_are_split_by_role_and_keep_their_own_values():
+    net = model()
+    for p in net.parameters():
+        p.use_muon = p.dim() == 2
+    optimizer = zeromuon.ZeroMuon(
+        [{"params": list(net[0].parameters()), "lr": 0.5}, {"params": list(net[2].parameters()), "weight_decay": 0.3}],
+        lr=0.1, weight_decay=0.2)
+    found = [(len(g["params"]), g["lr"], g["weight_decay"]) for g in optimizer.param_groups]
+    assert found == [(1, 0.5, 0.2), (1, 0.5, 0.2), (1, 0.1, 0.3), (1, 0.1, 0.3)]
+    decays = [optimizer._specs[id(p)].decay for p in (net[0].bias, net[2].bias, net[2].weight)]
+    assert decays == [False, True, True], "a group with its own weight_decay decays as told"
+
+
+def test_replacing_deepspeeds_muon_is_refused_in_this_version():
+    with pytest.raises(ValueError, match="not available"):
+        zeromuon.register(replace_muon=True)
+
+
+def test_importing_changes_nothing_and_loads_nothing_heavy():
+    code = "import sys, zeromuon; print([m for m in ('torch', 'deepspeed') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_core_refuses_what_it_cannot_orthogonalise():
+    from zeromuon import _core
+
+    for bad in (torch.zeros(3), torch.zeros(2, 2, dtype=torch.float64), torch.zeros(0, 3)):
+        with pytest.raises(ValueError):
+            _core.newton_schulz(bad)
+    with pytest.raises(ValueError, match="blas or libtorch"):
+        _core.newton_schulz(torch.ones(2, 2), backend="numpy")
