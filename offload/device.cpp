@@ -21,8 +21,8 @@ class HostDevice final : public Device {
                     DType update_dtype, int64_t numel) override {
     ops::apply_update(element, weight, update, update_dtype, numel);
   }
-  void adamw(const ops::AdamWElement& element, float* weight, const float* gradient,
-             float* exp_avg, float* exp_avg_sq, int64_t numel) override {
+  void adamw(const ops::AdamWElement& element, float* weight, const float* gradient, float* exp_avg,
+             float* exp_avg_sq, int64_t numel) override {
     ops::adamw(element, weight, gradient, exp_avg, exp_avg_sq, numel);
   }
   bool encode_wire(const float* values, void* wire, DType wire_dtype, int64_t numel) override {
@@ -53,8 +53,8 @@ class CudaDevice final : public Device {
                     DType update_dtype, int64_t numel) override {
     cuda::apply_update(element, weight, update, update_dtype, numel);
   }
-  void adamw(const ops::AdamWElement& element, float* weight, const float* gradient,
-             float* exp_avg, float* exp_avg_sq, int64_t numel) override {
+  void adamw(const ops::AdamWElement& element, float* weight, const float* gradient, float* exp_avg,
+             float* exp_avg_sq, int64_t numel) override {
     cuda::adamw(element, weight, gradient, exp_avg, exp_avg_sq, numel);
   }
   bool encode_wire(const float* values, void* wire, DType wire_dtype, int64_t numel) override {

@@ -1,4 +1,5 @@
-// The work that a step does on one kind of memory. Blocking: a call returns when its result is there.
+// The work that a step does on one kind of memory. Blocking: a call returns when its result is
+// there.
 #pragma once
 
 #include <c10/core/Device.h>

@@ -26,7 +26,7 @@ constexpr int64_t kFlagBytes = sizeof(FlagWord);
 // One run on its way between a flat shard and an owner's matrix.
 struct RoutePiece {
   StridedRun run;
-  int block = 0;            // index in the sub-group
+  int block = 0;              // index in the sub-group
   int64_t wire_offset = 0;    // bytes into the shard side's or the owner side's buffer
   int64_t matrix_offset = 0;  // owner side: elements into the matrix buffer, where the block begins
 };

@@ -6,8 +6,8 @@
 
 namespace zeromuon::zero3 {
 
-// Longest processing time first (R. L. Graham, 1969): matrices in order of falling cost, each to the
-// rank with the least load so far; ties go to the lower index and the lower rank, so every rank
+// Longest processing time first (R. L. Graham, 1969): matrices in order of falling cost, each to
+// the rank with the least load so far; ties go to the lower index and the lower rank, so every rank
 // computes the same answer.
 // Thread: used while planning, by one thread.
 class Ownership {

@@ -55,18 +55,21 @@ std::vector<StridedRun> ShardLayout::runs(const MatrixBlock& block, int rank) co
   const int64_t begin = rank * p.chunk;
   const int64_t end = begin + real_range(block.param, rank).numel;
   const auto run_at = [&](int64_t row, Segment s, int64_t count) {
-    return StridedRun{p.shard_offset + s.begin - begin, p.cols,
-                      (row - block.row_begin) * block.cols() + s.begin - row * p.cols -
-                          block.col_begin,
-                      block.cols(), s.length(), count};
+    return StridedRun{
+        p.shard_offset + s.begin - begin,
+        p.cols,
+        (row - block.row_begin) * block.cols() + s.begin - row * p.cols - block.col_begin,
+        block.cols(),
+        s.length(),
+        count};
   };
 
   if (block.cols() == p.cols) {  // whole rows are contiguous
     const Segment s{std::max(begin, block.row_begin * p.cols),
                     std::min(end, block.row_end * p.cols)};
     if (s.length() == 0) return {};
-    StridedRun run{p.shard_offset + s.begin - begin, 0, s.begin - block.row_begin * p.cols, 0,
-                   s.length(), 1};
+    StridedRun run{
+        p.shard_offset + s.begin - begin, 0, s.begin - block.row_begin * p.cols, 0, s.length(), 1};
     return {run};
   }
 

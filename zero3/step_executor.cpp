@@ -212,8 +212,7 @@ void StepExecutor::raise_flags(const void* buffer, const std::vector<int64_t>& s
     segment += segment_bytes[peer];
     if (flag == 0) continue;
     const int block = static_cast<int>(flag - 1);
-    throw StepError(concat("the ", what, " of \"",
-                           plan_.sub_groups[sub_group].name_of_block(block),
+    throw StepError(concat("the ", what, " of \"", plan_.sub_groups[sub_group].name_of_block(block),
                            "\" has a NaN or infinite value on rank ", peer));
   }
 }
@@ -246,8 +245,8 @@ void StepExecutor::begin(int sub_group) {
 }
 
 std::string StepExecutor::progress() const {
-  return concat("applied in this step: ", join(applied_), "; momenta advanced: ",
-                join(momenta_advanced_));
+  return concat("applied in this step: ", join(applied_),
+                "; momenta advanced: ", join(momenta_advanced_));
 }
 
 void StepExecutor::guard(int sub_group, const std::function<void()>& body) {
@@ -259,10 +258,9 @@ void StepExecutor::guard(int sub_group, const std::function<void()>& body) {
     body();
   } catch (const std::exception& error) {
     const std::string where = bucket_ < 0 ? "" : concat(", bucket ", bucket_);
-    poison_ = concat("step ", step_, ", sub-group ", sub_group, where, ", stage ",
-                     name_of(stage_), ", seen on rank ", collectives_->rank(), ": ", error.what(),
-                     " (", progress(), "). Weights and states are between two steps: load a ",
-                     "checkpoint to go on");
+    poison_ = concat("step ", step_, ", sub-group ", sub_group, where, ", stage ", name_of(stage_),
+                     ", seen on rank ", collectives_->rank(), ": ", error.what(), " (", progress(),
+                     "). Weights and states are between two steps: load a ", "checkpoint to go on");
     throw StepError(poison_);
   }
 }
@@ -294,9 +292,9 @@ void StepExecutor::adamw_step(int sub_group, const AdamWShard& shard,
         const ops::AdamWElement element(hyper.lr, hyper.beta1, hyper.beta2, hyper.eps,
                                         decay ? hyper.weight_decay : 0.0, hyper.step);
         const int64_t at = range.offset;
-        shard_device_->adamw(element, floats_of(shard.weight) + at,
-                             floats_of(shard.gradient) + at, floats_of(shard.exp_avg) + at,
-                             floats_of(shard.exp_avg_sq) + at, range.numel);
+        shard_device_->adamw(element, floats_of(shard.weight) + at, floats_of(shard.gradient) + at,
+                             floats_of(shard.exp_avg) + at, floats_of(shard.exp_avg_sq) + at,
+                             range.numel);
       }
     });
     applied_.push_back(concat("sub-group ", sub_group));

@@ -1,5 +1,5 @@
-// Carries out a StepPlan on one rank: momentum on the shard, all-to-all, Newton-Schulz on the owner,
-// all-to-all, apply on the shard.
+// Carries out a StepPlan on one rank: momentum on the shard, all-to-all, Newton-Schulz on the
+// owner, all-to-all, apply on the shard.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -56,8 +56,8 @@ struct Counters {
   int64_t newton_schulz_matrices = 0;
 };
 
-// Thread: one step at a time, from one thread; every rank calls with the same sub-groups in the same
-// order.
+// Thread: one step at a time, from one thread; every rank calls with the same sub-groups in the
+// same order.
 class StepExecutor {
  public:
   StepExecutor(StepPlan plan, const offload::Placement& placement,

@@ -73,8 +73,11 @@ class Planner {
       shards.push_back(p.shard);
       decay.push_back(p.decay);
     }
-    return {spec.role, ShardLayout(plan_.options.world_size, std::move(shards)), std::move(decay),
-            {}, {}};
+    return {spec.role,
+            ShardLayout(plan_.options.world_size, std::move(shards)),
+            std::move(decay),
+            {},
+            {}};
   }
 
   void add_blocks(SubGroupPlan& group, const ParamSpec& spec, size_t param) {
@@ -95,12 +98,11 @@ class Planner {
 
   int shape_index(int64_t rows, int64_t cols) {
     auto& plans = plan_.newton_schulz;
-    const auto same = std::find_if(plans.begin(), plans.end(), [&](const auto& p) {
-      return p.rows == rows && p.cols == cols;
-    });
+    const auto same = std::find_if(plans.begin(), plans.end(),
+                                   [&](const auto& p) { return p.rows == rows && p.cols == cols; });
     if (same == plans.end()) {
-      plans.push_back(ops::plan_newton_schulz(rows, cols, plan_.options.form,
-                                              plan_.options.coefficients));
+      plans.push_back(
+          ops::plan_newton_schulz(rows, cols, plan_.options.form, plan_.options.coefficients));
       return static_cast<int>(plans.size()) - 1;
     }
     return static_cast<int>(same - plans.begin());

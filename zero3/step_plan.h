@@ -28,8 +28,8 @@ double scale_factor(Scale scale, int64_t rows, int64_t cols);
 // What the host says of one parameter.
 struct ParamSpec {
   ParamShard shard;
-  bool decay = true;        // weight decay applies
-  bool transposed = false;  // stored as (inputs, outputs): the scale uses out/in
+  bool decay = true;                // weight decay applies
+  bool transposed = false;          // stored as (inputs, outputs): the scale uses out/in
   std::vector<MatrixBlock> blocks;  // Muon only; empty: the whole 2-D view is one block
 };
 

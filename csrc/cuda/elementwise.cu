@@ -133,8 +133,7 @@ bool encode_wire(DeviceFlag& flag, const float* values, void* wire, DType wire_d
                  int64_t numel) {
   flag.lower();
   if (wire_dtype == DType::kFloat32) {
-    launch("encode_wire", numel,
-           EncodeBody<float>{values, static_cast<float*>(wire), flag.get()});
+    launch("encode_wire", numel, EncodeBody<float>{values, static_cast<float*>(wire), flag.get()});
   } else {
     launch("encode_wire", numel,
            EncodeBody<BFloat16>{values, static_cast<BFloat16*>(wire), flag.get()});

@@ -18,8 +18,8 @@ bool update_momentum(const MomentumElement& element, const float* gradient,  // 
                      void* wire, DType wire_dtype,                           // [L]
                      int64_t numel);
 
-void apply_update(const ApplyElement& element, float* weight,     // [L] fp32 master
-                  const void* update, DType update_dtype,         // [L]
+void apply_update(const ApplyElement& element, float* weight,  // [L] fp32 master
+                  const void* update, DType update_dtype,      // [L]
                   int64_t numel);
 
 void adamw(const AdamWElement& element, float* weight, const float* gradient,  // [L] fp32

@@ -47,10 +47,9 @@ at::Tensor newton_schulz(const at::Tensor& matrix, const py::object& ns, const s
   ops::TensorProducts tensor_products{at::Device(at::kCPU)};
   ops::Products& products =
       backend == "blas" ? ops::host_products() : static_cast<ops::Products&>(tensor_products);
-  const ops::NewtonSchulz op(
-      ops::plan_newton_schulz(matrix.size(0), matrix.size(1), ops::parse_form(form),
-                              parse_coefficients(ns)),
-      products);
+  const ops::NewtonSchulz op(ops::plan_newton_schulz(matrix.size(0), matrix.size(1),
+                                                     ops::parse_form(form), parse_coefficients(ns)),
+                             products);
   const py::gil_scoped_release released;
   at::Tensor out = matrix.clone(at::MemoryFormat::Contiguous);
   const at::Tensor scratch = at::empty({op.plan().scratch_numel}, matrix.options());

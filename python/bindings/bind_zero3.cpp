@@ -67,9 +67,10 @@ void bind_plan(py::module_& m) {
       .def("canonical_text", &StepPlan::canonical_text, "What the hash covers, one line each.")
       .def_property_readonly("hash", &StepPlan::hash)
       .def_property_readonly("loads", [](const StepPlan& plan) { return plan.loads; })
-      .def("buffer_bytes", [](const StepPlan& plan, int rank) {
-        return slot_sizes(plan, rank).total_bytes();
-      }, py::arg("rank"), "Bytes of the buffers that serve every bucket on a rank.");
+      .def(
+          "buffer_bytes",
+          [](const StepPlan& plan, int rank) { return slot_sizes(plan, rank).total_bytes(); },
+          py::arg("rank"), "Bytes of the buffers that serve every bucket on a rank.");
   m.def(
       "make_step_plan",
       [](int world_size, const std::string& form, const ops::CoefficientSet& coefficients,
@@ -109,9 +110,9 @@ void muon_step(StepExecutor& self, int sub_group, const at::Tensor& weight,
 }
 
 void adamw_step(StepExecutor& self, int sub_group, const at::Tensor& weight,
-                const at::Tensor& gradient, const at::Tensor& exp_avg,
-                const at::Tensor& exp_avg_sq, double lr, double weight_decay,
-                std::pair<double, double> betas, double eps, int64_t step) {
+                const at::Tensor& gradient, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
+                double lr, double weight_decay, std::pair<double, double> betas, double eps,
+                int64_t step) {
   const AdamWHyperParameters hyper{lr, weight_decay, betas.first, betas.second, eps, step};
   const py::gil_scoped_release released;
   self.adamw_step(sub_group, AdamWShard{weight, gradient, exp_avg, exp_avg_sq}, hyper);
@@ -141,10 +142,9 @@ void bind_zero3(py::module_& m) {
       .def("muon_step", &muon_step, py::arg("sub_group"), py::arg("weight"), py::arg("gradient"),
            py::arg("momentum"), py::kw_only(), py::arg("lr"), py::arg("weight_decay"),
            py::arg("beta"), py::arg("kind"), py::arg("nesterov"))
-      .def("adamw_step", &adamw_step, py::arg("sub_group"), py::arg("weight"),
-           py::arg("gradient"), py::arg("exp_avg"), py::arg("exp_avg_sq"), py::kw_only(),
-           py::arg("lr"), py::arg("weight_decay"), py::arg("betas"), py::arg("eps"),
-           py::arg("step"))
+      .def("adamw_step", &adamw_step, py::arg("sub_group"), py::arg("weight"), py::arg("gradient"),
+           py::arg("exp_avg"), py::arg("exp_avg_sq"), py::kw_only(), py::arg("lr"),
+           py::arg("weight_decay"), py::arg("betas"), py::arg("eps"), py::arg("step"))
       .def("counters", &counters);
 }
 

@@ -83,7 +83,7 @@ def caught(tree: Path, mutation: Mutation) -> bool:
 
 def first_failure(result: subprocess.CompletedProcess) -> str:
     lines = result.stdout.splitlines()
-    for mark in ("[  FAILED  ]", "FAILED ", "E  "):
+    for mark in ("[  FAILED  ]", "E  ", "FAILED "):
         hit = next((line.strip() for line in lines if line.lstrip().startswith(mark)), None)
         if hit:
             return hit[:160]

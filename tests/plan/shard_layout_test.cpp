@@ -53,8 +53,8 @@ TEST(ShardLayout, EveryElementOfAWholeMatrixIsMetOnceAtEveryWorldSize) {
 TEST(ShardLayout, RowAndColumnBlocksAreMetOnceInAtMostThreeRuns) {
   constexpr int64_t kRows = 12, kCols = 10;
   const std::vector<MatrixBlock> blocks = {
-      {0, 0, 4, 0, kCols}, {0, 3, 9, 0, kCols}, {0, 0, kRows, 2, 7}, {0, 1, 11, 9, 10},
-      {0, 5, 6, 3, 4},     {0, 2, 8, 0, 5},
+      {0, 0, 4, 0, kCols}, {0, 3, 9, 0, kCols}, {0, 0, kRows, 2, 7},
+      {0, 1, 11, 9, 10},   {0, 5, 6, 3, 4},     {0, 2, 8, 0, 5},
   };
   for (int world = 1; world <= 13; ++world) {
     const ShardLayout layout(world, {param("w", kRows, kCols, world, 0)});

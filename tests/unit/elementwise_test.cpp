@@ -40,8 +40,8 @@ TEST(Momentum, MovingAverageAndHeavyBallFollowTheirFormulas) {
                   DType::kFloat32, 2);
   EXPECT_EQ(momentum, (std::vector<float>{0.625f, 2.5f}));
   EXPECT_EQ(mixed, (std::vector<float>{0.71875f, 1.375f}));
-  update_momentum({MomentumKind::kEma, 0.75, false}, gradient.data(), momentum.data(),
-                  mixed.data(), DType::kFloat32, 2);
+  update_momentum({MomentumKind::kEma, 0.75, false}, gradient.data(), momentum.data(), mixed.data(),
+                  DType::kFloat32, 2);
   EXPECT_EQ(mixed, momentum);
   momentum = {0.5f, 4.0f};
   update_momentum({MomentumKind::kHeavyBall, 0.75, true}, gradient.data(), momentum.data(),
@@ -78,14 +78,14 @@ TEST(Momentum, ANonFiniteValueIsReportedWhereverItStands) {
 }
 
 TEST(Wire, BFloat16RoundsToNearestEvenAndKeepsSpecialValues) {
-  const std::vector<float> values = {1.0f, 1.00390625f, 1.01171875f, -2.5f, kInf, -kInf, 0.0f, -0.0f,
-                                     3.4e38f};
+  const std::vector<float> values = {1.0f,  1.00390625f, 1.01171875f, -2.5f,  kInf,
+                                     -kInf, 0.0f,        -0.0f,       3.4e38f};
   std::vector<BFloat16> wire(values.size());
   std::vector<float> back(values.size());
   EXPECT_FALSE(encode_wire(values.data(), wire.data(), DType::kBFloat16, values.size()));
   decode_wire(wire.data(), DType::kBFloat16, back.data(), values.size());
-  EXPECT_EQ(back[1], 1.0f);         // a tie, to even
-  EXPECT_EQ(back[2], 1.015625f);    // a tie, to even
+  EXPECT_EQ(back[1], 1.0f);       // a tie, to even
+  EXPECT_EQ(back[2], 1.015625f);  // a tie, to even
   EXPECT_EQ(back[3], -2.5f);
   EXPECT_EQ(back[4], kInf);
   EXPECT_EQ(back[5], -kInf);
@@ -141,9 +141,8 @@ TEST(AdamW, TenStepsStayWithinOneMillionthOfDouble) {
       const double g = gradient[i];
       dm[i] = b1 * dm[i] + (1 - b1) * g;
       dv[i] = b2 * dv[i] + (1 - b2) * g * g;
-      exact[i] = exact[i] * (1 - lr * wd) -
-                 lr * (dm[i] / (1 - std::pow(b1, step))) /
-                     (std::sqrt(dv[i] / (1 - std::pow(b2, step))) + eps);
+      exact[i] = exact[i] * (1 - lr * wd) - lr * (dm[i] / (1 - std::pow(b1, step))) /
+                                                (std::sqrt(dv[i] / (1 - std::pow(b2, step))) + eps);
     }
   }
   for (int64_t i = 0; i < kNumel; ++i) {
@@ -163,8 +162,8 @@ TEST(Elementwise, GivesTheSameBitsForAnyThreadsAndAnyCut) {
                        wire(kNumel);
     for (int64_t begin : {int64_t{0}, cut}) {
       const int64_t n = begin == 0 ? cut : kNumel - cut;
-      adamw({1e-2, 0.9, 0.95, 1e-8, 0.1, 3}, &weight[begin], &gradient[begin], &m[begin],
-            &v[begin], n);
+      adamw({1e-2, 0.9, 0.95, 1e-8, 0.1, 3}, &weight[begin], &gradient[begin], &m[begin], &v[begin],
+            n);
       update_momentum({MomentumKind::kEma, 0.95, true}, &gradient[begin], &momentum[begin],
                       &wire[begin], DType::kFloat32, n);
       apply_update({1e-2, 0.1, 0.7}, &weight[begin], &wire[begin], DType::kFloat32, n);

@@ -1,9 +1,8 @@
 #include "csrc/ops/newton_schulz/newton_schulz.h"
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <omp.h>
-
-#include <ATen/ATen.h>
 
 #include "csrc/base/check.h"
 
@@ -143,14 +142,15 @@ TEST(NewtonSchulz, SymmetricProductsAreExactlySymmetric) {
 }
 
 TEST(NewtonSchulz, UnknownNamesListTheValidOnes) {
-  for (const auto& body : std::vector<std::function<void()>>{
-           [] { find_coefficient_set("jordon"); }, [] { parse_form("grams"); }}) {
+  for (const auto& body : std::vector<std::function<void()>>{[] { find_coefficient_set("jordon"); },
+                                                             [] { parse_form("grams"); }}) {
     try {
       body();
       FAIL() << "accepted";
     } catch (const ValueError& error) {
       const std::string text = error.what();
-      EXPECT_TRUE(text.find("jordan") != std::string::npos || text.find("gram") != std::string::npos);
+      EXPECT_TRUE(text.find("jordan") != std::string::npos ||
+                  text.find("gram") != std::string::npos);
     }
   }
 }
@@ -158,9 +158,8 @@ TEST(NewtonSchulz, UnknownNamesListTheValidOnes) {
 TEST(NewtonSchulz, MalformedTriplesAndEmptyMatricesAreRefused) {
   EXPECT_THROW(custom_coefficient_set({}), ValueError);
   EXPECT_THROW(custom_coefficient_set({{1.0, std::nan(""), 0.0}}), ValueError);
-  EXPECT_THROW(
-      plan_newton_schulz(0, 3, NewtonSchulzForm::kAuto, find_coefficient_set("jordan")),
-      ValueError);
+  EXPECT_THROW(plan_newton_schulz(0, 3, NewtonSchulzForm::kAuto, find_coefficient_set("jordan")),
+               ValueError);
 }
 
 TEST(NewtonSchulz, TheCountedOperationsAreThoseOfTheForms) {

@@ -1,8 +1,7 @@
 #include "zero3/step_executor.h"
 
-#include <gtest/gtest.h>
-
 #include <ATen/ATen.h>
+#include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
@@ -34,11 +33,11 @@ class Model {
     for (size_t i = 0; i < shapes_.size(); ++i) {
       const int64_t numel = shapes_[i].rows * shapes_[i].cols;
       const int64_t chunk = (numel + world - 1) / world;
-      group.params.push_back({{concat("w", i), numel, chunk, offset, shapes_[i].rows,
-                               shapes_[i].cols},
-                              i % 2 == 0,
-                              false,
-                              i < blocks.size() ? blocks[i] : std::vector<MatrixBlock>{}});
+      group.params.push_back(
+          {{concat("w", i), numel, chunk, offset, shapes_[i].rows, shapes_[i].cols},
+           i % 2 == 0,
+           false,
+           i < blocks.size() ? blocks[i] : std::vector<MatrixBlock>{}});
       offset += chunk;
     }
     return group;
@@ -63,7 +62,9 @@ class Model {
       const ShardRange real = layout.real_range(static_cast<int>(p), rank);
       if (real.numel == 0) continue;
       const int64_t begin = rank * layout.params()[p].chunk;
-      whole[p].view(-1).narrow(0, begin, real.numel)
+      whole[p]
+          .view(-1)
+          .narrow(0, begin, real.numel)
           .copy_(shard.narrow(0, real.offset, real.numel));
     }
   }
@@ -213,7 +214,8 @@ TEST(StepExecutor, HeadsAndColumnSplitsAreOrthogonalisedOnTheirOwn) {
 
 TEST(StepExecutor, ABFloat16WireStaysNearTheFloat32One) {
   const Model model({{64, 64}, {96, 32}, {48, 160}}, 15);
-  const auto exact = train(model, options(2), 1), rounded = train(model, options(2, DType::kBFloat16), 1);
+  const auto exact = train(model, options(2), 1),
+             rounded = train(model, options(2, DType::kBFloat16), 1);
   for (size_t i = 0; i < exact.size(); ++i) {
     const at::Tensor start = model.weights[i] * (1 - kLr * (i % 2 == 0 ? kDecay : 0.0));
     const double error = (rounded[i] - exact[i]).norm().item<double>();
@@ -228,7 +230,9 @@ TEST(StepExecutor, AdamWLeavesPaddingAloneAndDecaysByMask) {
   auto board = std::make_shared<comm::InProcessBoard>(3);
   StepExecutor executor = make_executor(plan, board, 2);
   AdamWShard shard{Model::shard_of(model.weights, layout, 2),
-                   Model::shard_of(model.gradients(0), layout, 2), {}, {}};
+                   Model::shard_of(model.gradients(0), layout, 2),
+                   {},
+                   {}};
   shard.exp_avg = at::zeros({layout.shard_numel()});
   shard.exp_avg_sq = at::zeros({layout.shard_numel()});
   const at::Tensor before = shard.weight.clone();
@@ -239,8 +243,8 @@ TEST(StepExecutor, AdamWLeavesPaddingAloneAndDecaysByMask) {
     const ShardRange real = layout.real_range(static_cast<int>(p), 2);
     const auto at = [&](const at::Tensor& t) { return t.narrow(0, real.offset, real.numel); };
     // One step of AdamW from zero states moves by lr*sign(g).
-    const at::Tensor expected = at(before) * (1 - kLr * (p % 2 == 0 ? kDecay : 0.0)) -
-                                kLr * at(shard.gradient).sign();
+    const at::Tensor expected =
+        at(before) * (1 - kLr * (p % 2 == 0 ? kDecay : 0.0)) - kLr * at(shard.gradient).sign();
     EXPECT_LE((at(shard.weight) - expected).abs().sum().item<double>(), 1e-4);
   }
 }

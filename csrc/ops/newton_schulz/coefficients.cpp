@@ -29,8 +29,7 @@ std::vector<Triple> polar_express(int steps) {
   std::vector<Triple> triples(kPolarExpress.begin(), kPolarExpress.begin() + steps);
   constexpr double s = kPolarExpressSafety;
   for (size_t k = 0; k < triples.size() && k < 7; ++k) {
-    triples[k] = {triples[k].a / s, triples[k].b / (s * s * s),
-                  triples[k].c / (s * s * s * s * s)};
+    triples[k] = {triples[k].a / s, triples[k].b / (s * s * s), triples[k].c / (s * s * s * s * s)};
   }
   return triples;
 }
@@ -54,8 +53,10 @@ std::vector<CoefficientSet> make_sets() {
        false,
        "J. You, quintic; modded-nanogpt"},
       {"polar_express", polar_express(5), kPolarExpressSafety, false, "arXiv 2505.16932, 5 steps"},
-      {"polar_express_6", polar_express(6), kPolarExpressSafety, false, "arXiv 2505.16932, 6 steps"},
-      {"polar_express_8", polar_express(8), kPolarExpressSafety, false, "arXiv 2505.16932, 8 steps"},
+      {"polar_express_6", polar_express(6), kPolarExpressSafety, false,
+       "arXiv 2505.16932, 6 steps"},
+      {"polar_express_8", polar_express(8), kPolarExpressSafety, false,
+       "arXiv 2505.16932, 8 steps"},
       {"cans",
        {{8.4703, -25.1081, 18.6293},
         {4.1828, -3.1087, 0.5806},

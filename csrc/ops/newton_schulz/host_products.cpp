@@ -7,8 +7,7 @@
 // Fortran BLAS, exported by the library that libtorch was built with.
 extern "C" void sgemm_(const char* transa, const char* transb, const int* m, const int* n,
                        const int* k, const float* alpha, const float* a, const int* lda,
-                       const float* b, const int* ldb, const float* beta, float* c,
-                       const int* ldc);
+                       const float* b, const int* ldb, const float* beta, float* c, const int* ldc);
 // Present where that library is MKL.
 extern "C" int MKL_Set_Num_Threads_Local(int threads) __attribute__((weak));
 
@@ -84,8 +83,7 @@ std::pair<int64_t, int64_t> triangle_tile(int64_t k) {
 
 class HostProducts final : public Products {
  public:
-  void general(Operand a, Operand b, int64_t inner, float alpha, float beta,
-               Matrix out) override {
+  void general(Operand a, Operand b, int64_t inner, float alpha, float beta, Matrix out) override {
     const Tiling tiling = tiling_of(out);
 #pragma omp parallel
     {

@@ -64,8 +64,8 @@ void NewtonSchulz::run_standard(Matrix x, Matrix other, const Scratch& scratch) 
 
 // P_k = a I + b R_k + c R_k^2;  Q_k+1 = P_k Q_k;  R_k+1 = P_k R_k P_k. All of them commute.
 void NewtonSchulz::run_gram(Matrix x, Matrix out, const Scratch& scratch) const {
-  auto [r, p, q, spare] = std::tuple(scratch.squares[0], scratch.squares[1], scratch.squares[2],
-                                     scratch.squares[3]);
+  auto [r, p, q, spare] =
+      std::tuple(scratch.squares[0], scratch.squares[1], scratch.squares[2], scratch.squares[3]);
   const int64_t m = r.rows;
   gram_product(x, r);
   if (plan_.coefficients.scale_rows) {

@@ -28,7 +28,8 @@ struct NewtonSchulzPlan {
   int64_t long_side() const { return tall() ? rows : cols; }
 };
 
-// kAuto is standard up to an aspect ratio of 1.5 and Gram above it, where it needs fewer operations.
+// kAuto is standard up to an aspect ratio of 1.5 and Gram above it, where it needs fewer
+// operations.
 NewtonSchulzPlan plan_newton_schulz(int64_t rows, int64_t cols, NewtonSchulzForm form,
                                     const CoefficientSet& coefficients);
 

@@ -1,4 +1,5 @@
-// The few dense operations that Newton-Schulz is made of, on host memory and on any libtorch device.
+// The few dense operations that Newton-Schulz is made of, on host memory and on any libtorch
+// device.
 //
 // All matrices are row-major and contiguous. `Operand` is a matrix read as it stands or transposed.
 #pragma once
@@ -55,8 +56,7 @@ class TensorProducts final : public Products {
  public:
   explicit TensorProducts(at::Device device) : device_(device) {}
   void general(Operand a, Operand b, int64_t inner, float alpha, float beta, Matrix out) override;
-  void symmetric(Operand a, Operand b, int64_t inner, float alpha, float beta,
-                 Matrix out) override;
+  void symmetric(Operand a, Operand b, int64_t inner, float alpha, float beta, Matrix out) override;
   void scale(Matrix in, double factor, Matrix out) override;
   void copy(Matrix in, Matrix out) override;
   void add_to_diagonal(Matrix square, float value) override;
