@@ -1,7 +1,7 @@
 """Times engine.step() of ZeroMuon and of DeepSpeed's own Muon on the same model: `./run bench --help`.
 
-A step is what stands between the backward pass and the next forward pass: clipping, the optimizer and the copy
-into the parameters. Ratios between rows measured in one run mean something; times depend on the machine.
+A step is what stands between the backward pass and the next forward pass: clipping, the optimizer and
+the copy into the parameters. Ratios within one run mean something; times depend on the machine.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ OPTIMIZERS = {ZEROMUON: COMMON, DEEPSPEED_MUON: {**COMMON, "torch_adam": True}}
 
 def options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./run bench", description="Time of one ZeRO-3 optimizer step.")
-    parser.add_argument("--ranks", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--width", type=int, default=512, help="hidden size (default: 512)")
-    parser.add_argument("--layers", type=int, default=8, help="layers of 12 width^2 parameters (default: 8)")
-    parser.add_argument("--steps", type=int, default=7, help="measured steps, after 2 that are not (default: 7)")
-    parser.add_argument("--offload", choices=("cpu", "none"), default="cpu", help="of the optimizer (default: cpu)")
+    add = parser.add_argument
+    add("--ranks", type=int, default=2, help="processes (default: 2)")
+    add("--width", type=int, default=512, help="hidden size (default: 512)")
+    add("--layers", type=int, default=8, help="layers of 12 width^2 parameters (default: 8)")
+    add("--steps", type=int, default=7, help="measured steps, after 2 that are not (default: 7)")
+    add("--offload", choices=("cpu", "none"), default="cpu", help="of the optimizer (default: cpu)")
     return parser.parse_args(argv)
 
 
 def build_model(width: int, layers: int):
-    """Matrices of a transformer's shapes, [W, W] x 4, [4W, W], [W, 4W] per layer, applied one after the other."""
+    """Matrices of a transformer's shapes, [W, W] x 4, [4W, W], [W, 4W] per layer."""
     import torch
 
     class Layer(torch.nn.Module):
@@ -131,8 +132,9 @@ def launch(chosen: argparse.Namespace, argv: list[str]) -> int:
 
     if not torch.cuda.is_available():
         environment["DS_ACCELERATOR"] = "cpu"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={chosen.ranks}"]
-    return subprocess.call([*torchrun, "-m", "tests.bench_step", *argv], env=environment)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    ranks = [f"--nproc-per-node={chosen.ranks}", "-m", "tests.bench_step", *argv]
+    return subprocess.call([*torchrun, *ranks], env=environment)
 
 
 def main(argv: list[str]) -> int:
