@@ -38,9 +38,9 @@ def usage() -> str:
 
 
 def print_version() -> int:
-    from importlib.metadata import version
+    from . import __version__
 
-    print(f"zeromuon {version('zeromuon')}")
+    print(f"zeromuon {__version__}")
     return 0
 
 

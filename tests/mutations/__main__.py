@@ -48,6 +48,11 @@ def run_plan_tests(tree: Path) -> subprocess.CompletedProcess:
 
 def run_multirank_tests(tree: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(tree / "python"), "PYTHONDONTWRITEBYTECODE": "1"}
+    where = subprocess.run([sys.executable, "-c", "import zeromuon; print(zeromuon.__file__)"], env=environment,
+                           capture_output=True, text=True).stdout
+    if not where.startswith(str(tree)):
+        sys.exit(f"zeromuon would be imported from {where.strip()}, not from the mutated copy in {tree}: "
+                 f"uninstall it from this environment and run ./run setup")
     return subprocess.run([sys.executable, "-m", "pytest", *MULTIRANK_TESTS], cwd=tree,
                           env=environment, capture_output=True, text=True)
 

@@ -46,15 +46,22 @@ at::Tensor reference(const at::Tensor& input, const CoefficientSet& set) {
 const std::vector<std::pair<int64_t, int64_t>> kShapes = {
     {1, 1}, {1, 7}, {7, 1}, {2, 3}, {33, 64}, {130, 130}, {384, 96}, {96, 700}, {513, 300}};
 
+// A matrix of rank one has its singular value at 1, where cans amplifies rounding 6e4 times. Gram
+// on matrices that are nearly square, where "auto" does not take it, amplifies the rounding of R.
+double bar(const CoefficientSet& set, int64_t rows, int64_t cols, NewtonSchulzForm form) {
+  if (set.name == "cans") return 1e-2;
+  const bool wide = 2 * std::max(rows, cols) >= 3 * std::min(rows, cols);
+  return form == NewtonSchulzForm::kGram && !wide ? 5e-3 : 1e-3;
+}
+
 TEST(NewtonSchulz, EverySetAndFormMatchesTheDefinitionInDouble) {
   at::manual_seed(1);
   for (const CoefficientSet& set : coefficient_sets()) {
-    // A matrix of rank one has its singular value at 1, where cans amplifies rounding 6e4 times.
-    const double bar = set.name == "cans" ? 1e-2 : 1e-3;
     for (const auto& [rows, cols] : kShapes) {
       const at::Tensor u = at::randn({rows, cols});
       for (const auto form : {NewtonSchulzForm::kStandard, NewtonSchulzForm::kGram}) {
-        EXPECT_LE(relative(run(u, set, form, host_products()), reference(u, set)), bar)
+        EXPECT_LE(relative(run(u, set, form, host_products()), reference(u, set)),
+                  bar(set, rows, cols, form))
             << set.name << " " << rows << "x" << cols << " " << name_of(form);
       }
     }
