@@ -118,17 +118,17 @@ void adamw_step(StepExecutor& self, int sub_group, const at::Tensor& weight,
   self.adamw_step(sub_group, AdamWShard{weight, gradient, exp_avg, exp_avg_sq}, hyper);
 }
 
-py::dict counters(const StepExecutor& self) {
+py::dict as_dict(const zero3::Counters& counters, const comm::Traffic& traffic) {
   py::dict seconds;
   for (int s = 0; s < zero3::kStages; ++s) {
-    seconds[name_of(static_cast<zero3::Stage>(s))] = self.counters().seconds[s];
+    seconds[name_of(static_cast<zero3::Stage>(s))] = counters.seconds[s];
   }
   py::dict out;
   out["seconds"] = seconds;
-  out["bytes_sent"] = self.traffic().bytes_sent;
-  out["bytes_self"] = self.traffic().bytes_self;
-  out["collectives"] = self.traffic().calls;
-  out["newton_schulz_matrices"] = self.counters().newton_schulz_matrices;
+  out["bytes_sent"] = traffic.bytes_sent;
+  out["bytes_self"] = traffic.bytes_self;
+  out["collectives"] = traffic.calls;
+  out["newton_schulz_matrices"] = counters.newton_schulz_matrices;
   return out;
 }
 
@@ -145,7 +145,10 @@ void bind_zero3(py::module_& m) {
       .def("adamw_step", &adamw_step, py::arg("sub_group"), py::arg("weight"), py::arg("gradient"),
            py::arg("exp_avg"), py::arg("exp_avg_sq"), py::kw_only(), py::arg("lr"),
            py::arg("weight_decay"), py::arg("betas"), py::arg("eps"), py::arg("step"))
-      .def("counters", &counters);
+      .def("counters",
+           [](const StepExecutor& self) { return as_dict(self.counters(), self.traffic()); });
+  m.def(
+      "no_counts", [] { return as_dict({}, {}); }, "The counters of an executor that did nothing.");
 }
 
 }  // namespace zeromuon::bindings

@@ -8,7 +8,7 @@ import warnings
 import torch
 import torch.distributed as dist
 
-from . import host
+from . import _core, host
 from .binding import Binding, bind
 from .options import validate_options
 from .selection import ParamSpec
@@ -101,9 +101,17 @@ class ZeroMuon(torch.optim.Optimizer):
 
     @property
     def plan(self):
-        """The step plan: ``print(opt.plan)`` is a table, ``opt.plan.hash`` what ranks compare."""
-        self.bind()
-        return self._binding.plan
+        """The step plan: ``print(opt.plan)`` is a table, ``opt.plan.hash`` what ranks compare.
+
+        Raises ValueError before the first step, unless :func:`zeromuon.attach` was called.
+        """
+        return self._bound().plan
+
+    def _bound(self) -> Binding:
+        # Binding needs all ranks, so what one rank may ask alone does not bind by itself.
+        if self._binding is None:
+            raise ValueError("this ZeroMuon is not bound yet; call zeromuon.attach(engine) on all ranks first")
+        return self._binding
 
     # ---- stepping ----------------------------------------------------------------------------
 
@@ -192,25 +200,27 @@ class ZeroMuon(torch.optim.Optimizer):
     # ---- counters ----------------------------------------------------------------------------
 
     def counters(self) -> dict:
-        """Totals of this rank since it was bound.
+        """Totals of this rank since it was bound; zeros before.
 
         steps, skipped_steps; seconds per stage; bytes_sent to other ranks, bytes_self; collectives;
         newton_schulz_matrices.
         """
-        self.bind()
         own = {"steps": self._steps, "skipped_steps": self._skipped_steps}
-        return {**own, **self._binding.executor.counters()}
+        return {**own, **(self._binding.executor.counters() if self._binding else _core.no_counts())}
 
     def state_bytes(self) -> dict:
-        """Bytes of the state tensors on this rank, and what AdamW's two fp32 states would take."""
-        self.bind()
+        """Bytes of the state tensors on this rank, and what AdamW's two fp32 states would take.
+
+        Raises ValueError before the first step, unless :func:`zeromuon.attach` was called.
+        """
+        sub_groups = self._bound().sub_groups
         resident = sum(
             value.numel() * value.element_size()
-            for g in self._binding.sub_groups
+            for g in sub_groups
             for value in self.state.get(g.flat, {}).values()
             if torch.is_tensor(value)
         )
-        return {"resident": resident, "adamw": sum(8 * g.flat.numel() for g in self._binding.sub_groups)}
+        return {"resident": resident, "adamw": sum(8 * g.flat.numel() for g in sub_groups)}
 
 
 def _params_and_specs(group: dict):

@@ -102,4 +102,5 @@ def attach(engine):
             f"attach: the engine's optimizer is {found}, expected ZeroMuon under ZeRO stage 3; give "
             f'ZeroMuon to deepspeed.initialize or name "type": "ZeroMuon" in the config'
         )
+    optimizer.bind()
     return optimizer.plan
