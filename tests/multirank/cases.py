@@ -58,7 +58,7 @@ PARITY = (
          accumulation=2),
     Case("groups of one's own with use_muon tags", route="tags", clip=0.05, sub_group=150),
     Case("heavy ball", options=_options(momentum_kind="heavy_ball", momentum=0.9)),
-    Case("no nesterov, match_rms_adamw", options=_options(nesterov=False, scale="match_rms_adamw", lr=0.04)),
+    Case("no nesterov, match_rms_adamw", options=_options(nesterov=False, scale="match_rms_adamw", lr=0.03)),
     Case("offload, spectral scale, other betas", offload=True,
          options=_options(scale="spectral_unclamped", betas=[0.8, 0.9], eps=1e-6)),
     Case("own triples, scale none", options=_options(ns=[[2.0, -1.5, 0.5]] * 6, scale="none")),
