@@ -251,7 +251,7 @@ TEST(StepExecutor, AdamWLeavesPaddingAloneAndDecaysByMask) {
 
 struct Failure {
   std::vector<std::string> first, second;
-  std::vector<bool> weights_unchanged;
+  std::vector<char> weights_unchanged;  // per rank; not vector<bool>, whose elements share words
 };
 
 // One step on 2 ranks in which `spoil` may damage a rank's shard, then another step.
@@ -260,7 +260,7 @@ Failure fail(const Model& model, const PlanOptions& o,
   const StepPlan plan = make_step_plan(o, {model.spec(Role::kMuon, 2)});
   const ShardLayout& layout = plan.sub_groups[0].layout;
   auto board = std::make_shared<comm::InProcessBoard>(2);
-  Failure failure{{}, std::vector<std::string>(2), std::vector<bool>(2)};
+  Failure failure{{}, std::vector<std::string>(2), std::vector<char>(2)};
   failure.first = testing::on_ranks(2, [&](int rank) {
     StepExecutor executor = make_executor(plan, board, rank);
     MuonShard shard{Model::shard_of(model.weights, layout, rank),
