@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from tests.multirank.cases import PARITY, STEPS
+from tests.multirank.cases import PARITY
 from tests.multirank.launch import row, run_rows
+from tests.multirank.test_parity import check_parity
 
 GPUS = torch.cuda.device_count()
 
@@ -22,9 +23,9 @@ def test_the_parity_set_holds_over_nccl(world_size):
     assert _core.built_with_cuda, "there is a GPU and the module was built without CUDA: put nvcc on PATH, ./run setup"
     failures = []
     for name, result in run_rows(world_size, _rows(), device="cuda").items():
-        if "failed" in result:
-            failures.append(f"{name}: {result['failed'][-2000:]}")
-        elif not (result["error"] <= result["bar"] and result["moved"] >= 0.05
-                  and result["newton_schulz"] == STEPS * result["matrices"]):
-            failures.append(f"{name}: error {result['error']:.1e}, bar {result['bar']:.1e}, moved {result['moved']:.2f}")
+        try:
+            assert "failed" not in result, result["failed"][-2000:]
+            check_parity(result)
+        except AssertionError as missed:
+            failures.append(f"{name}: {missed}")
     assert not failures, "\n".join(failures)

@@ -13,6 +13,7 @@ class Case:
     """One training configuration; defaults are the plainest. name says what it is about."""
 
     name: str
+    model: str = "small"  # a key of models.MODELS
     offload: bool = False
     accumulation: int = 1
     clip: float = 0.0
@@ -23,6 +24,7 @@ class Case:
     persistence: int = 0
     route: str = "json"  # json | groups (param_groups, an object) | tags (use_muon, several groups)
     frozen: tuple = ()  # names of parameters
+    group_decay: float | None = None  # weight_decay of the first group of the tags route, told by its user
     options: dict = field(default_factory=dict)
     mutation_check: bool = False
 
@@ -62,6 +64,29 @@ PARITY = (
     Case("offload, spectral scale, other betas", offload=True,
          options=_options(scale="spectral_unclamped", betas=[0.8, 0.9], eps=1e-6)),
     Case("own triples, scale none", options=_options(ns=[[2.0, -1.5, 0.5]] * 6, scale="none")),
+    Case("gram form, well conditioned", model="well conditioned", options=_options(ns_form="gram")),
+    Case("offload, gram form, well conditioned, clipping", model="well conditioned", offload=True, clip=0.05,
+         accumulation=2, options=_options(ns_form="gram", weight_decay=0.1)),
+    Case("convolutions and transposed storage", model="convolutions", clip=0.05, options=_options(weight_decay=0.1)),
+    Case("offload, zero.Init, convolutions and transposed storage", model="convolutions", offload=True, zero_init=True,
+         accumulation=2, sub_group=150, options=_options(scale="spectral_unclamped")),
+    Case("offload, heavy ball without nesterov, clipping, small sub-groups, a bucket smaller than a matrix",
+         offload=True, accumulation=2, clip=0.05, zero_init=True, reduce_scatter=False, reduce_bucket=50,
+         sub_group=150, options=_options(momentum_kind="heavy_ball", nesterov=False, momentum=0.9)),
+    Case("frozen and persistent parameters, heavy ball, zero.Init, weight decay", zero_init=True, accumulation=2,
+         reduce_scatter=False, persistence=10**5, frozen=("2.weight", "2.bias", "8.bias"), reduce_bucket=50,
+         options=_options(momentum_kind="heavy_ball", weight_decay=0.1)),
+    Case("offload, frozen and persistent parameters, no nesterov, small sub-groups", offload=True, clip=0.05,
+         accumulation=2, persistence=10**5, frozen=("2.weight", "2.bias", "8.bias"), sub_group=150,
+         options=_options(nesterov=False)),
+    Case("offload, groups with a decay of their own, accumulation", route="tags", offload=True, accumulation=2,
+         group_decay=0.3, reduce_scatter=False, reduce_bucket=50, persistence=10**5,
+         options=_options(weight_decay=0.1, nesterov=False)),
+    Case("zero.Init, groups of one's own, frozen parameters, heavy ball", route="tags", zero_init=True,
+         frozen=("2.weight", "2.bias", "8.bias"), options=_options(momentum_kind="heavy_ball")),
+    Case("optimizer object, clipping, small sub-groups, frozen and persistent parameters, heavy ball", route="groups",
+         clip=0.05, sub_group=150, reduce_scatter=False, reduce_bucket=50, persistence=10**5,
+         frozen=("2.weight", "2.bias", "8.bias"), options=_options(momentum_kind="heavy_ball", nesterov=False)),
 )
 
 # Longer products of the above, for --full.

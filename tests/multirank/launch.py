@@ -27,6 +27,9 @@ def run_rows(world_size: int, rows: list[dict], device: str = "cpu") -> dict[str
                    "-m", "tests.multirank.worker", str(wanted), str(out)]
         log = _launch(command, folder, device)
         results = {r["id"]: r for r in map(json.loads, out.read_text().splitlines())}
+    for result in results.values():
+        if "failed" in result:
+            result["failed"] += f"\nThe end of the launch's log, of all ranks:\n{log[-3000:]}"
     for wanted_row in rows:
         results.setdefault(wanted_row["id"], {"failed": f"the launch ended before this row:\n{log[-6000:]}"})
     return results
@@ -36,9 +39,10 @@ def _launch(command: list[str], folder: str, device: str) -> str:
     paths = [str(ROOT), str(ROOT / "python")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1",
                    "TORCHDYNAMO_DISABLE": "1", "ZEROMUON_TEST_DEVICE": device, "PYTHONWARNINGS": "ignore"}
+    torchrun = subprocess.Popen(command, cwd=folder, env=environment, text=True, errors="replace",
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
-        done = subprocess.run(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=SECONDS_PER_LAUNCH)
-    except subprocess.TimeoutExpired as late:
-        return f"no end after {SECONDS_PER_LAUNCH} s:\n{(late.stdout or b'').decode(errors='replace')}"
-    return done.stdout
+        return torchrun.communicate(timeout=SECONDS_PER_LAUNCH)[0]
+    except subprocess.TimeoutExpired:
+        torchrun.terminate()  # it ends the ranks, which a kill would leave behind
+        return f"no end after {SECONDS_PER_LAUNCH} s:\n{torchrun.communicate()[0]}"

@@ -1,11 +1,23 @@
-"""Row: train a case on ZeRO-3 and compare with the reference on whole tensors."""
+"""Row: train a case on ZeRO-3 and compare with the reference on whole tensors.
+
+Note [Gram rounding]
+The Gram form multiplies rounding errors by up to 1/(smallest singular value). The small model has matrices of rank
+one and directions without a gradient: a change of one unit in the last place of the gradients moves the reference
+itself by 1e-5 to 3e-5 there (1e-6 to 2e-6 in the standard form). So for ns_form "auto" on that model the error is
+taken from the reference in double, and the bar is four times what the reference in fp32 is off from it. The form
+"gram" is held to the common bar, on a model whose matrices are well conditioned.
+
+Note [Momentum bar]
+Momenta are compared with the reference in double, relative to the largest element of the same tensor. Where gradients
+cancel (biases), the reference in fp32 is off by up to 1.4e-5 itself: the bar is four times that, and at least 1e-5.
+"""
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
 
-from tests.multirank import world
+from tests.multirank import models, world
 from tests.multirank.cases import ADAM_LR, LR, STEPS, Case
 from tests.reference.muon import Muon
 
@@ -16,7 +28,7 @@ def run(case: Case) -> dict:
     data = world.batches(case, dist.get_world_size())
     model, engine = world.build_engine(case)
     world.train(engine, data, range(STEPS))
-    weights, momenta = world.whole_weights(model), _momenta(model)
+    weights, momentum = world.whole_weights(model), momenta(model)
     optimizer = engine.optimizer.optimizer
     counters = world.on_all_ranks(optimizer.counters())
     row = {
@@ -24,30 +36,40 @@ def run(case: Case) -> dict:
         "newton_schulz": sum(c["newton_schulz_matrices"] for c in counters),
         "bytes_sent": [c["bytes_sent"] for c in counters],
         "norm": float(engine.get_global_grad_norm()),
-        "muon_numel": sum(w.numel() for n, w in weights.items() if w.dim() == 2),
+        "clip": case.clip,
     }
-    expected, start, reference_momenta, norm = _reference(case, data)
-    row["matrices"] = sum(w.dim() == 2 for w in weights.values())
+    numels = [w.numel() for n, w in weights.items() if _role(case, n, w) == "muon"]
+    row["matrices"], row["muon_numel"] = len(numels), sum(numels)
+    expected, start, reference_momentum, norm = _reference(case, data)
+    exact, _, exact_momentum, _ = _reference(case, data, torch.float64)
     row["error"] = _distance(weights, expected)
     row["bar"] = 2e-6 * max(1.0, max(w.abs().max().item() for w in expected.values()))
-    if case.options.get("ns_form", "standard") != "standard":
-        # The Gram form amplifies rounding: what plain fp32 evaluation of it is off from double sets the bar.
-        exact, *_ = _reference(case, data, torch.float64)
-        row["noise"] = _distance({n: w.double() for n, w in expected.items()}, exact)
-        row["bar"] = max(row["bar"], 4 * row["noise"])
-        row["error"] = _distance({n: w.double() for n, w in weights.items()}, exact)
-    row["moved"] = max((expected[n] - start[n]).abs().max().item() for n in expected)
-    row["momentum_error"] = _distance(momenta, {n: reference_momenta[n] for n in momenta})
+    if case.options.get("ns_form") == "auto":  # Note [Gram rounding]
+        row["error"] = _distance(weights, exact)
+        row["bar"] = max(row["bar"], 4 * _distance(expected, exact))
+    row["momentum_error"] = _relative(momentum, exact_momentum)
+    row["momentum_bar"] = max(1e-5, 4 * _relative(reference_momentum, exact_momentum))
+    row["moved"] = _distance(expected, start)
     row["reference_norm"] = norm
     return row
 
 
 def _distance(a: dict, b: dict) -> float:
     assert a.keys() == b.keys(), f"{sorted(a.keys() ^ b.keys())} on one side only"
-    return max((a[n] - b[n]).abs().max().item() for n in a)
+    return max((a[n].double() - b[n].double()).abs().max().item() for n in a)
 
 
-def _momenta(model) -> dict:
+def _relative(a: dict, b: dict) -> float:
+    """The largest difference of a tensor, in units of its largest element; of all tensors the worst."""
+    return max(_distance({n: a[n]}, {n: b[n]}) / b[n].abs().max().item() for n in a)
+
+
+def _role(case: Case, name: str, param) -> str:
+    return models.MODELS[case.model].role(name, param.dim())
+
+
+def momenta(model) -> dict:
+    """name -> whole fp32 exp_avg, on the CPU."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
     return {n: safe_get_full_optimizer_state(p, "exp_avg").float().cpu().clone()
@@ -55,21 +77,31 @@ def _momenta(model) -> dict:
 
 
 def _reference(case: Case, data, dtype=torch.float32):
-    model = world.small_model().to(dtype)
+    """(weights, weights before, momenta, last raw norm), all by name and as the model stores them."""
+    model = models.build(case).to(dtype)
     params = {n: p for n, p in model.named_parameters() if n not in case.frozen}
     start = {n: p.detach().clone() for n, p in params.items()}
-    options = {"scale": "original", **case.options}
-    muon = Muon(
-        {n: p.data for n, p in params.items()},
-        {n: "muon" if p.dim() == 2 else "adamw" for n, p in params.items()},
-        options.pop("ns", JORDAN), options.pop("lr", LR), ADAM_LR,
-        form=options.pop("ns_form", "standard"), kind=options.pop("momentum_kind", "ema"), **options,
-    )
+
+    def outputs_first(named):
+        """Views with outputs as rows; what is done to them happens to the tensors."""
+        transposed = models.MODELS[case.model].transposed
+        return {n: t.T if n in transposed else t for n, t in named.items()}
+
+    muon = _muon(case, outputs_first({n: p.data for n, p in params.items()}))
     for micro_batches in data:
         model.zero_grad()
         for ranks in micro_batches:
-            inputs, classes = (torch.cat(parts) for parts in zip(*ranks))
-            loss = torch.nn.functional.cross_entropy(model(inputs.to(dtype)), classes)
-            (loss / len(micro_batches)).backward()
-        norm = muon.step({n: p.grad for n, p in params.items()}, case.clip)
-    return {n: p.detach() for n, p in params.items()}, start, muon.m, norm
+            inputs, targets = (torch.cat(parts) for parts in zip(*ranks))
+            (models.loss(model(inputs.to(dtype)), targets) / len(micro_batches)).backward()
+        norm = muon.step(outputs_first({n: p.grad for n, p in params.items()}), case.clip)
+    return {n: p.detach() for n, p in params.items()}, start, outputs_first(muon.m), norm
+
+
+def _muon(case: Case, params: dict) -> Muon:
+    options = {"scale": "original", **case.options}
+    first_group = list(params)[: world.FIRST_GROUP] if case.group_decay is not None else []
+    return Muon(
+        params, {n: _role(case, n, p) for n, p in params.items()},
+        options.pop("ns", JORDAN), options.pop("lr", LR), ADAM_LR, decays={n: case.group_decay for n in first_group},
+        form=options.pop("ns_form", "standard"), kind=options.pop("momentum_kind", "ema"), **options,
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tests.multirank import world
+from tests.multirank import models, parity, world
 from tests.multirank.cases import STEPS, Case, deepspeed_config
 
 PLAIN = Case("plain", sub_group=150)
@@ -40,7 +40,7 @@ def stage_in_json(stage: int) -> dict:
 def stage_with_object(stage: int) -> dict:
     case = Case("object", route="groups")
     config = {**deepspeed_config(case), "zero_optimization": {"stage": stage}}
-    model = world.small_model()
+    model = models.build(case)
     before = [p.detach().clone() for p in model.parameters()]
 
     def build_and_step():
@@ -170,6 +170,22 @@ def poisoned() -> dict:
     row = on_ranks(lambda: world.train(engine, data, range(2, 3)))
     again = on_ranks(lambda: world.train(engine, data, range(3, 4)))
     return {**row, "again": again["errors"], "unchanged": world.on_all_ranks(torch.equal(before, flat.detach()))}
+
+
+# ---- offload -------------------------------------------------------------------------------------
+
+
+def offload_and_not() -> dict:
+    """Trains with and without offload; clipping off, because DeepSpeed's own norm differs between the two."""
+    def trained(offload: bool):
+        case = Case("twice", offload=offload, sub_group=150, options={"weight_decay": 0.1})
+        model, engine = world.build_engine(case)
+        world.train(engine, world.batches(case, dist.get_world_size()), range(STEPS))
+        found = [*world.whole_weights(model).items(), *parity.momenta(model).items()]
+        return [tensor for _, tensor in sorted(found, key=lambda item: item[0])]
+
+    without, with_offload = trained(False), trained(True)
+    return {"tensors": len(without), "same": world.on_all_ranks(world.same_bits(without, with_offload))}
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------

@@ -16,14 +16,27 @@ def parameters():
                                id=f"{world_size} ranks: {case.name}")
 
 
-@pytest.mark.parametrize("world_size, row", list(parameters()))
-def test_five_steps_match_the_reference(world_size, row, result):
+def check_parity(result):
+    """The bars of docs/numerics.md, for one row."""
     assert result["moved"] >= 0.05
-    assert result["error"] <= result["bar"]
-    assert result["momentum_error"] <= 2e-6
-    assert result["norm"] == pytest.approx(result["reference_norm"], rel=2e-6)
+    assert result["error"] <= result["bar"] <= 1e-4
+    assert result["momentum_error"] <= result["momentum_bar"] <= 1e-2, "relative to the largest of the same momentum"
+    assert result["norm"] == pytest.approx(result["reference_norm"], rel=1e-5), "the norm of the raw gradients"
+    assert result["clip"] == 0 or result["reference_norm"] > 2 * result["clip"], "clipping is active"
     assert result["steps"] == STEPS
     assert result["newton_schulz"] == STEPS * result["matrices"], "Newton-Schulz runs once per matrix and step"
+
+
+@pytest.mark.parametrize("world_size, row", list(parameters()))
+def test_five_steps_match_the_reference(world_size, row, result):
+    check_parity(result)
+
+
+@pytest.mark.parametrize("world_size, row", [
+    pytest.param(w, row("offload and not", "offload_and_not"), id=f"{w} ranks") for w in (1, 2, 3)])
+def test_offload_changes_no_bit_of_weights_and_momenta(world_size, row, result):
+    assert result["tensors"] > 20
+    assert result["same"] == [True] * world_size
 
 
 @pytest.mark.parametrize("world_size, row", [

@@ -37,7 +37,8 @@ def test_attaching_to_another_optimizer_says_which_it_found(world_size, row, res
     check(result, "ValueError", "expected ZeroMuon")
 
 
-@pytest.mark.parametrize("world_size, row", [on(2, "plans differ", "plans_differ"), on(3, "plans differ", "plans_differ")])
+@pytest.mark.parametrize("world_size, row", [
+    on(2, "plans differ", "plans_differ"), on(3, "plans differ", "plans_differ")])
 def test_ranks_whose_plans_differ_all_raise_and_show_the_first_difference(world_size, row, result):
     check(result, "ValueError", "rank 0 has `triple", "rank 1 has `triple", "same ZeroMuon options")
 

@@ -33,6 +33,7 @@ def main() -> None:
                 result = run_row(row["kind"], row["arguments"])
             except Exception:
                 result = {"failed": traceback.format_exc()}
+                print(f'row "{row["id"]}" on rank {dist.get_rank()}:\n{result["failed"]}', file=sys.stderr, flush=True)
             if dist.get_rank() == 0:
                 line = {"id": row["id"], "seconds": round(time.monotonic() - started, 2), **result}
                 out.write(json.dumps(line) + "\n")

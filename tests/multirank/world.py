@@ -10,9 +10,9 @@ import os
 
 import torch
 import torch.distributed as dist
-from torch import nn
-
-from tests.multirank.cases import STEPS, Case, deepspeed_config, optimizer_options
+from tests.multirank import models
+from tests.multirank.cases import Case, deepspeed_config, optimizer_options
+from tests.multirank.models import batches
 
 
 def start() -> None:
@@ -35,38 +35,18 @@ def start() -> None:
     zeromuon.register()
 
 
+FIRST_GROUP = 5  # trainable parameters in the first group of the tags route
+
+
 def device() -> torch.device:
     from deepspeed.accelerator import get_accelerator
 
     return torch.device(get_accelerator().current_device_name())
 
 
-def small_model() -> nn.Sequential:
-    """Odd sizes, square, tall and wide matrices, two with fewer elements than three ranks."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(16, 32), nn.LayerNorm(32), nn.Linear(32, 24), nn.Tanh(), nn.Linear(24, 2, bias=False), nn.Tanh(),
-        nn.Linear(2, 1, bias=False), nn.Tanh(), nn.Linear(1, 13), nn.Tanh(), nn.Linear(13, 13), nn.Tanh(),
-        nn.Linear(13, 5),
-    )
-
-
-MATRICES = 7
-
-
-def batches(case: Case, world: int):
-    """[step][micro-batch][rank] -> (inputs (4, 16), classes (4,))"""
-    generator = torch.Generator().manual_seed(7)
-
-    def batch():
-        return torch.randn(4, 16, generator=generator), torch.randint(0, 5, (4,), generator=generator)
-
-    return [[[batch() for _ in range(world)] for _ in range(case.accumulation)] for _ in range(STEPS)]
-
-
 def loss_of(module, batch) -> torch.Tensor:
-    inputs, classes = (t.to(device()) for t in batch)
-    return nn.functional.cross_entropy(module(inputs), classes)
+    inputs, targets = (t.to(device()) for t in batch)
+    return models.loss(module(inputs), targets)
 
 
 def build_model(case: Case):
@@ -74,11 +54,11 @@ def build_model(case: Case):
     import deepspeed
 
     if not case.zero_init:
-        model = small_model()
+        model = models.build(case)
     else:
-        whole = small_model().state_dict()
+        whole = models.build(case).state_dict()
         with deepspeed.zero.Init(config_dict_or_path=deepspeed_config(case)):
-            model = small_model()
+            model = models.build(case)
         for name, param in model.named_parameters():
             with deepspeed.zero.GatheredParameters([param], modifier_rank=0):
                 if dist.get_rank() == 0:
@@ -95,10 +75,18 @@ def build_optimizer(case: Case, model):
         return None
     if case.route == "groups":
         return zeromuon.ZeroMuon(zeromuon.param_groups(model), **optimizer_options(case))
-    trainable = list(model.parameters())
-    for param in trainable:
-        param.use_muon = param.dim() == 2
-    return zeromuon.ZeroMuon([{"params": trainable[:5]}, {"params": trainable[5:]}], **optimizer_options(case))
+    return zeromuon.ZeroMuon(_own_groups(case, model), **optimizer_options(case))
+
+
+def _own_groups(case: Case, model) -> list[dict]:
+    """Two groups with tags instead of param_groups; the first with a decay of its own when the case tells one."""
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    for name, param in trainable:
+        shape = getattr(param, "ds_shape", param.shape)  # zero.Init leaves shape (0,)
+        param.use_muon = models.MODELS[case.model].role(name, len(shape)) == "muon"
+    told = {} if case.group_decay is None else {"weight_decay": case.group_decay}
+    params = [p for _, p in trainable]
+    return [{"params": params[:FIRST_GROUP], **told}, {"params": params[FIRST_GROUP:]}]
 
 
 def build_engine(case: Case, model=None, config=None):

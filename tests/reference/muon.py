@@ -28,9 +28,9 @@ SCALES = {"original": lambda r, c: max(1.0, r / c) ** 0.5, "match_rms_adamw": la
 
 
 class Muon:
-    """params: name -> tensor, stepped in place. roles: name -> "muon" | "adamw"."""
+    """params: name -> tensor, stepped in place. roles: name -> "muon" | "adamw". decays: name -> decay as told."""
 
-    def __init__(self, params, roles, coefficients, lr, adam_lr, momentum=0.95, nesterov=True, kind="ema",
+    def __init__(self, params, roles, coefficients, lr, adam_lr, momentum=0.95, nesterov=True, kind="ema", decays={},
                  weight_decay=0.0, betas=(0.9, 0.95), eps=1e-8, scale="original", form="standard", safety=1.0):
         self.__dict__.update({k: v for k, v in locals().items() if k != "self"})
         self.m = {n: torch.zeros_like(p) for n, p in params.items()}
@@ -44,7 +44,7 @@ class Muon:
         factor = 1.0 / max(1.0, (norm + 1e-6) / clip) if clip > 0 else 1.0
         for name, p in self.params.items():
             g, m, v, b1, b2 = gradients[name] * factor, self.m[name], self.v[name], *self.betas
-            decay = self.weight_decay if p.ndim >= 2 else 0.0
+            decay = self.decays.get(name, self.weight_decay if p.ndim >= 2 else 0.0)
             if self.roles[name] == "muon":
                 gain = 1 - self.momentum if self.kind == "ema" else 1.0
                 m.copy_(self.momentum * m + gain * g)
