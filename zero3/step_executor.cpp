@@ -290,7 +290,7 @@ void StepExecutor::adamw_step(int sub_group, const AdamWShard& shard,
     timed(Stage::kAdamW, [&] {
       for (const auto& [range, decay] : adamw_ranges_[sub_group]) {
         const ops::AdamWElement element(hyper.lr, hyper.beta1, hyper.beta2, hyper.eps,
-                                        decay ? hyper.weight_decay : 0.0, hyper.step);
+                                        decay ? hyper.weight_decay : 0.0, hyper.step, hyper.decay);
         const int64_t at = range.offset;
         shard_device_->adamw(element, floats_of(shard.weight) + at, floats_of(shard.gradient) + at,
                              floats_of(shard.exp_avg) + at, floats_of(shard.exp_avg_sq) + at,

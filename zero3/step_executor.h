@@ -34,6 +34,7 @@ struct MuonHyperParameters {
 struct AdamWHyperParameters {
   double lr, weight_decay, beta1, beta2, eps;
   int64_t step;  // 1 at the first step
+  ops::Decay decay = ops::Decay::kDecoupled;
 };
 
 // One sub-group's tensors, [L] fp32 contiguous on the shard device. L: the flat shard's elements,

@@ -53,22 +53,28 @@ struct ApplyElement {
 // AdamW (arXiv 1711.05101, algorithm 2, schedule multiplier 1):
 //   m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*g*g
 //   p = p*(1 - lr*wd) - lr*(m/(1-b1^t)) / (sqrt(v/(1-b2^t)) + eps)
+// Coupled decay is Adam with L2 regularisation: g + wd*p takes the place of g, and p is not shrunk.
+enum class Decay : uint8_t { kDecoupled, kCoupled };
+
 struct AdamWElement {
   float beta1, one_minus_beta1, beta2, one_minus_beta2;
-  float decay, step_size, root_correction2, eps;
+  float decay, l2, step_size, root_correction2, eps;
 
-  AdamWElement(double lr, double b1, double b2, double epsilon, double weight_decay, int64_t step)
+  AdamWElement(double lr, double b1, double b2, double epsilon, double weight_decay, int64_t step,
+               Decay kind = Decay::kDecoupled)
       : beta1(static_cast<float>(b1)),
         one_minus_beta1(static_cast<float>(1.0 - b1)),
         beta2(static_cast<float>(b2)),
         one_minus_beta2(static_cast<float>(1.0 - b2)),
-        decay(static_cast<float>(1.0 - lr * weight_decay)),
+        decay(kind == Decay::kDecoupled ? static_cast<float>(1.0 - lr * weight_decay) : 1.0f),
+        l2(kind == Decay::kDecoupled ? 0.0f : static_cast<float>(weight_decay)),
         step_size(static_cast<float>(lr / (1.0 - std::pow(b1, static_cast<double>(step))))),
         root_correction2(
             static_cast<float>(std::sqrt(1.0 - std::pow(b2, static_cast<double>(step))))),
         eps(static_cast<float>(epsilon)) {}
 
   ZM_HOST_DEVICE void operator()(float& weight, float gradient, float& m, float& v) const {
+    if (l2 != 0.0f) gradient = gradient + l2 * weight;
     m = beta1 * m + one_minus_beta1 * gradient;
     v = beta2 * v + one_minus_beta2 * (gradient * gradient);
     const float denominator = sqrtf(v) / root_correction2 + eps;

@@ -112,8 +112,9 @@ void muon_step(StepExecutor& self, int sub_group, const at::Tensor& weight,
 void adamw_step(StepExecutor& self, int sub_group, const at::Tensor& weight,
                 const at::Tensor& gradient, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
                 double lr, double weight_decay, std::pair<double, double> betas, double eps,
-                int64_t step) {
-  const AdamWHyperParameters hyper{lr, weight_decay, betas.first, betas.second, eps, step};
+                int64_t step, bool decoupled) {
+  const auto decay = decoupled ? ops::Decay::kDecoupled : ops::Decay::kCoupled;
+  const AdamWHyperParameters hyper{lr, weight_decay, betas.first, betas.second, eps, step, decay};
   const py::gil_scoped_release released;
   self.adamw_step(sub_group, AdamWShard{weight, gradient, exp_avg, exp_avg_sq}, hyper);
 }
@@ -144,7 +145,8 @@ void bind_zero3(py::module_& m) {
            py::arg("beta"), py::arg("kind"), py::arg("nesterov"))
       .def("adamw_step", &adamw_step, py::arg("sub_group"), py::arg("weight"), py::arg("gradient"),
            py::arg("exp_avg"), py::arg("exp_avg_sq"), py::kw_only(), py::arg("lr"),
-           py::arg("weight_decay"), py::arg("betas"), py::arg("eps"), py::arg("step"))
+           py::arg("weight_decay"), py::arg("betas"), py::arg("eps"), py::arg("step"),
+           py::arg("decoupled") = true)
       .def("counters",
            [](const StepExecutor& self) { return as_dict(self.counters(), self.traffic()); });
   m.def(

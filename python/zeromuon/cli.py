@@ -7,7 +7,10 @@ import difflib
 import sys
 from pathlib import Path
 
-VERBS = {"finetune": "train a Hugging Face language model with ZeRO-3, Muon and CPU offload"}
+VERBS = {
+    "finetune": "train a Hugging Face language model with ZeRO-3, Muon and CPU offload",
+    "compare": "run DeepSpeed's own Muon and this one side by side, defect by defect",
+}
 DEFAULT_CONFIG = "zero3_muon_offload.json"
 DEMO = {"steps": 40, "save_every": 20, "seq_len": 64, "verify": True}
 BAD_INPUT = 2
@@ -23,17 +26,26 @@ def main(argv: list[str] | None = None) -> int:
         if arguments[0] == "--version":
             return print_version()
         require_verb(arguments[0])
-        return finetune(arguments[1:])
+        return _run_verb(arguments[0], arguments[1:])
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _run_verb(verb: str, arguments: list[str]) -> int:
+    if verb == "finetune":
+        return finetune(arguments)
+    from .compare import command
+
+    return command.run(arguments)
 
 
 def usage() -> str:
     verbs = "\n".join(f"  {verb:<10} {purpose}" for verb, purpose in VERBS.items())
     return (
         f"usage: zeromuon VERB [options]\n\nverbs:\n{verbs}\n\n`zeromuon VERB --help` tells a verb's"
-        " options."
+        " options.\n\n`python -m zeromuon SCRIPT.py ...` (or -m MODULE) runs an unmodified training script in which the"
+        ' DeepSpeed\noptimizer types "ZeroMuon" and "Muon" are this package\'s.'
     )
 
 

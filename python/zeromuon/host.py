@@ -13,6 +13,8 @@ import torch
 from . import _core
 from .selection import ParamSpec
 
+SUPPORTED = "0.19"  # releases of DeepSpeed, see docs/integration.md
+
 REQUIRED_ATTRIBUTES = (
     "optimizer",
     "fp16_groups",
@@ -36,6 +38,7 @@ class SubGroup:
     """
 
     index: int
+    group: int  # index of the parameter group that it was cut from
     role: str
     flat: torch.Tensor
     params: list
@@ -67,19 +70,11 @@ def check_supported(zero3, optimizer) -> None:
     if missing:
         raise ValueError(
             f"DeepSpeed {deepspeed_version()}: its ZeRO-3 optimizer ({type(zero3).__name__}) has no "
-            f"attribute {', '.join(missing)}, which zeromuon needs; use a supported release (0.19)"
+            f"attribute {', '.join(missing)}, which zeromuon needs; use a supported release ({SUPPORTED})"
         )
-    if "SuperOffload" in type(zero3).__name__:
-        raise ValueError("SuperOffload steps its own CPU Adam and is not supported; turn it off")
-    if getattr(zero3, "zenflow", False):
-        raise ValueError("ZenFlow steps its own Adam and is not supported; remove `zenflow`")
-    if zero3.swap_optimizer:
-        raise ValueError("offload_optimizer.device nvme is not supported; use cpu or none")
-    if zero3.offload_optimizer and zero3.partial_offload != 1.0:
-        raise ValueError(
-            f"offload_optimizer.ratio is {zero3.partial_offload}; with another value than 1.0 "
-            f"DeepSpeed steps a part of the model with its own Adam; set it to 1.0"
-        )
+    for refused, message in _unsupported(zero3):
+        if refused:
+            raise ValueError(message)
     if any(g is not process_group(zero3) for g in getattr(zero3, "sub_group_process_groups", [])):
         raise ValueError(
             "sub-groups are partitioned over different process groups (expert parallelism); that is "
@@ -91,6 +86,44 @@ def check_supported(zero3, optimizer) -> None:
             f"{type(zero3.optimizer).__name__}; with offload and an optimizer object set "
             f"zero_force_ds_cpu_optimizer to false, or name ZeroMuon in the JSON config"
         )
+
+
+def _unsupported(zero3):
+    """(whether the engine is configured so, why not and what instead), one by one."""
+    kind = type(zero3).__name__
+    yield "SuperOffload" in kind, "SuperOffload steps its own CPU Adam and is not supported; remove `super_offload`"
+    yield bool(getattr(zero3, "zenflow", False)), "ZenFlow steps its own Adam and is not supported; remove `zenflow`"
+    yield zero3.swap_optimizer, (
+        "offload_optimizer.device nvme is not supported: its states are swapped out between sub-groups; use cpu or none"
+    )
+    yield zero3.offload_optimizer and zero3.partial_offload != 1.0, (
+        f"offload_optimizer.ratio is {zero3.partial_offload}; with another value than 1.0 DeepSpeed steps a part of "
+        f"the model with its own Adam; set it to 1.0"
+    )
+    yield kind.startswith("MiCS"), (
+        "MiCS shards over a part of the ranks and is not supported; remove mics_shard_size, or use plain ZeRO-3"
+    )
+    yield getattr(zero3, "zero_hpz_partition_size", 1) > 1, (
+        "zero_hpz_partition_size above 1 (hpZ, ZeRO++) is not supported: it keeps a second set of shards that was "
+        "not shown to stay equal; set it to 1"
+    )
+    tensor_parallel = getattr(zero3, "model_parallel_group", None)
+    yield tensor_parallel is not None and torch.distributed.get_world_size(tensor_parallel) > 1, (
+        "tensor parallelism (autotp_size or an mpu) is not supported: a rank would hold a part of each matrix; set "
+        "tensor_parallel.autotp_size to 1"
+    )
+
+
+def refuse_offload_states(zero3) -> None:
+    """Makes engine.offload_states() end in an error that says why; DeepSpeed asserts its FusedAdam there."""
+
+    def offload_states(*_args, **_keywords):
+        raise ValueError(
+            "offload_states() is not supported with ZeroMuon: the step holds on to where its states are; to keep them "
+            "on the CPU use zero_optimization.offload_optimizer.device cpu"
+        )
+
+    zero3.offload_states = offload_states
 
 
 def process_group(zero3):
@@ -130,7 +163,7 @@ def read_sub_groups(zero3, specs: dict[int, ParamSpec]) -> list[SubGroup]:
         roles = {s.role for s in chosen}
         if len(roles) != 1:
             raise ValueError(f"sub-group {index} mixes roles {sorted(roles)}: DeepSpeed merged groups")
-        sub_groups.append(SubGroup(index, roles.pop(), flat, list(params), chosen))
+        sub_groups.append(SubGroup(index, int(zero3.sub_group_to_group_id[index]), roles.pop(), flat, list(params), chosen))
     return sub_groups
 
 
@@ -186,21 +219,24 @@ def _check_same(param, name: str, master: torch.Tensor, real: int) -> None:
     if not torch.equal(master.to(shard.dtype).to(shard.device), shard):
         raise ValueError(
             f'DeepSpeed {deepspeed_version()}: the master weights of "{name}" are not where zeromuon '
-            f"expects them in the flat shard; use a supported release (0.19)"
+            f"expects them in the flat shard; use a supported release ({SUPPORTED})"
         )
 
 
-def local_gradient_is_finite(zero3, sub_group: SubGroup, position: int) -> bool:
-    """Whether this rank's share of a parameter's gradient is finite. Reads, changes nothing."""
+def local_gradient(zero3, sub_group: SubGroup, position: int):
+    """This rank's share of a parameter's reduced gradient, padding left out; a view, or None when there is none yet.
+
+    position: of the parameter in its sub-group. Still multiplied with the loss scale, and not clipped.
+    """
     _, offset, chunk = zero3.grad_position[zero3.get_param_id(sub_group.params[position])]
-    if zero3.offload_optimizer:
-        gradient = sub_group.flat.grad
-        part = None if gradient is None else gradient[offset : offset + chunk]
+    gradient = sub_group.flat.grad  # with offload at all times, else only while the sub-group is stepped
+    if gradient is not None:
+        part = gradient[offset : offset + chunk]
     else:
-        parts = zero3.averaged_gradients.get(sub_group.index)
+        parts = getattr(zero3, "averaged_gradients", {}).get(sub_group.index)
         part = parts[position] if parts else None
     if part is None:
-        return True
+        return None
     rank = torch.distributed.get_rank(process_group(zero3))
     real = min(max(sub_group.params[position].ds_numel - rank * chunk, 0), chunk)
-    return bool(torch.isfinite(part.reshape(-1)[:real]).all())
+    return part.detach().reshape(-1)[:real]

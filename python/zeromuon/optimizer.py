@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 
 import torch
-import torch.distributed as dist
 
 from . import _core, host
 from .binding import Binding, bind
-from .options import validate_options
+from .options import nearest_name, validate_options
 from .selection import ParamSpec
-from .state import drop_placeholders, load_entry, save_entry, with_placeholders
+from .state import adopt_universal, drop_placeholders, load_entry, save_entry, with_placeholders
+from .traps import watch_engines_for
+from .watch import watch
+
+# What a parameter group may say. "specs" and "role" come from param_groups, "name" is the user's own.
+_GROUP_KEYS = ("params", "specs", "role", "lr", "weight_decay", "name")
 
 
 class ZeroMuon(torch.optim.Optimizer):
@@ -21,7 +24,8 @@ class ZeroMuon(torch.optim.Optimizer):
     Hidden matrices take ``W <- W*(1 - lr*weight_decay) - lr*s*NS(U)``, where U is the (nesterov)
     momentum of the averaged, unscaled and clipped gradient, NS the Newton-Schulz iteration and s the
     scale. All other parameters take AdamW with the learning rate ``lr * (adam_lr / lr)``: the ratio
-    given at construction is kept whatever a scheduler does to lr.
+    given at construction is kept whatever a scheduler does to lr. A group may have its own ``lr`` and
+    ``weight_decay``; its AdamW parameters take that lr times the same ratio.
 
     Args:
         params: the groups of :func:`zeromuon.param_groups`, or groups whose parameters carry a
@@ -53,14 +57,19 @@ class ZeroMuon(torch.optim.Optimizer):
         self._options = validate_options({**given, **unknown})
         self._specs: dict[int, ParamSpec] = {}
         self._params: list = []
+        self._given_group: list[int] = []  # of each group after the split, which one it comes from
         self._binding: Binding | None = None
         self._steps = 0
         self._skipped_steps = 0
         self._in_skip_streak = False
         groups = self._split_by_role(params)
         opts = self._options
-        self._adam_ratio = 1.0 if opts["adam_lr"] is None else opts["adam_lr"] / opts["lr"]
+        ratio = 1.0 if opts["adam_lr"] is None else opts["adam_lr"] / opts["lr"]
+        # Outside param_groups: schedulers and universal checkpoints write the same values into all groups.
+        self._adam_ratios = [ratio] * len(groups)
+        self._decoupled_decay = True
         super().__init__(groups, {"lr": opts["lr"], "weight_decay": opts["weight_decay"]})
+        watch_engines_for(self)
 
     # ---- construction ------------------------------------------------------------------------
 
@@ -73,7 +82,8 @@ class ZeroMuon(torch.optim.Optimizer):
                 "parameters does not say; pass zeromuon.param_groups(model)"
             )
         split = []
-        for group in groups:
+        for index, group in enumerate(groups):
+            _check_group_keys(group, index)
             rest = {k: v for k, v in group.items() if k not in ("params", "specs", "role")}
             by_role: dict[str, list] = {}
             for param, spec in zip(*_params_and_specs(group)):
@@ -83,6 +93,7 @@ class ZeroMuon(torch.optim.Optimizer):
                 self._params.append(param)
                 by_role.setdefault(spec.role, []).append(param)
             split += [{**rest, "params": by_role[r]} for r in ("muon", "adamw") if r in by_role]
+            self._given_group += [index] * len(by_role)
         if not any(spec.role == "muon" for spec in self._specs.values()):
             raise ValueError(
                 f"none of the {len(self._specs)} parameters is eligible for Muon; use AdamW, or name "
@@ -97,7 +108,24 @@ class ZeroMuon(torch.optim.Optimizer):
         if self._binding is not None:
             return
         self._binding = bind(self, self._specs, self._params, self._options)
-        _watch_skipped_steps(self, self._binding.zero3)
+        host.refuse_offload_states(self._binding.zero3)
+        watch(self, self._binding)
+
+    def follow_deepspeed(self, given_groups_with_own_lr: list[int], decoupled_decay: bool) -> None:
+        """DeepSpeed's meaning of ``"type": "Muon"``: in these groups (numbered as given at construction) AdamW takes
+        the group's lr as it is; `decoupled_decay` False is Adam with L2 regularisation."""
+        for index, given in enumerate(self._given_group):
+            if given in given_groups_with_own_lr:
+                self._adam_ratios[index] = 1.0
+        self._decoupled_decay = decoupled_decay
+
+    @property
+    def is_bound(self) -> bool:
+        return self._binding is not None
+
+    def holds_any_of(self, ids: set[int]) -> bool:
+        """Whether a parameter with one of these ``id()`` was given at construction."""
+        return not ids.isdisjoint(self._specs)
 
     @property
     def plan(self):
@@ -127,6 +155,7 @@ class ZeroMuon(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("ZeroMuon.step takes no closure under DeepSpeed")
         self.bind()
+        adopt_universal(self.state, self.param_groups, self._binding, self._options)
         for group in self.param_groups:
             for flat in group["params"]:
                 if flat.grad is not None:
@@ -158,9 +187,7 @@ class ZeroMuon(torch.optim.Optimizer):
         if "exp_avg" not in state:
             state["step"] = 0
             state["exp_avg"] = torch.zeros_like(flat, requires_grad=False)
-        if sub_group.role == "muon":
-            state.pop("exp_avg_sq", None)
-        elif "exp_avg_sq" not in state:
+        if sub_group.role == "adamw" and "exp_avg_sq" not in state:
             state["exp_avg_sq"] = torch.zeros_like(flat, requires_grad=False)
         return state
 
@@ -176,8 +203,8 @@ class ZeroMuon(torch.optim.Optimizer):
         flat, opts = sub_group.flat, self._options
         self._binding.executor.adamw_step(
             sub_group.index, flat.data, flat.grad, state["exp_avg"], state["exp_avg_sq"],
-            lr=float(group["lr"]) * self._adam_ratio, weight_decay=float(group["weight_decay"]),
-            betas=opts["betas"], eps=opts["eps"], step=count,
+            lr=float(group["lr"]) * self._adam_ratios[sub_group.group], weight_decay=float(group["weight_decay"]),
+            betas=opts["betas"], eps=opts["eps"], step=count, decoupled=self._decoupled_decay,
         )
 
     # ---- state -------------------------------------------------------------------------------
@@ -186,18 +213,23 @@ class ZeroMuon(torch.optim.Optimizer):
         """As torch's, with a ``zeromuon`` entry (roles, hyper-parameters) and, in Muon sub-groups, an
         ``exp_avg_sq`` of zeros that takes no memory: DeepSpeed's converters expect one."""
         self.bind()
+        adopt_universal(self.state, self.param_groups, self._binding, self._options)
         out = with_placeholders(super().state_dict(), self._binding.sub_groups, self.param_groups)
-        out["zeromuon"] = save_entry(self._binding, self._options)
-        return out
+        return save_entry(out, self._binding, self._options)
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Raises ValueError when another optimizer wrote it or the roles differ; changes nothing then."""
         self.bind()
-        load_entry(state_dict, self._binding, self._options, len(self.param_groups))
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != "zeromuon"})
+        super().load_state_dict(load_entry(state_dict, self._binding, self._options, len(self.param_groups)))
         drop_placeholders(self.state, self._binding.sub_groups)
 
     # ---- counters ----------------------------------------------------------------------------
+
+    def count_skipped_step(self) -> bool:
+        """Counts a step that DeepSpeed skipped. Returns whether it is the first since a step that was taken."""
+        self._skipped_steps += 1
+        first, self._in_skip_streak = not self._in_skip_streak, True
+        return first
 
     def counters(self) -> dict:
         """Totals of this rank since it was bound; zeros before.
@@ -223,6 +255,17 @@ class ZeroMuon(torch.optim.Optimizer):
         return {"resident": resident, "adamw": sum(8 * g.flat.numel() for g in sub_groups)}
 
 
+def _check_group_keys(group: dict, index: int) -> None:
+    unknown = [key for key in group if key not in _GROUP_KEYS]
+    if unknown:
+        nearest = nearest_name(unknown[0], _GROUP_KEYS)
+        raise ValueError(
+            f"parameter group {index}: unknown key {unknown[0]!r}, expected {', '.join(_GROUP_KEYS)}"
+            + (f"; did you mean {nearest!r}?" if nearest else "")
+            + "; other hyper-parameters are arguments of ZeroMuon and hold for all groups"
+        )
+
+
 def _params_and_specs(group: dict):
     params = list(group["params"])
     if "specs" in group:
@@ -234,36 +277,3 @@ def _params_and_specs(group: dict):
             f"{bare[0]}); pass zeromuon.param_groups(model), or set p.use_muon to True or False"
         )
     return params, [ParamSpec.from_tag(p, f"parameter {i}") for i, p in enumerate(params)]
-
-
-def _watch_skipped_steps(optimizer: ZeroMuon, zero3) -> None:
-    """DeepSpeed skips a step with a non-finite gradient in silence: count it, name the parameter."""
-    clean_up = zero3._overflow_clean_up
-
-    def counted_clean_up(prev_scale):
-        optimizer._skipped_steps += 1
-        if not optimizer._in_skip_streak:
-            optimizer._in_skip_streak = True
-            _report_non_finite(optimizer._binding)
-        return clean_up(prev_scale)
-
-    zero3._overflow_clean_up = counted_clean_up
-
-
-def _report_non_finite(binding: Binding) -> None:
-    """Warns on rank 0 with the first parameter, in stepping order, whose gradient is not finite."""
-    named = [(g, i) for g in binding.sub_groups for i in range(len(g.params))]
-    found = [k for k, (g, i) in enumerate(named)
-             if not host.local_gradient_is_finite(binding.zero3, g, i)]
-    first = torch.tensor([found[0] if found else len(named)], device=host.compute_device())
-    group = host.process_group(binding.zero3)
-    dist.all_reduce(first, op=dist.ReduceOp.MIN, group=group)
-    if dist.get_rank(group) != 0:
-        return
-    k = int(first.item())
-    where = f'"{named[k][0].specs[named[k][1]].name}"' if k < len(named) else "no single parameter"
-    warnings.warn(
-        f"DeepSpeed skipped a step: the gradient of {where} has a NaN or infinite value; with fp16 "
-        f"this is normal while the loss scale settles; otherwise look at the loss and the data",
-        stacklevel=2,
-    )

@@ -8,10 +8,12 @@ import inspect
 import torch
 
 from . import host
+from .deepspeed_muon import OUR_KEYS, read_muon_params
 from .optimizer import ZeroMuon
 from .selection import param_groups
 
 _TYPE = "ZeroMuon"
+_replaced = {"muon": False}  # whether "type": "Muon" is ours, in this process
 
 
 def register(replace_muon: bool = False) -> None:
@@ -20,52 +22,110 @@ def register(replace_muon: bool = False) -> None:
     The params are the keywords of :class:`zeromuon.ZeroMuon`, and ``include`` and ``exclude`` of
     :func:`zeromuon.param_groups`. Calling it again changes nothing.
 
+    Args:
+        replace_muon: also make ``"type": "Muon"`` ours, with the params and defaults of DeepSpeed's own
+            (:mod:`zeromuon.deepspeed_muon`). A boolean ``use_muon`` that is on a parameter before
+            ``deepspeed.initialize`` says who gets Muon; DeepSpeed itself overwrites it.
+
     Raises:
-        ValueError: this DeepSpeed builds its optimizers differently, or replace_muon is asked for.
+        ValueError: this DeepSpeed builds its optimizers differently.
     """
-    if replace_muon:
-        raise ValueError(
-            'replace_muon=True ("type": "Muon" becomes ours) is not available in this version; name '
-            '"type": "ZeroMuon" in the config'
-        )
     from deepspeed.runtime.engine import DeepSpeedEngine
     from deepspeed.runtime.zero import utils
 
-    original = DeepSpeedEngine._configure_basic_optimizer
+    _wrap_configuration(DeepSpeedEngine)
+    # DeepSpeed takes an unknown type for valid when torch.optim has an attribute of that name.
+    torch.optim.ZeroMuon = ZeroMuon
+    if ZeroMuon not in utils.ZERO_SUPPORTED_OPTIMIZERS:
+        utils.ZERO_SUPPORTED_OPTIMIZERS.append(ZeroMuon)
+    if replace_muon:
+        _keep_tags_of_the_user()
+        _replaced["muon"] = True
+
+
+def _wrap_configuration(engine_class) -> None:
+    original = engine_class._configure_basic_optimizer
     if getattr(original, "_zeromuon", False):
         return
-    names = list(inspect.signature(original).parameters)
-    if names != ["self", "model_parameters"]:
-        raise ValueError(
-            f"DeepSpeed {host.deepspeed_version()}: DeepSpeedEngine._configure_basic_optimizer takes "
-            f"{names}, expected self and model_parameters; use a supported release (0.19)"
-        )
+    _check_signature(original, ["self", "model_parameters"])
 
     @functools.wraps(original)
     def configure_basic_optimizer(self, model_parameters):
         if self.optimizer_name() == _TYPE:
             return _build(self, model_parameters)
+        if self.optimizer_name() == "muon" and _replaced["muon"]:
+            return _build_as_muon(self, model_parameters)
         return original(self, model_parameters)
 
     configure_basic_optimizer._zeromuon = True
-    DeepSpeedEngine._configure_basic_optimizer = configure_basic_optimizer
-    # DeepSpeed takes an unknown type for valid when torch.optim has an attribute of that name.
-    torch.optim.ZeroMuon = ZeroMuon
-    if ZeroMuon not in utils.ZERO_SUPPORTED_OPTIMIZERS:
-        utils.ZERO_SUPPORTED_OPTIMIZERS.append(ZeroMuon)
+    engine_class._configure_basic_optimizer = configure_basic_optimizer
+
+
+def _keep_tags_of_the_user() -> None:
+    """DeepSpeed tags every parameter with ``use_muon`` by its name: put back what was there before."""
+    import deepspeed
+
+    original = deepspeed.set_optimizer_flags
+    if getattr(original, "_zeromuon", False):
+        return
+    _check_signature(original, ["config_class", "model"])
+
+    @functools.wraps(original)
+    def set_optimizer_flags(config_class, model):
+        before = [(p, vars(p).get("use_muon")) for p in model.parameters()]
+        original(config_class, model)
+        for param, tag in before:
+            if tag is not None:
+                param.use_muon = tag
+            elif _replaced["muon"] and hasattr(param, "use_muon"):
+                del param.use_muon
+
+    set_optimizer_flags._zeromuon = True
+    deepspeed.set_optimizer_flags = set_optimizer_flags
+
+
+def _check_signature(function, expected: list[str]) -> None:
+    names = list(inspect.signature(function).parameters)
+    if names != expected:
+        raise ValueError(
+            f"DeepSpeed {host.deepspeed_version()}: {function.__qualname__} takes {names}, expected {expected}; use a "
+            f"supported release ({host.SUPPORTED})"
+        )
 
 
 def _build(engine, model_parameters) -> ZeroMuon:
-    stage = engine.zero_optimization_stage()
-    if int(stage) != 3:
+    """The optimizer of ``"type": "ZeroMuon"``."""
+    _check_stage(engine, _TYPE)
+    options = dict(engine.optimizer_params() or {})
+    groups = param_groups(engine.module, **_taken_out(options))
+    return ZeroMuon(_restrict(groups, list(model_parameters)), **options)
+
+
+def _build_as_muon(engine, model_parameters) -> ZeroMuon:
+    """The optimizer of ``"type": "Muon"``: DeepSpeed's meaning, so every group decays as told, vectors too, and a
+    group's own lr goes for both of its roles."""
+    _check_stage(engine, "Muon")
+    params = dict(engine.optimizer_params() or {})
+    settings = read_muon_params(params)
+    groups = _restrict(param_groups(engine.module, **_taken_out(params)), list(model_parameters))
+    own_lr = [i for i, group in enumerate(groups) if "lr" in group]
+    told = [{"weight_decay": settings.options["weight_decay"], **group} for group in groups]
+    optimizer = ZeroMuon(told, **settings.options)
+    optimizer.follow_deepspeed(own_lr, settings.decoupled_decay)
+    return optimizer
+
+
+def _taken_out(options: dict) -> dict:
+    return {key: options.pop(key) for key in OUR_KEYS if key in options}
+
+
+def _check_stage(engine, named: str) -> None:
+    stage = int(engine.zero_optimization_stage())
+    if stage != 3:
         raise ValueError(
-            f'"type": "ZeroMuon" needs zero_optimization.stage 3, the config says {int(stage)}; for '
+            f'"type": "{named}" of zeromuon needs zero_optimization.stage 3, the config says {stage}; for '
             f"stages 0 to 2 use a Muon made for whole parameters"
         )
-    options = dict(engine.optimizer_params() or {})
-    patterns = {key: options.pop(key) for key in ("include", "exclude") if key in options}
-    groups = param_groups(engine.module, **patterns)
-    return ZeroMuon(_restrict(groups, list(model_parameters)), **options)
 
 
 def _restrict(groups, given: list) -> list[dict]:

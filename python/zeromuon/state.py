@@ -2,6 +2,12 @@
 
 DeepSpeed's converters name three states (exp_avg, exp_avg_sq, step), so the momentum is stored as
 ``exp_avg`` and Muon sub-groups get an ``exp_avg_sq`` of zeros made of one stored element.
+
+Note [Universal checkpoints]
+DeepSpeed loads its universal checkpoints past ``load_state_dict``: it writes dense states into
+``optimizer.state`` and copies the first saved group's values into every group. So the entry below also rides in
+the first saved group, and the dense ``exp_avg_sq`` of a Muon sub-group, which nothing else makes, tells that such a
+load took place; :func:`adopt_universal` then does the checks and the rest of the load.
 """
 
 from __future__ import annotations
@@ -11,39 +17,85 @@ import warnings
 import torch
 
 FORMAT = 1
+_ENTRY = "zeromuon"
+_GROUP_VALUES = ("lr", "weight_decay")
 # Options that change what the stored momentum means.
 _MEANING = ("momentum_kind",)
 # Options that change the arithmetic: going on with others is allowed, and said.
 _COMPARED = ("momentum", "nesterov", "scale", "ns", "ns_form", "betas", "eps")
 
 
-def save_entry(binding, options: dict) -> dict:
-    """Format version, name -> role, 2-D views of the Muon parameters, and the hyper-parameters."""
+def save_entry(state_dict: dict, binding, options: dict) -> dict:
+    """`state_dict` with the entry in it: format version, name -> role, 2-D views of the Muon parameters, the
+    hyper-parameters, and the values of each group."""
     specs = [s for g in binding.sub_groups for s in g.specs]
-    return {
+    groups = state_dict["param_groups"]
+    entry = {
         "format": FORMAT,
         "roles": {s.name: s.role for s in specs},
         "blocks": {s.name: [[0, s.rows, 0, s.cols]] for s in specs if s.role == "muon"},
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
+        "groups": [{k: group[k] for k in _GROUP_VALUES} for group in groups],
         "plan_hash": binding.plan.hash,
     }
+    return {**state_dict, _ENTRY: entry, "param_groups": [{**groups[0], _ENTRY: entry}, *groups[1:]]}
 
 
-def load_entry(state_dict: dict, binding, options: dict, groups: int) -> None:
-    """Checks that a state dict fits this optimizer. Raises ValueError; warns of other options."""
-    entry = state_dict.get("zeromuon")
+def load_entry(state_dict: dict, binding, options: dict, groups: int) -> dict:
+    """`state_dict` without the entry, checked against this run. Raises ValueError; warns of other options."""
+    entry = state_dict.get(_ENTRY)
     if entry is None:
-        keys = sorted({k for s in state_dict.get("state", {}).values() for k in s})
-        raise ValueError(
-            f"this optimizer state was not written by ZeroMuon (its states are {keys or 'none'}): an "
-            f"AdamW or DeepSpeed-Muon checkpoint must be converted first; to start with fresh "
-            f"optimizer state, load with load_optimizer_states=False"
-        )
-    if entry["format"] != FORMAT:
-        raise ValueError(f"ZeroMuon state has format {entry['format']}, this version reads {FORMAT}")
+        raise ValueError(_foreign(state_dict))
     saved_groups = len(state_dict["param_groups"])
     if saved_groups != groups:
         raise ValueError(f"the checkpoint has {saved_groups} parameter groups, this run has {groups}")
+    _check(entry, binding, options)
+    packed = [{k: v for k, v in group.items() if k != _ENTRY} for group in state_dict["param_groups"]]
+    return {**{k: v for k, v in state_dict.items() if k != _ENTRY}, "param_groups": packed}
+
+
+def adopt_universal(state, param_groups, binding, options: dict) -> None:
+    """Completes a universal load that DeepSpeed did since the last call; see Note [Universal checkpoints].
+
+    Raises ValueError when another optimizer wrote that checkpoint, or the roles differ.
+    """
+    muon = [g.flat for g in binding.sub_groups if g.role == "muon"]
+    if not any("exp_avg_sq" in state.get(flat, ()) for flat in muon):
+        return
+    entry = next((group[_ENTRY] for group in param_groups if _ENTRY in group), None)
+    if entry is None:
+        raise ValueError(_foreign({"state": {0: {"exp_avg", "exp_avg_sq"}}}))
+    _check(entry, binding, options)
+    for index, group in enumerate(param_groups):
+        group.pop(_ENTRY, None)
+        _restore_values(group, index, entry["groups"])
+    drop_placeholders(state, binding.sub_groups)
+
+
+def _restore_values(group: dict, index: int, saved: list[dict]) -> None:
+    """The group's own saved values, in place of the first group's; one that was set after the load stays."""
+    for key in _GROUP_VALUES:
+        if index < len(saved) and group[key] == saved[0][key]:
+            group[key] = saved[index][key]
+
+
+def _foreign(state_dict: dict) -> str:
+    keys = sorted({k for s in state_dict.get("state", {}).values() for k in s})
+    if "momentum_buffer" in keys:
+        whose = "DeepSpeed's own Muon wrote it; its momentum_buffer, sorted by size, must be converted to ZeroMuon's"
+    elif {"exp_avg", "exp_avg_sq"} <= set(keys):
+        whose = "an AdamW wrote it; converted from AdamW to Muon, exp_avg becomes the momentum of the hidden matrices"
+    else:
+        whose = f"its states are {keys or 'none'}"
+    return (
+        f"this optimizer state was not written by ZeroMuon: {whose}. Convert the checkpoint first, or take only its "
+        f"weights: load_checkpoint(..., load_optimizer_states=False) starts with fresh optimizer state"
+    )
+
+
+def _check(entry: dict, binding, options: dict) -> None:
+    if entry["format"] != FORMAT:
+        raise ValueError(f"ZeroMuon state has format {entry['format']}, this version reads {FORMAT}")
     _check_roles(entry["roles"], {s.name: s.role for g in binding.sub_groups for s in g.specs})
     for key in _MEANING:
         if entry["options"][key] != options[key]:
@@ -55,7 +107,7 @@ def load_entry(state_dict: dict, binding, options: dict, groups: int) -> None:
         saved, now = entry["options"][key], options[key]
         if _plain(saved) != _plain(now):
             warnings.warn(f"{key}: the checkpoint was written with {saved}, going on with {now}",
-                          stacklevel=3)
+                          stacklevel=4)
 
 
 def _plain(value):

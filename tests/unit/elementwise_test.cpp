@@ -127,6 +127,21 @@ TEST(AdamW, OneStepIsWithinFourUlpOfDouble) {
   }
 }
 
+TEST(AdamW, CoupledDecayIsAdamOnTheGradientPlusTheDecayedWeight) {
+  constexpr int64_t kNumel = 1000;
+  const auto start = random_values(kNumel, 4), gradient = random_values(kNumel, 5);
+  auto coupled = start, plain = start, sum = gradient;
+  for (int64_t i = 0; i < kNumel; ++i) sum[i] = gradient[i] + 0.25f * start[i];
+  std::vector<float> m(kNumel, 0), v(kNumel, 0), plain_m(kNumel, 0), plain_v(kNumel, 0);
+  adamw({1e-3, 0.9, 0.95, 1e-8, 0.25, 1, Decay::kCoupled}, coupled.data(), gradient.data(),
+        m.data(), v.data(), kNumel);
+  adamw({1e-3, 0.9, 0.95, 1e-8, 0.0, 1}, plain.data(), sum.data(), plain_m.data(), plain_v.data(),
+        kNumel);
+  EXPECT_EQ(coupled, plain);
+  EXPECT_EQ(m, plain_m);
+  EXPECT_EQ(v, plain_v);
+}
+
 TEST(AdamW, TenStepsStayWithinOneMillionthOfDouble) {
   constexpr int64_t kNumel = 5000;
   auto weight = random_values(kNumel, 6);
