@@ -27,6 +27,9 @@ REQUIRED_ATTRIBUTES = (
     "swap_optimizer",
     "get_param_id",
     "_overflow_clean_up",
+    "_update_scale",
+    "_post_step",
+    "dtype",
 )
 
 
@@ -72,14 +75,9 @@ def check_supported(zero3, optimizer) -> None:
             f"DeepSpeed {deepspeed_version()}: its ZeRO-3 optimizer ({type(zero3).__name__}) has no "
             f"attribute {', '.join(missing)}, which zeromuon needs; use a supported release ({SUPPORTED})"
         )
-    for refused, message in _unsupported(zero3):
-        if refused:
-            raise ValueError(message)
+    _refuse(_facts_of_zero3(zero3))
     if any(g is not process_group(zero3) for g in getattr(zero3, "sub_group_process_groups", [])):
-        raise ValueError(
-            "sub-groups are partitioned over different process groups (expert parallelism); that is "
-            "not supported; set the expert-parallel size to 1"
-        )
+        raise ValueError(f"ZeroMuon: {_EXPERT_PARALLEL}")
     if zero3.optimizer is not optimizer:
         raise ValueError(
             f"this ZeroMuon is not the optimizer of the engine: DeepSpeed steps a "
@@ -88,30 +86,82 @@ def check_supported(zero3, optimizer) -> None:
         )
 
 
-def _unsupported(zero3):
-    """(whether the engine is configured so, why not and what instead), one by one."""
-    kind = type(zero3).__name__
-    yield "SuperOffload" in kind, "SuperOffload steps its own CPU Adam and is not supported; remove `super_offload`"
-    yield bool(getattr(zero3, "zenflow", False)), "ZenFlow steps its own Adam and is not supported; remove `zenflow`"
-    yield zero3.swap_optimizer, (
-        "offload_optimizer.device nvme is not supported: its states are swapped out between sub-groups; use cpu or none"
-    )
-    yield zero3.offload_optimizer and zero3.partial_offload != 1.0, (
-        f"offload_optimizer.ratio is {zero3.partial_offload}; with another value than 1.0 DeepSpeed steps a part of "
-        f"the model with its own Adam; set it to 1.0"
-    )
-    yield kind.startswith("MiCS"), (
-        "MiCS shards over a part of the ranks and is not supported; remove mics_shard_size, or use plain ZeRO-3"
-    )
-    yield getattr(zero3, "zero_hpz_partition_size", 1) > 1, (
-        "zero_hpz_partition_size above 1 (hpZ, ZeRO++) is not supported: it keeps a second set of shards that was "
-        "not shown to stay equal; set it to 1"
-    )
+@dataclass(frozen=True)
+class _Facts:
+    """What of a DeepSpeed configuration decides whether it is supported."""
+
+    super_offload: bool
+    zenflow: bool
+    nvme: bool
+    offload_ratio: float
+    mics: bool
+    hpz_size: int
+    tensor_parallel_size: int
+    expert_parallel: bool
+
+
+def check_config(engine) -> None:
+    """Raises ValueError for a DeepSpeed configuration that is not supported, before the engine builds on it."""
+    stage = int(engine.zero_optimization_stage())
+    if stage != 3:
+        raise ValueError(
+            f"ZeroMuon needs zero_optimization.stage 3, the config says {stage}; for stages 0 to 2 use a Muon made for "
+            f"whole parameters, such as torch.optim.Muon or DeepSpeed's own"
+        )
+    zero, offload = engine._config.zero_config, engine._config.zero_config.offload_optimizer
+    expert = getattr(engine._config, "expert_parallel_config", None)
+    _refuse(_Facts(
+        super_offload=bool(getattr(offload, "super_offload", False)),
+        zenflow=getattr(zero, "zenflow", None) is not None,
+        nvme=offload is not None and str(getattr(offload.device, "value", offload.device)) == "nvme",
+        offload_ratio=1.0 if offload is None else offload.ratio,
+        mics=getattr(zero, "mics_shard_size", -1) > 0,
+        hpz_size=getattr(zero, "zero_hpz_partition_size", 1),
+        tensor_parallel_size=engine.autotp_size() if hasattr(engine, "autotp_size") else 1,
+        expert_parallel=bool(getattr(expert, "enabled", False)),
+    ))
+
+
+def _facts_of_zero3(zero3) -> _Facts:
     tensor_parallel = getattr(zero3, "model_parallel_group", None)
-    yield tensor_parallel is not None and torch.distributed.get_world_size(tensor_parallel) > 1, (
-        "tensor parallelism (autotp_size or an mpu) is not supported: a rank would hold a part of each matrix; set "
-        "tensor_parallel.autotp_size to 1"
+    return _Facts(
+        super_offload="SuperOffload" in type(zero3).__name__,
+        zenflow=bool(getattr(zero3, "zenflow", False)),
+        nvme=zero3.swap_optimizer,
+        offload_ratio=zero3.partial_offload if zero3.offload_optimizer else 1.0,
+        mics=type(zero3).__name__.startswith("MiCS"),
+        hpz_size=getattr(zero3, "zero_hpz_partition_size", 1),
+        tensor_parallel_size=1 if tensor_parallel is None else torch.distributed.get_world_size(tensor_parallel),
+        expert_parallel=False,  # seen by its process groups
     )
+
+
+def _refuse(facts: _Facts) -> None:
+    """Raises ValueError with why not and what instead for the first fact that is not supported."""
+    refused = (
+        (facts.super_offload, "SuperOffload steps its own CPU Adam and is not supported; remove super_offload"),
+        (facts.zenflow, "ZenFlow steps its own Adam and is not supported; remove zenflow"),
+        (facts.nvme, "offload_optimizer.device nvme is not supported: DeepSpeed swaps the states out between "
+                     "sub-groups; use cpu or none"),
+        (facts.offload_ratio != 1.0,
+         f"offload_optimizer.ratio is {facts.offload_ratio}; with another value than 1.0 DeepSpeed steps a part of the "
+         f"model with its own Adam; set it to 1.0"),
+        (facts.mics, "MiCS shards over a part of the ranks and is not supported; remove mics_shard_size"),
+        (facts.hpz_size > 1, "zero_hpz_partition_size above 1 (hpZ of ZeRO++) is not supported: it keeps a second set "
+                             "of shards that was not shown to stay equal; set it to 1"),
+        (facts.tensor_parallel_size > 1, "tensor parallelism (AutoTP or an mpu) is not supported: a rank would hold a "
+                                         "part of each matrix; set tensor_parallel.autotp_size to 1"),
+        (facts.expert_parallel, _EXPERT_PARALLEL),
+    )
+    for applies, message in refused:
+        if applies:
+            raise ValueError(f"ZeroMuon: {message}")
+
+
+_EXPERT_PARALLEL = (
+    "expert parallelism (AutoEP) partitions sub-groups over different process groups and is not supported; turn "
+    "expert_parallel off, or set its size to 1"
+)
 
 
 def refuse_offload_states(zero3) -> None:

@@ -95,7 +95,7 @@ def _check_signature(function, expected: list[str]) -> None:
 
 def _build(engine, model_parameters) -> ZeroMuon:
     """The optimizer of ``"type": "ZeroMuon"``."""
-    _check_stage(engine, _TYPE)
+    host.check_config(engine)
     options = dict(engine.optimizer_params() or {})
     groups = param_groups(engine.module, **_taken_out(options))
     return ZeroMuon(_restrict(groups, list(model_parameters)), **options)
@@ -104,7 +104,7 @@ def _build(engine, model_parameters) -> ZeroMuon:
 def _build_as_muon(engine, model_parameters) -> ZeroMuon:
     """The optimizer of ``"type": "Muon"``: DeepSpeed's meaning, so every group decays as told, vectors too, and a
     group's own lr goes for both of its roles."""
-    _check_stage(engine, "Muon")
+    host.check_config(engine)
     params = dict(engine.optimizer_params() or {})
     settings = read_muon_params(params)
     groups = _restrict(param_groups(engine.module, **_taken_out(params)), list(model_parameters))
@@ -117,15 +117,6 @@ def _build_as_muon(engine, model_parameters) -> ZeroMuon:
 
 def _taken_out(options: dict) -> dict:
     return {key: options.pop(key) for key in OUR_KEYS if key in options}
-
-
-def _check_stage(engine, named: str) -> None:
-    stage = int(engine.zero_optimization_stage())
-    if stage != 3:
-        raise ValueError(
-            f'"type": "{named}" of zeromuon needs zero_optimization.stage 3, the config says {stage}; for '
-            f"stages 0 to 2 use a Muon made for whole parameters"
-        )
 
 
 def _restrict(groups, given: list) -> list[dict]:

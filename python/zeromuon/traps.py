@@ -34,6 +34,8 @@ def watch_engines_for(optimizer) -> None:
 
     @functools.wraps(original)
     def configure_optimizer(self, client_optimizer, model_parameters):
+        if client_optimizer in _built:
+            host.check_config(self)
         original(self, client_optimizer, model_parameters)
         _check(self)
 

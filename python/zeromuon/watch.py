@@ -1,7 +1,7 @@
 """Watches what DeepSpeed does in silence to every optimizer: skipped steps, stale gradients, coarse sums.
 
-Each finding is a warning on rank 0, said once, with the remedy. The hooks sit on the one ZeRO-3 object that was
-bound; where a release lacks a method, what needs it is not watched.
+Each finding is a warning on rank 0, said once, with the remedy. One fault is mended: a loss scale that grows before
+the gradients are unscaled. The hooks sit on the one ZeRO-3 object that was bound.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ def watch(optimizer, binding) -> None:
     _warn_of_coarse_accumulation(binding)
     _watch_skipped_steps(optimizer, binding)
     _watch_unused_parameters(binding)
+    _grow_loss_scale_after_the_step(binding.zero3)
 
 
 def _is_first_rank(binding) -> bool:
@@ -75,6 +76,31 @@ def _report_non_finite(binding) -> None:
 
 def _is_finite(gradient) -> bool:
     return gradient is None or bool(torch.isfinite(gradient).all())
+
+
+# ---- the loss scale ------------------------------------------------------------------------------
+
+
+def _grow_loss_scale_after_the_step(zero3) -> None:
+    """DeepSpeed raises a dynamic loss scale and then divides the gradients, which still carry the old one, by the new:
+    in that step norm and gradients are half of what they should be, before clipping. Here the scale grows after it."""
+    if zero3.dtype != torch.float16:
+        return
+    update_scale, post_step = zero3._update_scale, zero3._post_step
+    taken = {"step": False}
+
+    def update_scale_if_skipped(has_overflow=False):
+        taken["step"] = not has_overflow
+        if has_overflow:
+            update_scale(has_overflow)
+
+    def post_step_and_grow(timer_names):
+        post_step(timer_names)
+        if taken["step"]:
+            taken["step"] = False
+            update_scale(False)
+
+    zero3._update_scale, zero3._post_step = update_scale_if_skipped, post_step_and_grow
 
 
 # ---- parameters that a step did not use ----------------------------------------------------------

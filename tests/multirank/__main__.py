@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.multirank.cases import FULL, PARITY
+from tests.multirank.configurations import FULL, PARITY
 from tests.multirank.launch import row, run_rows
 
 

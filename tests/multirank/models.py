@@ -35,9 +35,35 @@ def _convolutions() -> nn.Sequential:
     )
 
 
+class _Mean(nn.Module):
+    """The mean over the tokens of a sequence."""
+
+    def forward(self, x):
+        return x.mean(1)
+
+
+def _tied() -> nn.Sequential:
+    """Tokens in, classes out, with one matrix for the embedding and the head, and one shared by two hidden layers."""
+    model = nn.Sequential(
+        nn.Embedding(11, 12), _Mean(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12),
+        nn.LayerNorm(12), nn.Linear(12, 11, bias=False),
+    )
+    model[8].weight, model[6].weight = model[0].weight, model[2].weight
+    return model
+
+
+def _lora() -> nn.Module:
+    """The small model with LoRA adapters of rank 3 on three of its Linears; all else is frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(_small(), LoraConfig(r=3, lora_alpha=6, target_modules=["2", "10", "12"]))
+
+
 @dataclass(frozen=True)
 class Model:
     """inputs: shape of one micro-batch. outputs: classes, or width of a regression target.
+
+    tokens: inputs are integers below it.
 
     adamw: names with two or more dimensions that are no hidden matrices. transposed: names stored (in, out).
     """
@@ -46,6 +72,7 @@ class Model:
     inputs: tuple[int, ...]
     outputs: int
     classify: bool = True
+    tokens: int = 0
     adamw: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
 
@@ -58,6 +85,8 @@ MODELS = {
     "well conditioned": Model(_well_conditioned, (64, 5), 4, classify=False),
     "convolutions": Model(_convolutions, (4, 2, 6, 6), 3, classify=False, adamw=("0.weight",),
                           transposed=("5.weight", "7.weight")),
+    "tied": Model(_tied, (4, 6), 11, tokens=11, adamw=("0.weight", "2.weight")),
+    "lora": Model(_lora, (4, 16), 5),
 }
 
 
@@ -72,7 +101,8 @@ def batches(case: Case, world: int):
     generator, model = torch.Generator().manual_seed(7), MODELS[case.model]
 
     def batch():
-        inputs = torch.randn(model.inputs, generator=generator)
+        inputs = (torch.randint(0, model.tokens, model.inputs, generator=generator) if model.tokens
+                  else torch.randn(model.inputs, generator=generator))
         if model.classify:
             return inputs, torch.randint(0, model.outputs, model.inputs[:1], generator=generator)
         return inputs, torch.randn((model.inputs[0], model.outputs), generator=generator)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from tests.multirank import models, world
+from tests.multirank import models, schedules, world
 from tests.multirank.cases import ADAM_LR, LR, STEPS, Case
 from tests.reference.muon import Muon
 
@@ -27,7 +27,7 @@ JORDAN = [(3.4445, -4.775, 2.0315)] * 5
 def run(case: Case) -> dict:
     data = world.batches(case, dist.get_world_size())
     model, engine = world.build_engine(case)
-    world.train(engine, data, range(STEPS))
+    world.train(engine, data, range(STEPS), case)
     weights, momentum = world.whole_weights(model), momenta(model)
     optimizer = engine.optimizer.optimizer
     counters = world.on_all_ranks(optimizer.counters())
@@ -37,6 +37,7 @@ def run(case: Case) -> dict:
         "bytes_sent": [c["bytes_sent"] for c in counters],
         "norm": float(engine.get_global_grad_norm()),
         "clip": case.clip,
+        "empty_sub_groups": world.on_all_ranks(_empty_sub_groups(engine)),
     }
     numels = [w.numel() for n, w in weights.items() if _role(case, n, w) == "muon"]
     row["matrices"], row["muon_numel"] = len(numels), sum(numels)
@@ -52,6 +53,12 @@ def run(case: Case) -> dict:
     row["moved"] = _distance(expected, start)
     row["reference_norm"] = norm
     return row
+
+
+def _empty_sub_groups(engine) -> int:
+    """How many sub-groups hold nothing but padding on this rank."""
+    rank, zero3 = dist.get_rank(), engine.optimizer
+    return sum(all(p.partition_numel() * rank >= p.ds_numel for p in params) for params in zero3.fp16_groups)
 
 
 def _distance(a: dict, b: dict) -> float:
@@ -79,7 +86,7 @@ def momenta(model) -> dict:
 def _reference(case: Case, data, dtype=torch.float32):
     """(weights, weights before, momenta, last raw norm), all by name and as the model stores them."""
     model = models.build(case).to(dtype)
-    params = {n: p for n, p in model.named_parameters() if n not in case.frozen}
+    params = {n: p for n, p in model.named_parameters() if p.requires_grad and n not in case.frozen}
     start = {n: p.detach().clone() for n, p in params.items()}
 
     def outputs_first(named):
@@ -88,11 +95,15 @@ def _reference(case: Case, data, dtype=torch.float32):
         return {n: t.T if n in transposed else t for n, t in named.items()}
 
     muon = _muon(case, outputs_first({n: p.data for n, p in params.items()}))
-    for micro_batches in data:
+    ratio = muon.adam_lr / muon.lr
+    values = schedules.expected_values(case, muon.lr, muon.weight_decay, len(data))
+    for micro_batches, (muon.lr, muon.weight_decay) in zip(data, values):
+        muon.adam_lr = muon.lr * ratio
         model.zero_grad()
         for ranks in micro_batches:
             inputs, targets = (torch.cat(parts) for parts in zip(*ranks))
-            (models.loss(model(inputs.to(dtype)), targets) / len(micro_batches)).backward()
+            inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
+            (models.loss(model(inputs), targets) / len(micro_batches)).backward()
         norm = muon.step(outputs_first({n: p.grad for n, p in params.items()}), case.clip)
     return {n: p.detach() for n, p in params.items()}, start, outputs_first(muon.m), norm
 

@@ -1,10 +1,8 @@
-"""Rows beside parity: errors, skipped and failed steps, checkpoints, allocations. Each returns a dict."""
+"""Rows beside parity: errors, skipped and failed steps, warnings, allocations. Each returns a dict."""
 
 from __future__ import annotations
 
-import shutil
 import warnings
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -186,65 +184,6 @@ def offload_and_not() -> dict:
 
     without, with_offload = trained(False), trained(True)
     return {"tensors": len(without), "same": world.on_all_ranks(world.same_bits(without, with_offload))}
-
-
-# ---- checkpoints ---------------------------------------------------------------------------------
-
-
-def _folder(name: str) -> Path:
-    folder = Path(world.on_all_ranks(str(Path.cwd()))[0]) / name
-    if dist.get_rank() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-    dist.barrier()
-    return folder
-
-
-def save_load_go_on(offload: bool) -> dict:
-    case = Case("checkpoint", sub_group=150, offload=offload, clip=0.05, options={"weight_decay": 0.1})
-    data = world.batches(case, dist.get_world_size())
-    _, engine = world.build_engine(case)
-    world.train(engine, data, range(3))
-    folder = _folder(f"checkpoint-{offload}")
-    engine.save_checkpoint(str(folder))
-    world.train(engine, data, range(3, STEPS))
-    expected = world.shards_of(engine)
-    _, resumed = world.build_engine(case)
-    resumed.load_checkpoint(str(folder))
-    world.train(resumed, data, range(3, STEPS))
-    got = world.shards_of(resumed)
-    states = [sorted(s) for s in resumed.optimizer.optimizer.state.values()]
-    saved = torch.load(next(folder.rglob("*rank_0_mp_rank_00_optim_states.pt")), weights_only=False)
-    packed = saved["optimizer_state_dict"]["optimizer_state_dict"]
-    return {
-        "same": world.on_all_ranks(world.same_bits(_real(engine, expected), _real(resumed, got))),
-        "states": states,
-        "saved_states": [sorted(s) for s in packed["state"].values()],
-        "entry": {k: packed["zeromuon"][k] for k in ("format", "roles", "options")},
-        "placeholder_numel": packed["state"][0]["exp_avg_sq"].untyped_storage().nbytes() // 4,
-    }
-
-
-def _real(engine, tensors):
-    """Without padding, whose content is arbitrary: whole weights and the states as they are."""
-    flats = len(engine.optimizer.fp32_partitioned_groups_flat)
-    weights = [w for _, w in sorted(world.whole_weights(engine.module).items())]
-    return [*weights, *tensors[flats:]]
-
-
-def foreign_checkpoints() -> dict:
-    _, engine = world.build_engine(PLAIN)
-    world.train(engine, world.batches(PLAIN, dist.get_world_size()), range(1))
-    zero3 = engine.optimizer
-    zero3._set_fp32_optimizer_param_groups()
-    good = zero3.optimizer.state_dict()
-    adamw = {k: v for k, v in good.items() if k != "zeromuon"}
-    other_role = {**good, "zeromuon": {**good["zeromuon"], "roles": {**good["zeromuon"]["roles"], "0.weight": "adamw"}}}
-    other_kind = {**good, "zeromuon": {**good["zeromuon"],
-                                       "options": {**good["zeromuon"]["options"], "momentum_kind": "heavy_ball"}}}
-    before = world.shards_of(engine)
-    errors = [error_of(lambda s=s: zero3.optimizer.load_state_dict(s)) for s in (adamw, other_role, other_kind, good)]
-    zero3._clear_fp32_optimizer_param_groups()
-    return {"errors": errors, "unchanged": world.same_bits(before, world.shards_of(engine))}
 
 
 # ---- allocations ---------------------------------------------------------------------------------

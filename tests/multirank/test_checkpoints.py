@@ -10,7 +10,9 @@ def on(world_size, id, kind, **arguments):
 
 
 @pytest.mark.parametrize("world_size, row", [
-    on(w, f"checkpoint, offload {o}", "save_load_go_on", offload=o) for w in (1, 2, 3) for o in (False, True)])
+    on(w, f"checkpoint, offload {o}", "save_load_go_on", offload=o) for w in (1, 2, 3) for o in (False, True)] + [
+    on(2, f"checkpoint, {dtype}, offload {o}", "save_load_go_on", offload=o, dtype=dtype)
+    for dtype in ("bf16", "fp16") for o in (False, True)])
 def test_a_resumed_run_continues_bit_for_bit(world_size, row, result):
     assert result["same"] == [True] * world_size
     roles = result["entry"]["roles"]
@@ -23,7 +25,26 @@ def test_a_resumed_run_continues_bit_for_bit(world_size, row, result):
     assert result["placeholder_numel"] == 1, "the zeros of exp_avg_sq take no room on disk"
 
 
-@pytest.mark.parametrize("world_size, row", [on(2, "foreign checkpoints", "foreign_checkpoints")])
+@pytest.mark.parametrize("world_size, row", [
+    on(w, f"zero.Init on one side, saving {s}", "zero_init_on_one_side", saving=s) for w in (2, 3) for s in (False, True)])
+def test_zero_init_on_one_side_only_changes_nothing(world_size, row, result):
+    assert result["same"] == [True] * world_size
+    assert result["groups"] == [[0.02, 0.3], [0.02, 0.3], [0.02, 0.1], [0.02, 0.1]], "each group's own decay"
+
+
+@pytest.mark.parametrize("world_size, row", [
+    on(2, f"zero_to_fp32, {dtype}", "zero_to_fp32", dtype=dtype) for dtype in ("fp32", "bf16")])
+def test_zero_to_fp32_gives_the_live_master_weights(world_size, row, result):
+    assert result["missing"] == [] and result["same"]
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "states by name", "states_by_name")])
+def test_whole_states_are_there_by_name_and_muon_has_no_second_moment(world_size, row, result):
+    assert result["shapes"] == {"0.weight exp_avg": [32, 16], "0.bias exp_avg": [32], "0.bias exp_avg_sq": [32]}
+    assert result["errors"] == ["KeyError: 'exp_avg_sq'"] * 2
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "foreign states", "foreign_states")])
 def test_optimizer_state_that_does_not_fit_is_refused_and_changes_nothing(world_size, row, result):
     adamw, other_role, other_kind, good = result["errors"]
     assert "not written by ZeroMuon" in adamw and "load_optimizer_states=False" in adamw
@@ -31,3 +52,12 @@ def test_optimizer_state_that_does_not_fit_is_refused_and_changes_nothing(world_
     assert "momentum_kind" in other_kind and "heavy_ball" in other_kind
     assert good == ""
     assert result["unchanged"]
+
+
+@pytest.mark.parametrize("world_size, row, whose", [
+    pytest.param(2, row(f"checkpoint of {name}", "foreign_checkpoint", optimizer=name), text, id=name)
+    for name, text in (("AdamW", "converted from AdamW to Muon"), ("Muon", "DeepSpeed's own Muon wrote it"))])
+def test_a_checkpoint_of_another_optimizer_is_refused_with_the_conversion_it_needs(world_size, row, whose, result):
+    assert all(whose in error and "Convert the checkpoint first" in error for error in result["errors"])
+    assert result["unchanged"] == [True, True]
+    assert result["weights_only"] == ""

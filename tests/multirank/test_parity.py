@@ -2,18 +2,21 @@
 
 import pytest
 
-from tests.multirank.cases import FULL, PARITY, STEPS
+from tests.multirank.cases import STEPS
+from tests.multirank.configurations import FIVE_RANKS, FULL, PARITY, USERS
 from tests.multirank.launch import row
 
 
 def parameters():
     for world_size in (1, 2, 3):
-        for case in (*PARITY, *FULL):
+        for case in (*PARITY, *USERS, *FULL):
             marks = [pytest.mark.full] if case in FULL else []
             if case.mutation_check and world_size == 2:
                 marks.append(pytest.mark.mutation_check)
             yield pytest.param(world_size, row(case.name, "parity", **case.as_dict()), marks=marks,
                                id=f"{world_size} ranks: {case.name}")
+    for case in FIVE_RANKS:
+        yield pytest.param(5, row(case.name, "parity", **case.as_dict()), id=f"5 ranks: {case.name}")
 
 
 def check_parity(result):

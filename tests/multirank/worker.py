@@ -11,14 +11,16 @@ import sys
 import time
 import traceback
 
-from tests.multirank import parity, rows, world
+from tests.multirank import captured, checkpoint_rows, host_rows, parity, rows, world
 from tests.multirank.cases import Case
 
 
 def run_row(kind: str, arguments: dict) -> dict:
-    if kind == "parity":
-        return parity.run(Case(**{**arguments, "frozen": tuple(arguments["frozen"])}))
-    return getattr(rows, kind)(**arguments)
+    if kind in ("parity", "captured"):
+        compare = {"parity": parity, "captured": captured}[kind]
+        return compare.run(Case(**{**arguments, "frozen": tuple(arguments["frozen"])}))
+    module = next(m for m in (rows, checkpoint_rows, host_rows) if hasattr(m, kind))
+    return getattr(module, kind)(**arguments)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import os
 
 import torch
 import torch.distributed as dist
-from tests.multirank import models
+from tests.multirank import models, schedules
 from tests.multirank.cases import Case, deepspeed_config, optimizer_options
 from tests.multirank.models import batches
 
@@ -46,6 +46,8 @@ def device() -> torch.device:
 
 def loss_of(module, batch) -> torch.Tensor:
     inputs, targets = (t.to(device()) for t in batch)
+    if inputs.is_floating_point():
+        inputs = inputs.to(next(module.parameters()).dtype)
     return models.loss(module(inputs), targets)
 
 
@@ -64,7 +66,8 @@ def build_model(case: Case):
                 if dist.get_rank() == 0:
                     param.data.copy_(whole[name])
     for name, param in model.named_parameters():
-        param.requires_grad_(name not in case.frozen)
+        if name in case.frozen:
+            param.requires_grad_(False)
     return model
 
 
@@ -91,19 +94,27 @@ def _own_groups(case: Case, model) -> list[dict]:
 
 def build_engine(case: Case, model=None, config=None):
     """(model, engine); what the optimizer prints about roles is not shown."""
-    import deepspeed
-
     model = build_model(case) if model is None else model
     config = deepspeed_config(case) if config is None else config
     with contextlib.redirect_stdout(io.StringIO()):
         optimizer = build_optimizer(case, model)
-        given = {"optimizer": optimizer} if optimizer else {"model_parameters": list(model.parameters())}
-        engine, *_ = deepspeed.initialize(model=model, config=config, **given)
-    return model, engine
+    return model, initialize(model, config, list(model.parameters()), optimizer, schedules.scheduler_for(case))
 
 
-def train(engine, data, steps) -> None:
+def initialize(model, config: dict, parameters, optimizer=None, lr_scheduler=None):
+    """The engine, quietly. parameters: what DeepSpeed is given when there is no optimizer."""
+    import deepspeed
+
+    given = {"optimizer": optimizer} if optimizer else {"model_parameters": parameters}
+    with contextlib.redirect_stdout(io.StringIO()):
+        engine, *_ = deepspeed.initialize(model=model, config=config, lr_scheduler=lr_scheduler, **given)
+    return engine
+
+
+def train(engine, data, steps, case: Case | None = None) -> None:
     for step in steps:
+        if case is not None:
+            schedules.change_by_hand(case, engine.optimizer.optimizer.param_groups, step)
         for micro_batch in data[step]:
             engine.backward(loss_of(engine, micro_batch[dist.get_rank()]))
             engine.step()

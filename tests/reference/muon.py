@@ -4,11 +4,11 @@ import torch
 
 
 def newton_schulz(u, coefficients, safety=1.0, scale_rows=False, form="standard"):
-    """Approximates P V^T of u = P S V^T. u: (rows, cols), not zero; coefficients: list of (a, b, c)."""
+    """Approximates P V^T of u = P S V^T. u: (rows, cols); coefficients: list of (a, b, c)."""
     if form == "auto":
         form = "gram" if 2 * max(u.shape) >= 3 * min(u.shape) else "standard"
     tall = u.shape[0] > u.shape[1]
-    x = (u.T if tall else u) / (safety * u.norm())
+    x = (u.T if tall else u) / (safety * (u.norm() or 1.0))
     if scale_rows:
         x = x / (x @ x.T).abs().sum(1).sqrt()[:, None]
     gram, q = x @ x.T, torch.eye(x.shape[0], dtype=x.dtype)

@@ -1,0 +1,206 @@
+"""Rows about checkpoints: save, load and go on, other formats, other optimizers' states. Each returns a dict."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from tests.multirank import parity, world
+from tests.multirank.cases import STEPS, Case, deepspeed_config
+from tests.multirank.rows import OFFLOAD, PLAIN, error_of
+
+SAVED_AFTER = 3  # steps
+
+
+def _folder(name: str) -> Path:
+    folder = Path(world.on_all_ranks(str(Path.cwd()))[0]) / name
+    if dist.get_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    dist.barrier()
+    return folder
+
+
+# ---- the same world size -------------------------------------------------------------------------
+
+
+def save_load_go_on(offload: bool, dtype: str = "fp32") -> dict:
+    case = Case("checkpoint", sub_group=150, offload=offload, clip=0.05, dtype=dtype, options={"weight_decay": 0.1})
+    row, engine, resumed = _resumed(case, case, f"checkpoint-{offload}-{dtype}")
+    saved = torch.load(next(row["folder"].rglob("*rank_0_mp_rank_00_optim_states.pt")), weights_only=False)
+    packed = saved["optimizer_state_dict"]["optimizer_state_dict"]
+    return {
+        "same": row["same"],
+        "states": [sorted(s) for s in resumed.optimizer.optimizer.state.values()],
+        "saved_states": [sorted(s) for s in packed["state"].values()],
+        "entry": {k: packed["zeromuon"][k] for k in ("format", "roles", "options")},
+        "placeholder_numel": packed["state"][0]["exp_avg_sq"].untyped_storage().nbytes() // 4,
+    }
+
+
+def zero_init_on_one_side(saving: bool) -> dict:
+    """Saves with zero.Init and loads without, or the other way round; groups of the user's own, one with a decay."""
+    def case(zero_init: bool) -> Case:
+        return Case("sides", sub_group=150, zero_init=zero_init, route="tags", group_decay=0.3,
+                    options={"weight_decay": 0.1})
+
+    row, _, resumed = _resumed(case(saving), case(not saving), f"sides-{saving}")
+    return {"same": row["same"], "groups": _group_values(resumed)}
+
+
+def _resumed(saving: Case, loading: Case, name: str):
+    """Trains, saves, goes on; loads into a new engine and goes on: whether both ended alike, and both engines."""
+    data = world.batches(saving, dist.get_world_size())
+    _, engine = world.build_engine(saving)
+    world.train(engine, data, range(SAVED_AFTER))
+    folder = _folder(name)
+    engine.save_checkpoint(str(folder))
+    world.train(engine, data, range(SAVED_AFTER, STEPS))
+    _, resumed = world.build_engine(loading)
+    resumed.load_checkpoint(str(folder))
+    world.train(resumed, data, range(SAVED_AFTER, STEPS))
+    same = world.same_bits(_everything(engine), _everything(resumed))
+    return {"same": world.on_all_ranks(same), "folder": folder}, engine, resumed
+
+
+def _everything(engine) -> list[torch.Tensor]:
+    """Whole master weights and momenta by name: padding, whose content is arbitrary, is left out."""
+    named = [*world.whole_weights(engine.module).items(), *parity.momenta(engine.module).items()]
+    return [tensor for _, tensor in sorted(named, key=lambda item: item[0])]
+
+
+def _group_values(engine) -> list:
+    return [[g["lr"], g["weight_decay"]] for g in engine.optimizer.optimizer.param_groups]
+
+
+# ---- what DeepSpeed's tools read -----------------------------------------------------------------
+
+
+def zero_to_fp32(dtype: str) -> dict:
+    """DeepSpeed's own consolidation of a checkpoint against the live master weights."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    case = Case("consolidate", sub_group=150, dtype=dtype, offload=True)
+    model, engine = world.build_engine(case)
+    world.train(engine, world.batches(case, dist.get_world_size()), range(2))
+    folder, live = _folder(f"consolidate-{dtype}"), world.whole_weights(model)
+    engine.save_checkpoint(str(folder))
+    dist.barrier()
+    if dist.get_rank() != 0:
+        return {}
+    found = get_fp32_state_dict_from_zero_checkpoint(str(folder))
+    return {"missing": sorted(live.keys() ^ found.keys()), "same": all(torch.equal(live[n], found[n]) for n in live)}
+
+
+def states_by_name() -> dict:
+    """DeepSpeed's accessors of whole states, for a Muon and an AdamW parameter."""
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    model, engine = world.build_engine(PLAIN)
+    world.train(engine, world.batches(PLAIN, dist.get_world_size()), range(2))
+    params = dict(model.named_parameters())
+    shapes = {f"{name} {key}": list(safe_get_full_optimizer_state(params[name], key).shape)
+              for name, key in (("0.weight", "exp_avg"), ("0.bias", "exp_avg"), ("0.bias", "exp_avg_sq"))}
+    error = error_of(lambda: safe_get_full_optimizer_state(params["0.weight"], "exp_avg_sq"))
+    return {"shapes": shapes, "errors": world.on_all_ranks(error)}
+
+
+# ---- another world size, through DeepSpeed's universal format --------------------------------------
+
+_UNIVERSAL = Case("universal", sub_group=150, offload=True, route="tags", group_decay=0.3, clip=0.05,
+                  options={"weight_decay": 0.1})
+
+
+def _equal_batches(case: Case):
+    """Every rank gets the same batch, so that the mean gradient is the same for any number of ranks."""
+    return [[[ranks[0]] * dist.get_world_size() for ranks in step] for step in world.batches(case, 1)]
+
+
+def save_for_universal(folder: str, optimizer: str) -> dict:
+    """Saves after three steps of ours or of an AdamW; what ours holds after two more goes to a file beside it."""
+    config = deepspeed_config(_UNIVERSAL)
+    if optimizer == "AdamW":
+        config["optimizer"] = {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}}
+    case = _UNIVERSAL if optimizer == "ZeroMuon" else Case("adamw", sub_group=150, offload=True)
+    _, engine = world.build_engine(case, config=config)
+    data = _equal_batches(case)
+    world.train(engine, data, range(SAVED_AFTER))
+    engine.save_checkpoint(folder, tag="saved")
+    if optimizer == "ZeroMuon":
+        world.train(engine, data, range(SAVED_AFTER, STEPS))
+        expected = _everything(engine)
+        if dist.get_rank() == 0:
+            torch.save(expected, Path(folder) / "expected.pt")
+    dist.barrier()
+    return {"groups": _group_values(engine)}
+
+
+def load_universal(folder: str, zero_init: bool) -> dict:
+    case = Case(**{**_UNIVERSAL.as_dict(), "zero_init": zero_init, "frozen": ()})
+    _, engine = world.build_engine(case, config=_universal_config(case))
+    engine.load_checkpoint(folder, tag="universal")
+    world.train(engine, _equal_batches(case), range(SAVED_AFTER, STEPS))
+    expected = torch.load(Path(folder) / "expected.pt")
+    found = _everything(engine)
+    optimizer = engine.optimizer.optimizer
+    return {
+        "error": max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True)),
+        "groups": _group_values(engine),
+        "states": sorted({tuple(sorted(s)) for s in optimizer.state.values()}),
+        "left_over": [k for g in optimizer.param_groups for k in g if k == "zeromuon"],
+    }
+
+
+def load_foreign_universal(folder: str) -> dict:
+    _, engine = world.build_engine(OFFLOAD, config=_universal_config(OFFLOAD))
+    engine.load_checkpoint(folder, tag="universal")
+    before = world.shards_of(engine)
+    data = world.batches(OFFLOAD, dist.get_world_size())
+    error = error_of(lambda: world.train(engine, data, range(1)))
+    unchanged = world.same_bits(before, world.shards_of(engine))
+    return {"errors": world.on_all_ranks(error), "unchanged": world.on_all_ranks(unchanged)}
+
+
+def _universal_config(case: Case) -> dict:
+    return {**deepspeed_config(case), "checkpoint": {"load_universal": True}}
+
+
+# ---- states of other optimizers ------------------------------------------------------------------
+
+
+def foreign_states() -> dict:
+    """State dicts that do not fit, given to load_state_dict one after the other."""
+    _, engine = world.build_engine(PLAIN)
+    world.train(engine, world.batches(PLAIN, dist.get_world_size()), range(1))
+    zero3 = engine.optimizer
+    zero3._set_fp32_optimizer_param_groups()
+    good = zero3.optimizer.state_dict()
+    adamw = {k: v for k, v in good.items() if k != "zeromuon"}
+    other_role = {**good, "zeromuon": {**good["zeromuon"], "roles": {**good["zeromuon"]["roles"], "0.weight": "adamw"}}}
+    other_kind = {**good, "zeromuon": {**good["zeromuon"],
+                                       "options": {**good["zeromuon"]["options"], "momentum_kind": "heavy_ball"}}}
+    before = world.shards_of(engine)
+    errors = [error_of(lambda s=s: zero3.optimizer.load_state_dict(s)) for s in (adamw, other_role, other_kind, good)]
+    zero3._clear_fp32_optimizer_param_groups()
+    return {"errors": errors, "unchanged": world.same_bits(before, world.shards_of(engine))}
+
+
+def foreign_checkpoint(optimizer: str) -> dict:
+    """A checkpoint that DeepSpeed wrote with AdamW or its own Muon, loaded by ours."""
+    params = {"lr": 1e-3, "torch_adam": True}
+    config = {**deepspeed_config(PLAIN), "optimizer": {"type": optimizer, "params": params}}
+    config["zero_optimization"]["reduce_scatter"] = False
+    _, engine = world.build_engine(PLAIN, config=config)
+    data = world.batches(PLAIN, dist.get_world_size())
+    world.train(engine, data, range(2))
+    folder = _folder(f"foreign-{optimizer}")
+    engine.save_checkpoint(str(folder))
+    _, ours = world.build_engine(PLAIN)
+    world.train(ours, data, range(1))
+    before = world.shards_of(ours)
+    error = error_of(lambda: ours.load_checkpoint(str(folder)))
+    unchanged = world.same_bits(before, world.shards_of(ours))
+    weights_only = error_of(lambda: ours.load_checkpoint(str(folder), load_optimizer_states=False))
+    return {"errors": world.on_all_ranks(error), "unchanged": world.on_all_ranks(unchanged), "weights_only": weights_only}

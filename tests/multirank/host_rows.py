@@ -1,0 +1,158 @@
+"""Rows about the host: refused configurations, warnings, "type": "Muon" taken over. Each returns a dict."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch.distributed as dist
+
+from tests.multirank import models, parity, world
+from tests.multirank.cases import LR, STEPS, Case, deepspeed_config
+from tests.multirank.rows import OFFLOAD, PLAIN, on_ranks
+from tests.reference.muon import Muon
+
+
+def merged(config: dict, changes: dict) -> dict:
+    """`config` with `changes`, section by section."""
+    out = dict(config)
+    for key, value in changes.items():
+        out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def refused_config(changes: dict, route: str) -> dict:
+    case = Case("refused", offload=True, route=route)
+    config = merged(deepspeed_config(case), changes)
+    return on_ranks(lambda: world.build_engine(case, config=config))
+
+
+def refused_attributes(attributes: dict) -> dict:
+    """What cannot be configured on this machine is set on the engine's ZeRO-3 object instead."""
+    import zeromuon
+
+    _, engine = world.build_engine(OFFLOAD)
+    for name, value in attributes.items():
+        setattr(engine.optimizer, name, dist.group.WORLD if value == "WORLD" else value)
+    return on_ranks(lambda: zeromuon.attach(engine))
+
+
+def offload_states() -> dict:
+    import zeromuon
+
+    _, engine = world.build_engine(PLAIN)
+    zeromuon.attach(engine)
+    return on_ranks(engine.offload_states)
+
+
+# ---- warnings ------------------------------------------------------------------------------------
+
+
+def _warnings_of(action) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        action()
+    return [str(w.message) for w in caught if "DeepSpeed" in str(w.message)]
+
+
+def coarse_accumulation(dtype: str, told: bool) -> dict:
+    case = Case("coarse", dtype=dtype, extra={"data_types": {"grad_accum_dtype": "fp32"}} if told else {})
+    _, engine = world.build_engine(case)
+    data = world.batches(case, dist.get_world_size())
+    return {"warnings": world.on_all_ranks(_warnings_of(lambda: world.train(engine, data, range(2))))}
+
+
+class _Skipping(torch.nn.Module):
+    """Uses its middle layer only while told to; `never` is in no forward pass at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.middle, self.last = torch.nn.Linear(16, 16), torch.nn.Linear(16, 16), torch.nn.Linear(16, 5)
+        self.never = torch.nn.Linear(4, 4)
+        self.use_middle = True
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x))
+        return self.last(self.middle(x) if self.use_middle else x)
+
+
+def unused_parameter(offload: bool) -> dict:
+    """The middle layer takes part in two steps, then not; what is warned of in each phase, and how it moved."""
+    case = Case("unused", offload=offload)
+    torch.manual_seed(0)
+    model, engine = world.build_engine(case, model=_Skipping())
+    data = world.batches(case, dist.get_world_size())
+    used = _warnings_of(lambda: world.train(engine, data, range(2)))
+    before = world.whole_weights(model)["middle.weight"]
+    model.use_middle = False
+    unused = _warnings_of(lambda: world.train(engine, data, range(2, 4)))
+    moved = (world.whole_weights(model)["middle.weight"] - before).abs().max().item()
+    return {"used": world.on_all_ranks(used), "unused": world.on_all_ranks(unused), "moved": moved}
+
+
+# ---- "type": "Muon" ------------------------------------------------------------------------------
+
+
+def replaced_muon(params: dict, groups: bool, tagged: bool) -> dict:
+    """Trains with "type": "Muon" taken over, against the reference with DeepSpeed's meaning of `params`.
+
+    groups: two groups, the first with an lr of its own. tagged: the user gives 2.weight to AdamW.
+    """
+    import zeromuon
+
+    zeromuon.register(replace_muon=True)
+    case = Case("replaced")
+    config = {**deepspeed_config(case), "optimizer": {"type": "Muon", "params": params}}
+    model = world.build_model(case)
+    if tagged:
+        dict(model.named_parameters())["2.weight"].use_muon = False
+    trained = list(model.parameters())
+    given = [{"params": trained[:5], "lr": 0.01}, {"params": trained[5:]}] if groups else trained
+    engine = world.initialize(model, config, given)
+    world.train(engine, world.batches(case, dist.get_world_size()), range(STEPS))
+    expected, moved = _deepspeed_meaning(case, params, groups, tagged)
+    found = world.whole_weights(model)
+    return {"type": type(engine.optimizer.optimizer).__name__, "error": parity._distance(found, expected),
+            "moved": moved, "roles": sorted(_roles(engine).items())}
+
+
+def _roles(engine) -> dict:
+    return {s.name: s.role for g in engine.optimizer.optimizer._binding.sub_groups for s in g.specs}
+
+
+def _deepspeed_meaning(case: Case, params: dict, groups: bool, tagged: bool):
+    """(weights after the run, how far they moved), by the reference, one per group of the user."""
+    model = models.build(case)
+    named = dict(model.named_parameters())
+    start = {n: p.detach().clone() for n, p in named.items()}
+    names = list(named)
+    parts = [(names[:5], 0.01), (names[5:], None)] if groups else [(names, None)]
+    references = [_reference_of(part, named, params, own_lr, tagged) for part, own_lr in parts]
+    for micro_batches in world.batches(case, dist.get_world_size()):
+        model.zero_grad()
+        for ranks in micro_batches:
+            inputs, targets = (torch.cat(parts) for parts in zip(*ranks))
+            (models.loss(model(inputs), targets) / len(micro_batches)).backward()
+        for part, muon in references:
+            gradients = {n: named[n].grad for n in part}
+            if not params.get("adam_w_mode", True):  # Adam with L2: the decay is part of the gradient
+                decay = params.get("weight_decay", 0.0)
+                gradients = {n: g + decay * named[n].data if muon.roles[n] == "adamw" else g
+                             for n, g in gradients.items()}
+            muon.step(gradients)
+    weights = {n: p.detach() for n, p in named.items()}
+    return weights, parity._distance(weights, start)
+
+
+def _reference_of(part, named, params: dict, own_lr, tagged: bool):
+    roles = {n: "muon" if named[n].ndim >= 2 and not (tagged and n == "2.weight") else "adamw" for n in part}
+    decay = params.get("weight_decay", 0.0)
+    coupled = not params.get("adam_w_mode", True)
+    shared = params.get("lr")
+    return part, Muon(
+        {n: named[n].data for n in part}, roles, parity.JORDAN,
+        own_lr or params.get("muon_lr", LR if shared is None else shared),
+        own_lr or params.get("adam_lr", 3e-4 if shared is None else shared),
+        momentum=params.get("momentum", 0.95), betas=params.get("betas", (0.9, 0.95)), eps=params.get("eps", 1e-10),
+        decays={n: 0.0 if coupled and roles[n] == "adamw" else decay for n in part},  # vectors, too, as told
+    )
