@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.multirank.cases import PARITY
+from tests.multirank.configurations import PARITY
 from tests.multirank.launch import row, run_rows
 from tests.multirank.test_parity import check_parity
 

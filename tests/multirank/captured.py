@@ -6,8 +6,6 @@ its own: it gets the reduced gradients as they are before DeepSpeed unscales and
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 import torch.distributed as dist
 
@@ -18,11 +16,6 @@ EXTRA_STEPS = 3  # fp16 skips some while the loss scale settles
 
 
 def run(case: Case) -> dict:
-    with _fp16_on_cpus():
-        return _run(case)
-
-
-def _run(case: Case) -> dict:
     _, engine = world.build_engine(case)
     start, shapes = world.whole_weights(engine.module), _shapes(engine)
     recorder = _Recorder(engine.optimizer, shapes)
@@ -43,20 +36,6 @@ def _run(case: Case) -> dict:
         "skipped": counters["skipped_steps"],
         "scales": sorted({s["scale"] for s in steps}),
     }
-
-
-@contextlib.contextmanager
-def _fp16_on_cpus():
-    """DeepSpeed trains in fp16 only where the accelerator says that it can; torch's CPU kernels can."""
-    from deepspeed.accelerator import get_accelerator
-
-    accelerator = get_accelerator()
-    accelerator.supported_dtypes = lambda: [torch.float32, torch.bfloat16, torch.float16]
-    accelerator.is_fp16_supported = lambda: True
-    try:
-        yield
-    finally:
-        del accelerator.supported_dtypes, accelerator.is_fp16_supported
 
 
 def _shapes(engine) -> dict:

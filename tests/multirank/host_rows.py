@@ -31,9 +31,11 @@ def refused_attributes(attributes: dict) -> dict:
     """What cannot be configured on this machine is set on the engine's ZeRO-3 object instead."""
     import zeromuon
 
+    groups = {"WORLD": dist.group.WORLD, "ANOTHER": dist.new_group()}
     _, engine = world.build_engine(OFFLOAD)
     for name, value in attributes.items():
-        setattr(engine.optimizer, name, dist.group.WORLD if value == "WORLD" else value)
+        value = [groups[v] for v in value] if isinstance(value, list) else groups.get(value, value)
+        setattr(engine.optimizer, name, value)
     return on_ranks(lambda: zeromuon.attach(engine))
 
 
@@ -56,7 +58,8 @@ def _warnings_of(action) -> list[str]:
 
 
 def coarse_accumulation(dtype: str, told: bool) -> dict:
-    case = Case("coarse", dtype=dtype, extra={"data_types": {"grad_accum_dtype": "fp32"}} if told else {})
+    extra = {"fp16": {"initial_scale_power": 4}, **({"data_types": {"grad_accum_dtype": "fp32"}} if told else {})}
+    case = Case("coarse", dtype=dtype, extra=extra)
     _, engine = world.build_engine(case)
     data = world.batches(case, dist.get_world_size())
     return {"warnings": world.on_all_ranks(_warnings_of(lambda: world.train(engine, data, range(2))))}

@@ -24,7 +24,7 @@ def test_a_config_of_another_stage_is_refused_at_initialize(world_size, row, res
 @pytest.mark.parametrize("world_size, row", [
     on(2, f"stage {s} with an object", "stage_with_object", stage=s) for s in (0, 1, 2)])
 def test_an_optimizer_object_under_another_stage_is_refused(world_size, row, result):
-    check(result, "ValueError", "ZeRO stage 3")
+    check(result, "ValueError", "zero_optimization.stage 3")
 
 
 @pytest.mark.parametrize("world_size, row", [on(1, "unknown option", "unknown_option_in_json")])
@@ -69,3 +69,42 @@ def test_master_weights_that_are_not_where_expected_are_refused(world_size, row,
 @pytest.mark.parametrize("world_size, row", [on(2, "changed after bind", "parameters_changed_after_bind")])
 def test_parameters_that_change_after_bind_are_refused(world_size, row, result):
     check(result, "ValueError", "changed after attach()")
+
+
+CONFIGS = {
+    "offload ratio": ({"zero_optimization": {"offload_optimizer": {"ratio": 0.5}}}, "set it to 1.0"),
+    "NVMe": ({"zero_optimization": {"offload_optimizer": {"device": "nvme", "nvme_path": "/nonexistent"}}},
+             "use cpu or none"),
+    "SuperOffload": ({"zero_optimization": {"offload_optimizer": {"super_offload": True}}}, "remove super_offload"),
+    "ZenFlow": ({"zero_optimization": {"zenflow": {"topk_ratio": 0.1, "update_interval": 2, "select_interval": 4,
+                                                   "full_warm_up_rounds": 0, "select_strategy": "step"}}},
+                "remove zenflow"),
+    "hpZ": ({"zero_optimization": {"zero_hpz_partition_size": 2}}, "set it to 1"),
+}
+
+
+@pytest.mark.parametrize("world_size, row, remedy", [
+    pytest.param(2, row(f"{name}, {route}", "refused_config", changes=changes, route=route), remedy, id=f"{name}, {route}")
+    for name, (changes, remedy) in CONFIGS.items() for route in ("json", "groups")])
+def test_a_configuration_that_is_not_supported_is_refused_with_what_to_do_instead(world_size, row, remedy, result):
+    check(result, "ValueError", remedy)
+
+
+ATTRIBUTES = {
+    "ZenFlow": ({"zenflow": True}, "remove zenflow"),
+    "NVMe": ({"swap_optimizer": True}, "use cpu or none"),
+    "a mpu": ({"model_parallel_group": "WORLD"}, "autotp_size"),
+    "AutoEP": ({"sub_group_process_groups": ["WORLD", "ANOTHER"]}, "expert_parallel"),
+}
+
+
+@pytest.mark.parametrize("world_size, row, remedy", [
+    pytest.param(2, row(f"attribute of {name}", "refused_attributes", attributes=attributes), remedy, id=name)
+    for name, (attributes, remedy) in ATTRIBUTES.items()])
+def test_an_engine_that_runs_so_is_refused_when_binding(world_size, row, remedy, result):
+    check(result, "ValueError", remedy)
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "offload_states", "offload_states")])
+def test_offload_states_is_refused_with_what_to_do_instead(world_size, row, result):
+    check(result, "ValueError", "offload_states() is not supported", "offload_optimizer.device cpu")

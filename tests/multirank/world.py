@@ -26,13 +26,24 @@ def start() -> None:
     # An optional shared-memory collective that is compiled on first use; gloo gives the same results.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=datetime.timedelta(seconds=60))
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.backends.cuda.matmul.allow_tf32 = False
-    deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=datetime.timedelta(seconds=60))
+    else:
+        _allow_fp16_on_cpus()
     import zeromuon
 
     zeromuon.register()
+
+
+def _allow_fp16_on_cpus() -> None:
+    """DeepSpeed trains in fp16 only where the accelerator lists it; torch's CPU kernels can, if slowly."""
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    accelerator.supported_dtypes = lambda: [torch.float32, torch.bfloat16, torch.float16]
+    accelerator.is_fp16_supported = lambda: True
 
 
 FIRST_GROUP = 5  # trainable parameters in the first group of the tags route

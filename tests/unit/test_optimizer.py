@@ -66,9 +66,12 @@ def test_groups_are_split_by_role_and_keep_their_own_values():
     assert decays == [False, True, True], "a group with its own weight_decay decays as told"
 
 
-def test_replacing_deepspeeds_muon_is_refused_in_this_version():
-    with pytest.raises(ValueError, match="not available"):
-        zeromuon.register(replace_muon=True)
+def test_a_key_of_a_group_that_would_be_dropped_is_an_error():
+    net = model()
+    for p in net.parameters():
+        p.use_muon = p.dim() == 2
+    with pytest.raises(ValueError, match="group 0: unknown key 'momentum'"):
+        zeromuon.ZeroMuon([{"params": list(net.parameters()), "momentum": 0.9}])
 
 
 def test_importing_changes_nothing_and_loads_nothing_heavy():
