@@ -122,7 +122,7 @@ SIXTEEN_BITS = (
          sub_group=150, options=_options(weight_decay=0.1, **_EXACT)),
     Case("fp16, summed in fp32, zero.Init, parameters offloaded, a growing scale", dtype="fp16",
          extra={**_fp16(12), **_SUM_FP32},
-         zero_init=True, offload=True, offload_param=True, options=_EXACT),
+         zero_init=True, offload=True, offload_param=True, options=_EXACT, mutation_check=True),
     Case("fp16, static scale, persistent parameters", dtype="fp16", extra=_fp16(12, loss_scale=128), persistence=10**5,
          options=_EXACT),
 )

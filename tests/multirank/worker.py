@@ -28,6 +28,8 @@ def main() -> None:
 
     wanted = json.loads(open(sys.argv[1]).read())
     world.start()
+    import deepspeed
+
     with open(sys.argv[2], "a") as out:
         for row in wanted:
             started = time.monotonic()
@@ -37,7 +39,8 @@ def main() -> None:
                 result = {"failed": traceback.format_exc()}
                 print(f'row "{row["id"]}" on rank {dist.get_rank()}:\n{result["failed"]}', file=sys.stderr, flush=True)
             if dist.get_rank() == 0:
-                line = {"id": row["id"], "seconds": round(time.monotonic() - started, 2), **result}
+                line = {"id": row["id"], "seconds": round(time.monotonic() - started, 2),
+                        "deepspeed": deepspeed.__version__, **result}
                 out.write(json.dumps(line) + "\n")
                 out.flush()
             gc.collect()

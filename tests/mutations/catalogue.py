@@ -70,8 +70,15 @@ MUTATIONS = (
         "python/zeromuon/optimizer.py",
         "sub_group.index, flat.data, flat.grad, state[\"exp_avg\"],\n            lr=float(group[\"lr\"]), weight",
         "sub_group.index, flat.data, flat.grad,\n"
-        "            state[\"exp_avg\"].clone() if dist.get_rank() == 1 else state[\"exp_avg\"],\n"
+        "            state[\"exp_avg\"].clone() if torch.distributed.get_rank() == 1 else state[\"exp_avg\"],\n"
         "            lr=float(group[\"lr\"]), weight",
+        "multirank",
+    ),
+    Mutation(
+        "a loss scale that grows before the gradients are unscaled",
+        "python/zeromuon/watch.py",
+        "    if zero3.dtype != torch.float16:\n        return\n",
+        "    return\n",
         "multirank",
     ),
 )
