@@ -6,6 +6,7 @@ a release that moved one ends in an error that names it instead of in wrong numb
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from . import _core
 from .selection import ParamSpec
 
-SUPPORTED = "0.19"  # releases of DeepSpeed, see docs/integration.md
+SUPPORTED = "0.18.0 to 0.19.8"  # releases of DeepSpeed, see docs/integration.md
 
 REQUIRED_ATTRIBUTES = (
     "optimizer",
@@ -52,6 +53,21 @@ def deepspeed_version() -> str:
     import deepspeed
 
     return deepspeed.__version__
+
+
+def check_signature(function, expected: list[str]) -> None:
+    """Raises ValueError when a function of DeepSpeed takes other parameters than those named."""
+    names = list(inspect.signature(function).parameters)
+    if names != expected:
+        raise ValueError(
+            f"DeepSpeed {deepspeed_version()}: {function.__qualname__} takes {names}, expected {expected}; use a "
+            f"supported release ({SUPPORTED})"
+        )
+
+
+def is_zero3(optimizer) -> bool:
+    """Whether this is a ZeRO-3 optimizer with all that the binding relies on."""
+    return all(hasattr(optimizer, name) for name in REQUIRED_ATTRIBUTES)
 
 
 def find_zero3(params):

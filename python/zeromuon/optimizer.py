@@ -11,8 +11,8 @@ from .binding import Binding, bind
 from .options import nearest_name, validate_options
 from .selection import ParamSpec
 from .state import adopt_universal, drop_placeholders, load_entry, save_entry, with_placeholders
-from .traps import watch_engines_for
-from .watch import watch
+from .engines import watch_for
+from .watch import watch_engine, watch_steps
 
 # What a parameter group may say. "specs" and "role" come from param_groups, "name" is the user's own.
 _GROUP_KEYS = ("params", "specs", "role", "lr", "weight_decay", "name")
@@ -69,7 +69,7 @@ class ZeroMuon(torch.optim.Optimizer):
         self._adam_ratios = [ratio] * len(groups)
         self._decoupled_decay = True
         super().__init__(groups, {"lr": opts["lr"], "weight_decay": opts["weight_decay"]})
-        watch_engines_for(self)
+        watch_for(self)
 
     # ---- construction ------------------------------------------------------------------------
 
@@ -103,13 +103,14 @@ class ZeroMuon(torch.optim.Optimizer):
 
     # ---- binding -----------------------------------------------------------------------------
 
-    def bind(self) -> None:
-        """Plans the step now. All ranks must call it at the same point. Raises ValueError."""
-        if self._binding is not None:
-            return
-        self._binding = bind(self, self._specs, self._params, self._options)
-        host.refuse_offload_states(self._binding.zero3)
-        watch(self, self._binding)
+    def bind(self) -> Binding:
+        """Plans the step now, unless it is planned. All ranks must call it at the same point. Raises ValueError."""
+        if self._binding is None:
+            self._binding = bind(self, self._specs, self._params, self._options)
+            host.refuse_offload_states(self._binding.zero3)
+            watch_engine(self, self._binding.zero3)
+            watch_steps(self._binding)
+        return self._binding
 
     def follow_deepspeed(self, given_groups_with_own_lr: list[int], decoupled_decay: bool) -> None:
         """DeepSpeed's meaning of ``"type": "Muon"``: in these groups (numbered as given at construction) AdamW takes

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
 
 import torch
 
 from . import host
 from .deepspeed_muon import OUR_KEYS, read_muon_params
+from .engines import watch_engines
 from .optimizer import ZeroMuon
 from .selection import param_groups
 
@@ -33,6 +33,7 @@ def register(replace_muon: bool = False) -> None:
     from deepspeed.runtime.engine import DeepSpeedEngine
     from deepspeed.runtime.zero import utils
 
+    watch_engines()
     _wrap_configuration(DeepSpeedEngine)
     # DeepSpeed takes an unknown type for valid when torch.optim has an attribute of that name.
     torch.optim.ZeroMuon = ZeroMuon
@@ -47,7 +48,7 @@ def _wrap_configuration(engine_class) -> None:
     original = engine_class._configure_basic_optimizer
     if getattr(original, "_zeromuon", False):
         return
-    _check_signature(original, ["self", "model_parameters"])
+    host.check_signature(original, ["self", "model_parameters"])
 
     @functools.wraps(original)
     def configure_basic_optimizer(self, model_parameters):
@@ -68,7 +69,7 @@ def _keep_tags_of_the_user() -> None:
     original = deepspeed.set_optimizer_flags
     if getattr(original, "_zeromuon", False):
         return
-    _check_signature(original, ["config_class", "model"])
+    host.check_signature(original, ["config_class", "model"])
 
     @functools.wraps(original)
     def set_optimizer_flags(config_class, model):
@@ -82,15 +83,6 @@ def _keep_tags_of_the_user() -> None:
 
     set_optimizer_flags._zeromuon = True
     deepspeed.set_optimizer_flags = set_optimizer_flags
-
-
-def _check_signature(function, expected: list[str]) -> None:
-    names = list(inspect.signature(function).parameters)
-    if names != expected:
-        raise ValueError(
-            f"DeepSpeed {host.deepspeed_version()}: {function.__qualname__} takes {names}, expected {expected}; use a "
-            f"supported release ({host.SUPPORTED})"
-        )
 
 
 def _build(engine, model_parameters) -> ZeroMuon:

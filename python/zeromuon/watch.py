@@ -14,12 +14,20 @@ import torch.distributed as dist
 from . import host
 
 
-def watch(optimizer, binding) -> None:
-    """Installs all watchers on the ZeRO-3 object of `binding`."""
+def watch_engine(optimizer, zero3) -> None:
+    """Installs what must be there before the first step, which fp16 may skip: the count of skipped steps, and the
+    growth of the loss scale. Does nothing on an object that has them."""
+    if getattr(zero3, "_watched_by_zeromuon", False):
+        return
+    zero3._watched_by_zeromuon = True
+    _watch_skipped_steps(optimizer, zero3)
+    _grow_loss_scale_after_the_step(zero3)
+
+
+def watch_steps(binding) -> None:
+    """Installs what needs the binding."""
     _warn_of_coarse_accumulation(binding)
-    _watch_skipped_steps(optimizer, binding)
     _watch_unused_parameters(binding)
-    _grow_loss_scale_after_the_step(binding.zero3)
 
 
 def _is_first_rank(binding) -> bool:
@@ -45,16 +53,17 @@ def _warn_of_coarse_accumulation(binding) -> None:
 # ---- steps that DeepSpeed skips ------------------------------------------------------------------
 
 
-def _watch_skipped_steps(optimizer, binding) -> None:
+def _watch_skipped_steps(optimizer, zero3) -> None:
     """DeepSpeed skips a step with a non-finite gradient: count it, name the parameter once per streak."""
-    clean_up = binding.zero3._overflow_clean_up
+    clean_up = zero3._overflow_clean_up
 
     def counted_clean_up(prev_scale):
+        # All ranks skip together, so this is a place where they can bind.
         if optimizer.count_skipped_step():
-            _report_non_finite(binding)
+            _report_non_finite(optimizer.bind())
         return clean_up(prev_scale)
 
-    binding.zero3._overflow_clean_up = counted_clean_up
+    zero3._overflow_clean_up = counted_clean_up
 
 
 def _report_non_finite(binding) -> None:

@@ -27,7 +27,10 @@ JORDAN = [(3.4445, -4.775, 2.0315)] * 5
 def run(case: Case) -> dict:
     data = world.batches(case, dist.get_world_size())
     model, engine = world.build_engine(case)
-    world.train(engine, data, range(STEPS), case)
+    norms = []
+    for step in range(STEPS):
+        world.train(engine, data, range(step, step + 1), case)
+        norms.append(float(engine.get_global_grad_norm()))
     weights, momentum = world.whole_weights(model), momenta(model)
     optimizer = engine.optimizer.optimizer
     counters = world.on_all_ranks(optimizer.counters())
@@ -35,13 +38,13 @@ def run(case: Case) -> dict:
         "steps": counters[0]["steps"],
         "newton_schulz": sum(c["newton_schulz_matrices"] for c in counters),
         "bytes_sent": [c["bytes_sent"] for c in counters],
-        "norm": float(engine.get_global_grad_norm()),
+        "norms": norms,
         "clip": case.clip,
         "empty_sub_groups": world.on_all_ranks(_empty_sub_groups(engine)),
     }
     numels = [w.numel() for n, w in weights.items() if _role(case, n, w) == "muon"]
     row["matrices"], row["muon_numel"] = len(numels), sum(numels)
-    expected, start, reference_momentum, norm = _reference(case, data)
+    expected, start, reference_momentum, reference_norms = _reference(case, data)
     exact, _, exact_momentum, _ = _reference(case, data, torch.float64)
     row["error"] = _distance(weights, expected)
     row["bar"] = 2e-6 * max(1.0, max(w.abs().max().item() for w in expected.values()))
@@ -51,7 +54,7 @@ def run(case: Case) -> dict:
     row["momentum_error"] = _relative(momentum, exact_momentum)
     row["momentum_bar"] = max(1e-5, 4 * _relative(reference_momentum, exact_momentum))
     row["moved"] = _distance(expected, start)
-    row["reference_norm"] = norm
+    row["reference_norms"] = reference_norms
     return row
 
 
@@ -84,7 +87,7 @@ def momenta(model) -> dict:
 
 
 def _reference(case: Case, data, dtype=torch.float32):
-    """(weights, weights before, momenta, last raw norm), all by name and as the model stores them."""
+    """(weights, weights before, momenta, raw norm of each step), by name and as the model stores them."""
     model = models.build(case).to(dtype)
     params = {n: p for n, p in model.named_parameters() if p.requires_grad and n not in case.frozen}
     start = {n: p.detach().clone() for n, p in params.items()}
@@ -95,7 +98,7 @@ def _reference(case: Case, data, dtype=torch.float32):
         return {n: t.T if n in transposed else t for n, t in named.items()}
 
     muon = _muon(case, outputs_first({n: p.data for n, p in params.items()}))
-    ratio = muon.adam_lr / muon.lr
+    ratio, norms = muon.adam_lr / muon.lr, []
     values = schedules.expected_values(case, muon.lr, muon.weight_decay, len(data))
     for micro_batches, (muon.lr, muon.weight_decay) in zip(data, values):
         muon.adam_lr = muon.lr * ratio
@@ -104,8 +107,8 @@ def _reference(case: Case, data, dtype=torch.float32):
             inputs, targets = (torch.cat(parts) for parts in zip(*ranks))
             inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
             (models.loss(model(inputs), targets) / len(micro_batches)).backward()
-        norm = muon.step(outputs_first({n: p.grad for n, p in params.items()}), case.clip)
-    return {n: p.detach() for n, p in params.items()}, start, outputs_first(muon.m), norm
+        norms.append(muon.step(outputs_first({n: p.grad for n, p in params.items()}), case.clip))
+    return {n: p.detach() for n, p in params.items()}, start, outputs_first(muon.m), norms
 
 
 def _muon(case: Case, params: dict) -> Muon:

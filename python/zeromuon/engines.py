@@ -1,6 +1,7 @@
-"""Catches a ZeroMuon that was built for a model and then left out: the engine steps another optimizer.
+"""Looks at each DeepSpeed engine once it has chosen its optimizer.
 
-Two libraries do that without a word, see `_message`. Building a ZeroMuon starts the watch.
+Refuses a configuration that is not supported, starts the watch over a ZeroMuon that will be stepped, and catches one
+that was built for the model and left out: two libraries do that without a word, see `_message`.
 """
 
 from __future__ import annotations
@@ -10,44 +11,45 @@ import inspect
 import weakref
 
 from . import host
+from .watch import watch_engine
 
 _built: weakref.WeakSet = weakref.WeakSet()  # every ZeroMuon that is alive
 
 
-def watch_engines_for(optimizer) -> None:
-    """Remembers `optimizer`, and has DeepSpeed's engines checked once they have chosen theirs.
-
-    Raises ValueError when this DeepSpeed chooses its optimizer elsewhere.
-    """
+def watch_for(optimizer) -> None:
+    """Remembers `optimizer`, a ZeroMuon that was just built, and watches the engines that are built from now on."""
     _built.add(optimizer)
+    watch_engines()
+
+
+def watch_engines() -> None:
+    """Wraps DeepSpeedEngine._configure_optimizer, once. Raises ValueError when this DeepSpeed has another."""
     from deepspeed.runtime.engine import DeepSpeedEngine
 
     original = DeepSpeedEngine._configure_optimizer
     if getattr(original, "_zeromuon", False):
         return
-    names = list(inspect.signature(original).parameters)
-    if names != ["self", "client_optimizer", "model_parameters"]:
-        raise ValueError(
-            f"DeepSpeed {host.deepspeed_version()}: DeepSpeedEngine._configure_optimizer takes {names}, expected self, "
-            f"client_optimizer and model_parameters; use a supported release ({host.SUPPORTED})"
-        )
+    host.check_signature(original, ["self", "client_optimizer", "model_parameters"])
 
     @functools.wraps(original)
     def configure_optimizer(self, client_optimizer, model_parameters):
         if client_optimizer in _built:
             host.check_config(self)
         original(self, client_optimizer, model_parameters)
-        _check(self)
+        _look_at(self)
 
     configure_optimizer._zeromuon = True
     DeepSpeedEngine._configure_optimizer = configure_optimizer
 
 
-def _check(engine) -> None:
+def _look_at(engine) -> None:
     stepped = getattr(engine, "basic_optimizer", None)
+    if stepped in _built:
+        if host.is_zero3(engine.optimizer):
+            watch_engine(stepped, engine.optimizer)
+        return
     own = {id(p) for p in engine.module.parameters()}
-    left_out = [o for o in _built if o is not stepped and not o.is_bound and o.holds_any_of(own)]
-    if left_out and type(stepped).__name__ != "ZeroMuon":
+    if any(not o.is_bound and o.holds_any_of(own) for o in _built):
         raise ValueError(_message(type(stepped).__name__))
 
 
