@@ -1,0 +1,1 @@
+"""`zeromuon compare`: DeepSpeed's own Muon and this one, side by side, defect by defect."""
