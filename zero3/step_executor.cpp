@@ -249,6 +249,11 @@ std::string StepExecutor::progress() const {
                 "; momenta advanced: ", join(momenta_advanced_));
 }
 
+void StepExecutor::recover() {
+  poison_.clear();
+  last_sub_group_ = static_cast<int>(plan_.sub_groups.size()) - 1;
+}
+
 void StepExecutor::guard(int sub_group, const std::function<void()>& body) {
   if (!poison_.empty()) {
     throw StepError(concat("the optimizer is poisoned by an earlier failure: ", poison_));
@@ -260,7 +265,7 @@ void StepExecutor::guard(int sub_group, const std::function<void()>& body) {
     const std::string where = bucket_ < 0 ? "" : concat(", bucket ", bucket_);
     poison_ = concat("step ", step_, ", sub-group ", sub_group, where, ", stage ", name_of(stage_),
                      ", seen on rank ", collectives_->rank(), ": ", error.what(), " (", progress(),
-                     "). Weights and states are between two steps: load a ", "checkpoint to go on");
+                     "). Weights and states are between two steps: load a ", "checkpoint with its optimizer states to go on");
     throw StepError(poison_);
   }
 }

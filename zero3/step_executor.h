@@ -73,6 +73,9 @@ class StepExecutor {
   void muon_step(int sub_group, const MuonShard& shard, const MuonHyperParameters& hyper);
   void adamw_step(int sub_group, const AdamWShard& shard, const AdamWHyperParameters& hyper);
 
+  // Weights and states were loaded anew: what went wrong before is past. All ranks, together.
+  void recover();
+
  private:
   struct MuonPointers;
   // A contiguous range of a flat shard without padding, decayed alike.

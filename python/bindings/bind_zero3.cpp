@@ -147,6 +147,7 @@ void bind_zero3(py::module_& m) {
            py::arg("exp_avg"), py::arg("exp_avg_sq"), py::kw_only(), py::arg("lr"),
            py::arg("weight_decay"), py::arg("betas"), py::arg("eps"), py::arg("step"),
            py::arg("decoupled") = true)
+      .def("recover", &StepExecutor::recover, "Forgets an earlier failure, after a load.")
       .def("counters",
            [](const StepExecutor& self) { return as_dict(self.counters(), self.traffic()); });
   m.def(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import socket
 from dataclasses import dataclass
+from typing import Callable
 
 import torch
 import torch.distributed as dist
@@ -17,28 +18,42 @@ class Binding:
 
     zero3: object
     sub_groups: list[host.SubGroup]
-    by_flat: dict  # id(flat shard) -> SubGroup
     plan: object  # _core.StepPlan
     executor: object  # _core.StepExecutor
 
 
-def bind(optimizer, specs: dict, params: list, options: dict) -> Binding:
-    """Plans the step of `optimizer`. Called by all ranks of the group at the same point.
+def bind(optimizer, specs: dict, params: list, options: dict, allocate: Callable | None = None) -> Binding:
+    """Plans the step of `optimizer` and makes its buffers. Called by all ranks of the group at the same point.
 
-    Raises ValueError, on every rank, when a rank cannot bind or the plans of two ranks differ.
+    options: of the optimizer, and whatever else must be equal on all ranks. allocate: makes the states of a sub-group.
+    Raises ValueError, on every rank, when a rank cannot bind or two ranks differ in options or plan.
     """
     zero3 = host.find_zero3(params)
     group = host.process_group(zero3)
+    ranks_here = _ranks_on_this_host(group)
     # A rank that cannot bind tells the others before it raises: they would wait for it.
     try:
         host.check_supported(zero3, optimizer)
-        made, error = _plan(zero3, group, specs, options), None
-    except (ValueError, MemoryError) as caught:
+        made, error = _make(zero3, group, specs, options, optimizer.state, ranks_here), None
+        for sub_group in made.sub_groups if allocate else ():
+            allocate(sub_group)
+    except Exception as caught:  # whatever it is, the others must hear of it
         made, error = None, caught
-    _agree(group, made[1] if made else None, error)
-    sub_groups, plan = made
+    _agree(group, options, made.plan if made else None, error)
+    return made
+
+
+def _make(zero3, group, specs, options, states, ranks_here: int) -> Binding:
+    sub_groups, plan = _plan(zero3, group, specs, options)
+    _check_memory(plan, dist.get_rank(group), sub_groups, states, ranks_here)
     executor = _core.StepExecutor(plan, group, sub_groups[0].flat.device, host.compute_device())
-    return Binding(zero3, sub_groups, {id(g.flat): g for g in sub_groups}, plan, executor)
+    return Binding(zero3, sub_groups, plan, executor)
+
+
+def _ranks_on_this_host(group) -> int:
+    names = [None] * dist.get_world_size(group)
+    dist.all_gather_object(names, socket.gethostname(), group=group)
+    return names.count(socket.gethostname())
 
 
 def _plan(zero3, group, specs, options):
@@ -53,7 +68,6 @@ def _plan(zero3, group, specs, options):
         sub_groups=host.core_sub_groups(zero3, sub_groups),
     )
     _check_momentum_device(options["momentum_device"], sub_groups[0].flat.device)
-    _check_memory(plan, dist.get_rank(group), sub_groups)
     return sub_groups, plan
 
 
@@ -77,15 +91,16 @@ def _check_momentum_device(option: str, shard: torch.device) -> None:
     )
 
 
-def _check_memory(plan, rank: int, sub_groups) -> None:
-    """Raises MemoryError when the buffers and states of the plan do not fit in free memory."""
+def _check_memory(plan, rank: int, sub_groups, there: dict, ranks_here: int) -> None:
+    """Raises MemoryError when the buffers of the plan, and the states that are not `there` yet, do not fit in free
+    memory."""
     shard, compute = sub_groups[0].flat.device, host.compute_device()
     buffers = plan.buffer_bytes(rank)
-    states = sum((4 if g.role == "muon" else 8) * g.flat.numel() for g in sub_groups)
+    states = sum((4 if g.role == "muon" else 8) * g.flat.numel() for g in sub_groups if g.flat not in there)
     needed = {shard.type: states}
     needed[compute.type] = needed.get(compute.type, 0) + buffers
     for kind, required in needed.items():
-        free = _free_bytes(kind)
+        free = _free_bytes(kind, ranks_here)
         if required > free:
             raise MemoryError(
                 f"rank {rank}: the optimizer needs {required / 2**20:.0f} MiB of {kind} memory "
@@ -95,18 +110,18 @@ def _check_memory(plan, rank: int, sub_groups) -> None:
             )
 
 
-def _free_bytes(kind: str) -> int:
-    """Free memory that one rank may count on; host memory is shared by the ranks of this node."""
+def _free_bytes(kind: str, ranks_here: int) -> int:
+    """Free memory that one rank may count on; host memory is shared by the ranks of this host."""
     if kind != "cpu":
         return torch.cuda.mem_get_info()[0]
     import psutil
 
-    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return psutil.virtual_memory().available // ranks_here
 
 
-def _agree(group, plan, error) -> None:
-    """Every rank learns what every rank planned; all raise or none does."""
-    mine = {"hash": plan.hash if plan else None, "error": None if error is None else str(error)}
+def _agree(group, options: dict, plan, error) -> None:
+    """Every rank learns what every rank planned and was told; all raise or none does."""
+    mine = {"hash": plan.hash if plan else None, "error": None if error is None else str(error), "options": options}
     theirs = [None] * dist.get_world_size(group)
     dist.all_gather_object(theirs, mine, group=group)
     failed = [(r, t["error"]) for r, t in enumerate(theirs) if t["error"] is not None]
@@ -114,6 +129,13 @@ def _agree(group, plan, error) -> None:
         raise error
     if failed:
         raise ValueError(f"rank {failed[0][0]} cannot bind ZeroMuon: {failed[0][1]}")
+    for key in options:
+        for rank, other in enumerate(theirs):
+            if other["options"][key] != theirs[0]["options"][key]:
+                raise ValueError(
+                    f"{key}: rank 0 has {theirs[0]['options'][key]}, rank {rank} has {other['options'][key]}; every rank "
+                    f"must build the same ZeroMuon options"
+                )
     if len({t["hash"] for t in theirs}) == 1:
         return
     texts = [None] * len(theirs)

@@ -6,6 +6,7 @@ a release that moved one ends in an error that names it instead of in wrong numb
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ REQUIRED_ATTRIBUTES = (
     "fp16_groups",
     "fp32_partitioned_groups_flat",
     "grad_position",
+    "param_names",
     "sub_group_to_group_id",
     "dp_process_group",
     "offload_optimizer",
@@ -30,6 +32,9 @@ REQUIRED_ATTRIBUTES = (
     "_overflow_clean_up",
     "_update_scale",
     "_post_step",
+    "_pre_step",
+    "partition_grads",
+    "micro_step_id",
     "dtype",
 )
 
@@ -207,7 +212,7 @@ def compute_device() -> torch.device:
 
 
 def read_sub_groups(zero3, specs: dict[int, ParamSpec]) -> list[SubGroup]:
-    """The sub-groups in stepping order. `specs` maps ``id(parameter)`` to its spec.
+    """The sub-groups in stepping order. `specs` maps ``id(parameter)`` to its spec; names are DeepSpeed's.
 
     Raises ValueError when a flat shard is not fp32 or a parameter is not one of the optimizer's.
     """
@@ -225,7 +230,7 @@ def read_sub_groups(zero3, specs: dict[int, ParamSpec]) -> list[SubGroup]:
                 f"sub-group {index} holds {len(unknown)} parameters that this optimizer was not "
                 f"built with; build it from the parameters of the model given to initialize()"
             )
-        chosen = [specs[id(p)] for p in params]
+        chosen = [dataclasses.replace(specs[id(p)], name=zero3.param_names[p]) for p in params]
         roles = {s.role for s in chosen}
         if len(roles) != 1:
             raise ValueError(f"sub-group {index} mixes roles {sorted(roles)}: DeepSpeed merged groups")
@@ -284,8 +289,10 @@ def _check_same(param, name: str, master: torch.Tensor, real: int) -> None:
         return  # swapped out: there is nothing to compare with
     if not torch.equal(master.to(shard.dtype).to(shard.device), shard):
         raise ValueError(
-            f'DeepSpeed {deepspeed_version()}: the master weights of "{name}" are not where zeromuon '
-            f"expects them in the flat shard; use a supported release ({SUPPORTED})"
+            f'the master weights of "{name}" are not equal to its own shard. Either the weights were changed after '
+            f"deepspeed.initialize (under GatheredParameters, say), which DeepSpeed would undo at the first step: change "
+            f"them before it, or with safe_set_full_fp32_param; or DeepSpeed {deepspeed_version()} keeps them elsewhere "
+            f"in the flat shard: use a supported release ({SUPPORTED})"
         )
 
 

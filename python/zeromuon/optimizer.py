@@ -8,9 +8,9 @@ import torch
 
 from . import _core, host
 from .binding import Binding, bind
-from .options import nearest_name, validate_options
+from .options import check_value, nearest_name, validate_options
 from .selection import ParamSpec
-from .state import adopt_universal, drop_placeholders, load_entry, save_entry, with_placeholders
+from .state import ENTRY, adopt_universal, drop_placeholders, load_entry, save_entry, saved_ratios, with_placeholders
 from .engines import watch_for
 from .watch import watch_engine, watch_steps
 
@@ -59,6 +59,8 @@ class ZeroMuon(torch.optim.Optimizer):
         self._params: list = []
         self._given_group: list[int] = []  # of each group after the split, which one it comes from
         self._binding: Binding | None = None
+        self._next_sub_group = 0  # what DeepSpeed must step next
+        self._poison: str | None = None  # what went wrong half way
         self._steps = 0
         self._skipped_steps = 0
         self._in_skip_streak = False
@@ -103,10 +105,18 @@ class ZeroMuon(torch.optim.Optimizer):
 
     # ---- binding -----------------------------------------------------------------------------
 
-    def bind(self) -> Binding:
-        """Plans the step now, unless it is planned. All ranks must call it at the same point. Raises ValueError."""
+    def bind(self, with_states: bool = True) -> Binding:
+        """Plans the step and allocates its buffers now, unless that is done. All ranks must call it at the same point.
+
+        with_states: also allocates the states, so that too little memory is an error on all ranks.
+        Raises ValueError or MemoryError, on every rank when on one.
+        """
         if self._binding is None:
-            self._binding = bind(self, self._specs, self._params, self._options)
+            agreed = {**self._options, "adam_lr/lr per group": self._adam_ratios,
+                      "decoupled decay": self._decoupled_decay,
+                      **{f"{key} per group": [float(g[key]) for g in self.param_groups] for key in ("lr", "weight_decay")}}
+            allocate = self._state_of if with_states else None
+            self._binding = bind(self, self._specs, self._params, agreed, allocate)
             host.refuse_offload_states(self._binding.zero3)
             watch_engine(self, self._binding.zero3)
             watch_steps(self._binding)
@@ -146,30 +156,43 @@ class ZeroMuon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Steps the flat shards that are in ``param_groups`` now: DeepSpeed puts in one at a time.
+        """Steps the one flat shard that is in ``param_groups`` now; DeepSpeed calls once for each, in order.
 
         Raises:
-            ValueError: not under ZeRO-3, or the shards are not those that were bound.
-            zeromuon.StepError: a value was not finite or a stage failed, on any rank. The optimizer is
-                poisoned then: every later step raises it again.
+            ValueError: not under ZeRO-3, or the shard is not the next of those that were bound. Nothing is changed
+                when this was the first shard of a step; else the optimizer is poisoned.
+            zeromuon.StepError: a value was not finite or a stage failed, on any rank. The optimizer is poisoned then:
+                every later step and save raises it again, until a checkpoint with its optimizer states is loaded.
         """
         if closure is not None:
             raise ValueError("ZeroMuon.step takes no closure under DeepSpeed")
         self.bind()
-        adopt_universal(self.state, self.param_groups, self._binding, self._options)
-        for group in self.param_groups:
-            for flat in group["params"]:
-                if flat.grad is not None:
-                    self._step_sub_group(group, flat)
+        try:
+            self._adopt_universal()
+            self._raise_if_poisoned("not stepped")
+            self._step_sub_group(*self._given_shard())
+        except Exception as error:
+            if self._next_sub_group > 0 or isinstance(error, _core.StepError):
+                self._poison = self._poison or str(error)
+            self._empty_groups()
+            raise
 
-    def _step_sub_group(self, group: dict, flat: torch.Tensor) -> None:
-        sub_group = self._binding.by_flat.get(id(flat))
-        if sub_group is None:
+    def _given_shard(self) -> tuple[dict, host.SubGroup]:
+        """(its group, the sub-group) of the one flat shard that DeepSpeed put into a group."""
+        given = [(group, flat) for group in self.param_groups for flat in group["params"]]
+        expected = self._binding.sub_groups[self._next_sub_group]
+        if len(given) != 1 or given[0][1] is not expected.flat:
             raise ValueError(
-                f"a flat shard of {flat.numel()} elements is not one of the "
-                f"{len(self._binding.by_flat)} that were bound; the engine was rebuilt or its "
-                f"parameters changed after attach(): build a new ZeroMuon for it"
+                f"ZeroMuon.step was given {len(given)} flat shards of {[flat.numel() for _, flat in given]} elements, "
+                f"expected sub-group {expected.index} of {expected.flat.numel()}: DeepSpeed steps the sub-groups that "
+                f"were bound one by one. If the engine was rebuilt or its parameters changed after attach(), build a "
+                f"new ZeroMuon for it"
             )
+        return given[0][0], expected
+
+    def _step_sub_group(self, group: dict, sub_group: host.SubGroup) -> None:
+        for key in ("lr", "weight_decay"):
+            check_value(key, float(group[key]))
         state = self._state_of(sub_group)
         # The count is written back last: a step that raises has not happened.
         count = int(state["step"]) + 1
@@ -178,9 +201,24 @@ class ZeroMuon(torch.optim.Optimizer):
         else:
             self._adamw_step(group, sub_group, state, count)
         state["step"] = count
-        if sub_group.index == len(self._binding.sub_groups) - 1:
+        self._next_sub_group = (sub_group.index + 1) % len(self._binding.sub_groups)
+        if self._next_sub_group == 0:
             self._steps += 1
             self._in_skip_streak = False
+
+    def _empty_groups(self) -> None:
+        """As DeepSpeed leaves them between calls. It does not after an exception, and would step twice what is left."""
+        for group in self.param_groups:
+            group["params"] = []
+
+    def _raise_if_poisoned(self, what: str) -> None:
+        if self._poison is not None:
+            raise _core.StepError(f"{what}: the optimizer is poisoned by an earlier failure: {self._poison}")
+
+    def _recover(self) -> None:
+        """Weights and states were loaded anew."""
+        self._poison, self._next_sub_group = None, 0
+        self._binding.executor.recover()
 
     def _state_of(self, sub_group: host.SubGroup) -> dict:
         flat = sub_group.flat
@@ -214,15 +252,37 @@ class ZeroMuon(torch.optim.Optimizer):
         """As torch's, with a ``zeromuon`` entry (roles, hyper-parameters) and, in Muon sub-groups, an
         ``exp_avg_sq`` of zeros that takes no memory: DeepSpeed's converters expect one."""
         self.bind()
-        adopt_universal(self.state, self.param_groups, self._binding, self._options)
+        try:
+            self._adopt_universal()
+            self._raise_if_poisoned("not saved")
+        except Exception:
+            self._empty_groups()
+            raise
         out = with_placeholders(super().state_dict(), self._binding.sub_groups, self.param_groups)
-        return save_entry(out, self._binding, self._options)
+        return save_entry(out, self._binding, self._options, self._adam_ratios)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Raises ValueError when another optimizer wrote it or the roles differ; changes nothing then."""
-        self.bind()
-        super().load_state_dict(load_entry(state_dict, self._binding, self._options, len(self.param_groups)))
+        """Each group takes the lr, weight_decay and adam_lr/lr that were saved, as in torch; all else stays as
+        configured, and a difference is a warning.
+
+        Raises ValueError when another optimizer wrote it or the roles differ; changes nothing then.
+        """
+        self.bind(with_states=False)
+        try:
+            stripped = load_entry(state_dict, self._binding, self._options, len(self.param_groups))
+            super().load_state_dict(stripped)
+        except Exception:
+            self._empty_groups()
+            raise
+        self._adam_ratios = saved_ratios(state_dict[ENTRY], self._adam_ratios)
         drop_placeholders(self.state, self._binding.sub_groups)
+        self._recover()
+
+    def _adopt_universal(self) -> None:
+        entry = adopt_universal(self.state, self.param_groups, self._binding, self._options)
+        if entry is not None:
+            self._adam_ratios = saved_ratios(entry, self._adam_ratios)
+            self._recover()
 
     # ---- counters ----------------------------------------------------------------------------
 
@@ -265,11 +325,25 @@ def _check_group_keys(group: dict, index: int) -> None:
             + (f"; did you mean {nearest!r}?" if nearest else "")
             + "; other hyper-parameters are arguments of ZeroMuon and hold for all groups"
         )
+    for key in ("lr", "weight_decay"):
+        if key in group:
+            check_value(key, group[key], f"parameter group {index}")
+
+
+def _check_specs(params: list, specs: list[ParamSpec]) -> None:
+    """The specs of param_groups go by position: raises ValueError when the parameters were moved about since."""
+    shapes = [tuple(getattr(p, "ds_shape", p.shape)) for p in params]
+    if shapes != [tuple(s.shape) for s in specs]:
+        raise ValueError(
+            f"a group of param_groups(model) was changed: it has {len(params)} parameters whose shapes do not fit its "
+            f"{len(specs)} specs; say who gets Muon with include and exclude, or set p.use_muon before param_groups"
+        )
 
 
 def _params_and_specs(group: dict):
     params = list(group["params"])
     if "specs" in group:
+        _check_specs(params, group["specs"])
         return params, group["specs"]
     bare = [i for i, p in enumerate(params) if not isinstance(getattr(p, "use_muon", None), bool)]
     if bare:

@@ -185,6 +185,15 @@ def validate_options(given: dict, coefficient_sets: Callable[[], Iterable[str]] 
     return values
 
 
+def check_value(name: str, value, where: str = "ZeroMuon options"):
+    """The normalised value of one option. Raises ValueError, which begins with `where`, when it is out of range."""
+    option = next(o for o in OPTIONS if o.name == name)
+    try:
+        return option.check(value, _core_coefficient_sets)
+    except _Refused as refused:
+        raise ValueError(f"{where}: {name}: got {value!r}, {refused}") from None
+
+
 def _core_coefficient_sets() -> list[str]:
     from . import _core
 

@@ -29,11 +29,9 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from .selection_model import ModelFacts, Owner, is_conv1d, true_shape
 from .selection_table import table_lines
 
-_HEAD_NAMES = ("lm_head", "head", "output", "classifier", "score", "embed_out")
-_STEM = re.compile(r"patch_?embed|(^|_)stem(_|$)", re.IGNORECASE)
-_ROUTER_CLASS = re.compile(r"Router$|TopKGat(e|ing)$")
 # q, k and v of torch's own attention: functional Linears, fused into (3*embed, embed) or apart.
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _BIAS = re.compile(r"(^|_)bias(_[kv])?$")
@@ -61,7 +59,7 @@ class ParamSpec:
         for True on a shape that does not say which matrix it is.
         """
         role = "muon" if _tag(param, name) else "adamw"
-        return _spec(name, _true_shape(param), role, "use_muon set by user", None)
+        return _spec(name, true_shape(param), role, "use_muon set by user", None)
 
 
 class ParamGroups(list):
@@ -114,7 +112,7 @@ def roles_for(model: nn.Module, include=None, exclude=None) -> dict[int, ParamSp
             f"param_groups: got {type(model).__name__}, expected a torch.nn.Module: roles go by module; pass the "
             f"model itself, not its parameters"
         )
-    facts = _ModelFacts(model)
+    facts = ModelFacts(model)
     patterns = _Patterns(facts, include, exclude)
     specs = {id(p): _judge(p, owners, facts, patterns) for p, owners in facts.trainable}
     if not any(spec.role == "muon" for spec in specs.values()):
@@ -125,27 +123,14 @@ def roles_for(model: nn.Module, include=None, exclude=None) -> dict[int, ParamSp
 # ---- one parameter -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Owner:
-    """A module that holds the parameter, and under which name."""
-
-    path: str
-    module: nn.Module
-    attribute: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.path}.{self.attribute}" if self.path else self.attribute
-
-
-def _judge(param, owners: list[_Owner], facts: "_ModelFacts", patterns: "_Patterns") -> ParamSpec:
-    shape, owner = _true_shape(param), owners[0]
+def _judge(param, owners: list[Owner], facts: "ModelFacts", patterns: "_Patterns") -> ParamSpec:
+    shape, owner = true_shape(param), owners[0]
     forced = _forced(param, owners, patterns)
     role, reason = forced or _rule(owners, shape, facts)
     return _spec(owner.name, shape, role, reason, owner.module)
 
 
-def _forced(param, owners: list[_Owner], patterns: "_Patterns"):
+def _forced(param, owners: list[Owner], patterns: "_Patterns"):
     """(role, reason) as told by the user, or None."""
     if hasattr(param, "use_muon"):
         return "muon" if _tag(param, owners[0].name) else "adamw", "use_muon set by user"
@@ -156,13 +141,14 @@ def _forced(param, owners: list[_Owner], patterns: "_Patterns"):
     return None
 
 
-def _rule(owners: list[_Owner], shape: tuple[int, ...], facts: "_ModelFacts") -> tuple[str, str]:
+def _rule(owners: list[Owner], shape: tuple[int, ...], facts: "ModelFacts") -> tuple[str, str]:
     owner = owners[0]
     against = (
         _elementwise_reason(owner, shape)
         or _tied_reason(owners)
         or facts.embedding_reason(owner)
         or facts.head_reasons.get(owner.path)
+        or facts.adapter_reason(owner.path)
         or facts.router_reason(owner.path)
         or facts.convolution_reason(owner)
     )
@@ -172,7 +158,7 @@ def _rule(owners: list[_Owner], shape: tuple[int, ...], facts: "_ModelFacts") ->
     return ("muon", matrix) if matrix else ("adamw", _unknown_reason(owner, shape))
 
 
-def _elementwise_reason(owner: _Owner, shape) -> str | None:
+def _elementwise_reason(owner: Owner, shape) -> str | None:
     if _BIAS.search(owner.attribute):
         return "bias"
     if "norm" in type(owner.module).__name__.lower() and _hidden_reason(owner) is None:
@@ -180,11 +166,11 @@ def _elementwise_reason(owner: _Owner, shape) -> str | None:
     return "not a matrix" if len(shape) < 2 or 0 in shape else None
 
 
-def _tied_reason(owners: list[_Owner]) -> str | None:
+def _tied_reason(owners: list[Owner]) -> str | None:
     return f"tied with {owners[1].name}" if len(owners) > 1 else None
 
 
-def _hidden_reason(owner: _Owner) -> str | None:
+def _hidden_reason(owner: Owner) -> str | None:
     module = owner.module
     if isinstance(module, nn.MultiheadAttention) and owner.attribute in _ATTENTION_WEIGHTS:
         return "hidden Linear (attention in-projection)"
@@ -192,26 +178,21 @@ def _hidden_reason(owner: _Owner) -> str | None:
         return None
     if isinstance(module, nn.Linear):
         return "hidden Linear"
-    if _is_conv1d(module):
+    if is_conv1d(module):
         return "hidden Conv1D, stored (in, out)"
     return "hidden convolution" if isinstance(module, _ConvNd) else None
 
 
-def _unknown_reason(owner: _Owner, shape) -> str:
+def _unknown_reason(owner: Owner, shape) -> str:
     kind = type(owner.module).__name__
     if len(shape) == 3 and "expert" in owner.name.lower() + kind.lower():
         return "3-D expert stack"
     return f"bare parameter of {kind}"
 
 
-def _is_conv1d(module: nn.Module) -> bool:
-    """transformers' Conv1D, a Linear whose weight is stored (in, out); known by name, so that transformers may be absent."""
-    return any(c.__name__ == "Conv1D" and c.__module__.startswith("transformers.") for c in type(module).__mro__)
-
-
 def _spec(name: str, shape, role: str, reason: str, module: nn.Module | None) -> ParamSpec:
     rows, cols = _matrix(name, shape, reason, module) if role == "muon" else (0, 0)
-    transposed = role == "muon" and (_is_conv1d(module) or isinstance(module, _ConvTransposeNd))
+    transposed = role == "muon" and (is_conv1d(module) or isinstance(module, _ConvTransposeNd))
     return ParamSpec(name, role, shape, rows, cols, transposed, len(shape) >= 2, reason)
 
 
@@ -228,104 +209,11 @@ def _matrix(name: str, shape, reason: str, module: nn.Module | None) -> tuple[in
     return shape[0], math.prod(shape[1:])
 
 
-def _true_shape(param) -> tuple[int, ...]:
-    return tuple(getattr(param, "ds_shape", param.shape))
-
-
 def _tag(param, name: str) -> bool:
     tag = param.use_muon
     if not isinstance(tag, bool):
         raise ValueError(f'parameter "{name}": use_muon is {tag!r}, expected True or False')
     return tag
-
-
-# ---- the model -----------------------------------------------------------------------------------
-
-
-class _ModelFacts:
-    """What the rules need to know of the model as a whole; read once.
-
-    trainable: (parameter, its owners) in the model's order; a parameter with two owners is tied. Two names of one
-    module object are one owner.
-    """
-
-    def __init__(self, model: nn.Module):
-        self.modules = dict(model.named_modules())
-        owners: dict[int, tuple] = {}
-        for path, module in self.modules.items():
-            for attribute, p in module.named_parameters(recurse=False, remove_duplicate=False):
-                owners.setdefault(id(p), (p, []))[1].append(_Owner(path, module, attribute))
-        self.trainable = [entry for entry in owners.values() if entry[0].requires_grad]
-        self.frozen = len(owners) - len(self.trainable)
-        self._first_convolution = next((p for p, m in self.modules.items() if isinstance(m, _ConvNd)), None)
-        self.head_reasons = self._find_heads()
-
-    @staticmethod
-    def embedding_reason(owner: _Owner) -> str | None:
-        is_embedding = isinstance(owner.module, (nn.Embedding, nn.EmbeddingBag))
-        return "embedding" if is_embedding and owner.attribute == "weight" else None
-
-    def router_reason(self, path: str) -> str | None:
-        """A router is called so, is of a class called so, or is a gate beside `experts`."""
-        parts = path.split(".") if path else []
-        for depth, part in enumerate(parts):
-            parent = self.modules.get(".".join(parts[:depth]))
-            module = self.modules.get(".".join(parts[: depth + 1]))
-            is_gate = part == "gate" or part.endswith("_gate")
-            beside_experts = parent is not None and "experts" in parent._modules
-            if part == "router" or (is_gate and beside_experts) or _ROUTER_CLASS.search(type(module).__name__):
-                return "router"
-        return None
-
-    def convolution_reason(self, owner: _Owner) -> str | None:
-        module = owner.module
-        if not isinstance(module, _ConvNd):
-            return None
-        if module.groups == module.in_channels and module.groups > 1:
-            return "depthwise convolution"
-        is_stem = owner.path == self._first_convolution or any(map(_STEM.search, owner.path.split(".")))
-        return "patch or stem convolution" if is_stem else None
-
-    def _find_heads(self) -> dict[str, str]:
-        """Path of each output head -> reason."""
-        asked = self._ask("get_output_embeddings")
-        heads = {}
-        for path, module in self.modules.items():
-            if not (isinstance(module, (nn.Linear, _ConvNd)) or _is_conv1d(module)):
-                continue
-            if any(weight is getattr(module, "weight", None) for weight in asked):
-                heads[path] = "output head (get_output_embeddings)"
-            elif _last_part(path) in _HEAD_NAMES:
-                heads[path] = f'output head (named "{_last_part(path)}")'
-        return heads or self._head_by_rows()
-
-    def _head_by_rows(self) -> dict[str, str]:
-        """The last Linear with as many rows as an embedding: hidden layers of that width come before it."""
-        inputs = self._ask("get_input_embeddings")
-        tables = {p: m for p, m in self.modules.items() if isinstance(m, nn.Embedding)}
-        tables = {p: m for p, m in tables.items() if any(m.weight is w for w in inputs)} or tables
-        by_rows = {_true_shape(m.weight)[0]: path for path, m in reversed(tables.items())}
-        for path, module in reversed(self.modules.items()):
-            if isinstance(module, nn.Linear) and _true_shape(module.weight)[0] in by_rows:
-                return {path: f"output head (as many rows as {by_rows[_true_shape(module.weight)[0]]})"}
-        return {}
-
-    def _ask(self, method: str) -> list:
-        """Weights of what `method` returns, asked of every module that has it: the model may be wrapped."""
-        weights = []
-        for module in self.modules.values():
-            try:
-                answer = getattr(module, method, lambda: None)()
-            except (NotImplementedError, AttributeError):  # transformers: "this model has none"
-                continue
-            for part in answer if isinstance(answer, nn.ModuleList) else [answer]:
-                weights.append(getattr(part, "weight", None))
-        return [w for w in weights if w is not None]
-
-
-def _last_part(path: str) -> str:
-    """The last name part of a module, seen through the wrappers of peft."""
-    return re.sub(r"\.(base_layer|original_module|modules_to_save\.[^.]+)$", "", path).rpartition(".")[2]
 
 
 # ---- patterns ------------------------------------------------------------------------------------
@@ -334,7 +222,7 @@ def _last_part(path: str) -> str:
 class _Patterns:
     """The include and exclude patterns, checked. Raises ValueError for one that matches nothing trainable."""
 
-    def __init__(self, facts: _ModelFacts, include, exclude):
+    def __init__(self, facts: ModelFacts, include, exclude):
         names = [owner.name for _, owners in facts.trainable for owner in owners]
         self.include = self._checked("include", include, names)
         self.exclude = self._checked("exclude", exclude, names)
@@ -358,7 +246,7 @@ def _nearest(pattern: str, names: list[str]) -> list[str]:
     return difflib.get_close_matches(pattern, names, 3, cutoff=0.4) or names[:3]
 
 
-def _nothing_eligible(specs, facts: _ModelFacts) -> str:
+def _nothing_eligible(specs, facts: ModelFacts) -> str:
     reasons = Counter(re.sub(r" (with|of|\().*", "", spec.reason) for spec in specs)
     found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none"
     return (

@@ -17,17 +17,19 @@ import warnings
 import torch
 
 FORMAT = 1
-_ENTRY = "zeromuon"
-_GROUP_VALUES = ("lr", "weight_decay")
+ENTRY = "zeromuon"
+_GROUP_VALUES = ("lr", "weight_decay", "initial_lr", "name")  # those that a group has
 # Options that change what the stored momentum means.
 _MEANING = ("momentum_kind",)
 # Options that change the arithmetic: going on with others is allowed, and said.
 _COMPARED = ("momentum", "nesterov", "scale", "ns", "ns_form", "betas", "eps")
+# Options that a load takes from the checkpoint, as torch does with what is in param_groups.
+_TAKEN = ("lr", "adam_lr", "weight_decay")
 
 
-def save_entry(state_dict: dict, binding, options: dict) -> dict:
-    """`state_dict` with the entry in it: format version, name -> role, 2-D views of the Muon parameters, the
-    hyper-parameters, and the values of each group."""
+def save_entry(state_dict: dict, binding, options: dict, adam_ratios: list[float]) -> dict:
+    """`state_dict` with the entry in it: format version, name -> role in the order of the shards, 2-D views of the
+    Muon parameters, the hyper-parameters, and the values of each group."""
     specs = [s for g in binding.sub_groups for s in g.specs]
     groups = state_dict["param_groups"]
     entry = {
@@ -35,47 +37,66 @@ def save_entry(state_dict: dict, binding, options: dict) -> dict:
         "roles": {s.name: s.role for s in specs},
         "blocks": {s.name: [[0, s.rows, 0, s.cols]] for s in specs if s.role == "muon"},
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
-        "groups": [{k: group[k] for k in _GROUP_VALUES} for group in groups],
-        "plan_hash": binding.plan.hash,
+        "groups": [{**{k: group[k] for k in _GROUP_VALUES if k in group}, "adam_ratio": ratio}
+                   for group, ratio in zip(groups, adam_ratios)],
     }
-    return {**state_dict, _ENTRY: entry, "param_groups": [{**groups[0], _ENTRY: entry}, *groups[1:]]}
+    return {**state_dict, ENTRY: entry, "param_groups": [{**groups[0], ENTRY: entry}, *groups[1:]]}
+
+
+def saved_ratios(entry: dict, now: list[float]) -> list[float]:
+    """adam_lr/lr of each group as saved, or `now` when the groups are others."""
+    saved = [group["adam_ratio"] for group in entry["groups"]]
+    return saved if len(saved) == len(now) else now
 
 
 def load_entry(state_dict: dict, binding, options: dict, groups: int) -> dict:
     """`state_dict` without the entry, checked against this run. Raises ValueError; warns of other options."""
-    entry = state_dict.get(_ENTRY)
+    entry = state_dict.get(ENTRY)
     if entry is None:
         raise ValueError(_foreign(state_dict))
     saved_groups = len(state_dict["param_groups"])
     if saved_groups != groups:
         raise ValueError(f"the checkpoint has {saved_groups} parameter groups, this run has {groups}")
     _check(entry, binding, options)
-    packed = [{k: v for k, v in group.items() if k != _ENTRY} for group in state_dict["param_groups"]]
-    return {**{k: v for k, v in state_dict.items() if k != _ENTRY}, "param_groups": packed}
+    _check_order(list(entry["roles"]), [s.name for g in binding.sub_groups for s in g.specs])
+    packed = [{k: v for k, v in group.items() if k != ENTRY} for group in state_dict["param_groups"]]
+    return {**{k: v for k, v in state_dict.items() if k != ENTRY}, "param_groups": packed}
 
 
-def adopt_universal(state, param_groups, binding, options: dict) -> None:
-    """Completes a universal load that DeepSpeed did since the last call; see Note [Universal checkpoints].
+def _check_order(saved: list[str], now: list[str]) -> None:
+    """States of the native format go by position in the shards."""
+    for before, after in zip(saved, now):
+        if before != after:
+            raise ValueError(
+                f'the shards of the checkpoint hold "{before}" where this run has "{after}": the parameters are in '
+                f"another order; build the model and its groups as they were, or load through the universal format"
+            )
+
+
+def adopt_universal(state, param_groups, binding, options: dict) -> dict | None:
+    """Completes a universal load that DeepSpeed did since the last call, see Note [Universal checkpoints]; its entry,
+    or None when there was no such load.
 
     Raises ValueError when another optimizer wrote that checkpoint, or the roles differ.
     """
     muon = [g.flat for g in binding.sub_groups if g.role == "muon"]
     if not any("exp_avg_sq" in state.get(flat, ()) for flat in muon):
-        return
-    entry = next((group[_ENTRY] for group in param_groups if _ENTRY in group), None)
+        return None
+    entry = next((group[ENTRY] for group in param_groups if ENTRY in group), None)
     if entry is None:
         raise ValueError(_foreign({"state": {0: {"exp_avg", "exp_avg_sq"}}}))
     _check(entry, binding, options)
     for index, group in enumerate(param_groups):
-        group.pop(_ENTRY, None)
+        group.pop(ENTRY, None)
         _restore_values(group, index, entry["groups"])
     drop_placeholders(state, binding.sub_groups)
+    return entry
 
 
 def _restore_values(group: dict, index: int, saved: list[dict]) -> None:
     """The group's own saved values, in place of the first group's; one that was set after the load stays."""
     for key in _GROUP_VALUES:
-        if index < len(saved) and group[key] == saved[0][key]:
+        if index < len(saved) and key in saved[index] and group.get(key) == saved[0].get(key):
             group[key] = saved[index][key]
 
 
@@ -108,6 +129,11 @@ def _check(entry: dict, binding, options: dict) -> None:
         if _plain(saved) != _plain(now):
             warnings.warn(f"{key}: the checkpoint was written with {saved}, going on with {now}",
                           stacklevel=4)
+    for key in _TAKEN:
+        saved, now = entry["options"][key], options[key]
+        if saved != now:
+            warnings.warn(f"{key}: the checkpoint was written with {saved}, this run says {now}; as in torch, the "
+                          f"checkpoint's learning rates, their ratio and its decay are gone on with", stacklevel=4)
 
 
 def _plain(value):

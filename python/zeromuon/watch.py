@@ -120,7 +120,7 @@ def _watch_unused_parameters(binding) -> None:
     parameter without one is stepped with what the buffer held. Rank 0 has a part of every parameter, so it sees all.
     """
     zero3 = binding.zero3
-    if not _is_first_rank(binding) or not all(hasattr(zero3, n) for n in ("partition_grads", "_pre_step", "micro_step_id")):
+    if not _is_first_rank(binding):
         return
     watcher = _UnusedParameters(binding)
     partition_grads, pre_step = zero3.partition_grads, zero3._pre_step

@@ -236,3 +236,11 @@ def test_a_folder_with_other_things_is_not_overwritten(capsys, masked_model, tex
 
 def test_model_and_data_must_be_named(refused, masked_model):
     expect(refused("--model", masked_model), "--data is missing", "--demo")
+
+
+def test_sequences_longer_than_the_positions_of_the_model_are_refused(refused, masked_model, text_file):
+    expect(
+        refused("--model", masked_model, "--data", text_file, "--seq-len", "100000"),
+        "--seq-len 100000",
+        "expected at most",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 
 import torch
@@ -182,7 +183,14 @@ def foreign_states() -> dict:
     other_kind = {**good, "zeromuon": {**good["zeromuon"],
                                        "options": {**good["zeromuon"]["options"], "momentum_kind": "heavy_ball"}}}
     before = world.shards_of(engine)
-    errors = [error_of(lambda s=s: zero3.optimizer.load_state_dict(s)) for s in (adamw, other_role, other_kind, good)]
+    swapped = list(good["zeromuon"]["roles"].items())
+    swapped[0], swapped[1] = swapped[1], swapped[0]
+    other_order = {**good, "zeromuon": {**good["zeromuon"], "roles": dict(swapped)}}
+    errors = []
+    for state_dict in (adamw, other_role, other_kind, other_order, good):
+        zero3._clear_fp32_optimizer_param_groups()
+        zero3._set_fp32_optimizer_param_groups()
+        errors.append(error_of(lambda s=state_dict: zero3.optimizer.load_state_dict(s)))
     zero3._clear_fp32_optimizer_param_groups()
     return {"errors": errors, "unchanged": world.same_bits(before, world.shards_of(engine))}
 
@@ -202,5 +210,50 @@ def foreign_checkpoint(optimizer: str) -> dict:
     before = world.shards_of(ours)
     error = error_of(lambda: ours.load_checkpoint(str(folder)))
     unchanged = world.same_bits(before, world.shards_of(ours))
+    world.train(ours, data, range(1, 2))
+    steps = [s["step"] for s in ours.optimizer.optimizer.state.values()]
     weights_only = error_of(lambda: ours.load_checkpoint(str(folder), load_optimizer_states=False))
-    return {"errors": world.on_all_ranks(error), "unchanged": world.on_all_ranks(unchanged), "weights_only": weights_only}
+    return {"errors": world.on_all_ranks(error), "unchanged": world.on_all_ranks(unchanged), "steps": steps,
+            "weights_only": weights_only}
+
+
+def poisoned_then_loaded() -> dict:
+    """A step that breaks: the checkpoint before it stays the latest, and loading it goes on as if nothing happened."""
+    case = Case("poisoned", sub_group=150, offload=True)
+    data = world.batches(case, dist.get_world_size())
+    _, engine = world.build_engine(case)
+    world.train(engine, data, range(2))
+    folder = _folder("poisoned")
+    engine.save_checkpoint(str(folder), tag="good")
+    world.train(engine, data, range(2, 3))
+    expected = _everything(engine)
+    zero3 = engine.optimizer
+    if dist.get_rank() == dist.get_world_size() - 1:
+        zero3.optimizer.state[zero3.fp32_partitioned_groups_flat[0]]["exp_avg"][0] = float("inf")
+    broken = error_of(lambda: world.train(engine, data, range(3, 4)))
+    saving = error_of(lambda: engine.save_checkpoint(str(folder), tag="bad"))
+    dist.barrier()
+    latest = (folder / "latest").read_text()
+    engine.load_checkpoint(str(folder))
+    world.train(engine, data, range(2, 3))
+    return {"errors": world.on_all_ranks(broken), "saving": world.on_all_ranks(saving), "latest": latest,
+            "same": world.on_all_ranks(world.same_bits(_everything(engine), expected))}
+
+
+def other_rates_on_load() -> dict:
+    """Saved with one lr and adam_lr, loaded by a run that says others: what AdamW is stepped with then."""
+    case = Case("rates", sub_group=150)
+    data = world.batches(case, dist.get_world_size())
+    _, engine = world.build_engine(case)
+    world.train(engine, data, range(SAVED_AFTER))
+    folder = _folder("rates")
+    engine.save_checkpoint(str(folder))
+    world.train(engine, data, range(SAVED_AFTER, STEPS))
+    other = Case("rates", sub_group=150, options={"lr": 0.005, "adam_lr": 0.002})
+    _, resumed = world.build_engine(other)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        resumed.load_checkpoint(str(folder))
+    world.train(resumed, data, range(SAVED_AFTER, STEPS))
+    return {"same": world.on_all_ranks(world.same_bits(_everything(engine), _everything(resumed))),
+            "warnings": [str(w.message) for w in caught if "the checkpoint was written with" in str(w.message)]}

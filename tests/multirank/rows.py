@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import torch
@@ -64,10 +65,13 @@ def not_ours() -> dict:
 
 
 def plans_differ() -> dict:
+    """The last rank has another mask of what decays."""
     import zeromuon
 
-    options = {} if dist.get_rank() == 0 else {"ns": "cans"}
-    _, engine = world.build_engine(Case("differ", options=options))
+    _, engine = world.build_engine(PLAIN)
+    specs = engine.optimizer.optimizer._specs
+    if dist.get_rank() == dist.get_world_size() - 1:
+        specs.update({key: dataclasses.replace(spec, decay=not spec.decay) for key, spec in specs.items()})
     before = world.shards_of(engine)
     row = on_ranks(lambda: zeromuon.attach(engine))
     return {**row, "unchanged": world.on_all_ranks(world.same_bits(before, world.shards_of(engine)))}
@@ -88,7 +92,7 @@ def too_little_memory() -> dict:
 
     _, engine = world.build_engine(PLAIN)
     free = binding._free_bytes
-    binding._free_bytes = lambda kind: 100
+    binding._free_bytes = lambda kind, ranks_here: 100
     try:
         return on_ranks(lambda: zeromuon.attach(engine))
     finally:
@@ -168,6 +172,29 @@ def poisoned() -> dict:
     row = on_ranks(lambda: world.train(engine, data, range(2, 3)))
     again = on_ranks(lambda: world.train(engine, data, range(3, 4)))
     return {**row, "again": again["errors"], "unchanged": world.on_all_ranks(torch.equal(before, flat.detach()))}
+
+
+def told_differently(options: dict) -> dict:
+    """The last rank is told other options, which no plan shows."""
+    import zeromuon
+
+    last = dist.get_rank() == dist.get_world_size() - 1
+    _, engine = world.build_engine(Case("differ", options=options if last else {}))
+    return on_ranks(lambda: zeromuon.attach(engine))
+
+
+def failed_between_sub_groups() -> dict:
+    """A learning rate that is no number in the last group, whose sub-group comes after others were stepped."""
+    _, engine = world.build_engine(OFFLOAD)
+    data = world.batches(OFFLOAD, dist.get_world_size())
+    world.train(engine, data, range(1))
+    optimizer = engine.optimizer.optimizer
+    lr = optimizer.param_groups[-1]["lr"]
+    optimizer.param_groups[-1]["lr"] = "auto"
+    row = on_ranks(lambda: world.train(engine, data, range(1, 2)))
+    optimizer.param_groups[-1]["lr"] = lr
+    again = on_ranks(lambda: world.train(engine, data, range(2, 3)))
+    return {**row, "again": again["errors"], "left": [len(g["params"]) for g in optimizer.param_groups]}
 
 
 # ---- offload -------------------------------------------------------------------------------------

@@ -46,10 +46,11 @@ def test_whole_states_are_there_by_name_and_muon_has_no_second_moment(world_size
 
 @pytest.mark.parametrize("world_size, row", [on(2, "foreign states", "foreign_states")])
 def test_optimizer_state_that_does_not_fit_is_refused_and_changes_nothing(world_size, row, result):
-    adamw, other_role, other_kind, good = result["errors"]
+    adamw, other_role, other_kind, other_order, good = result["errors"]
     assert "not written by ZeroMuon" in adamw and "load_optimizer_states=False" in adamw
     assert '"0.weight" is adamw in the checkpoint and muon in this run' in other_role
     assert "momentum_kind" in other_kind and "heavy_ball" in other_kind
+    assert "the parameters are in another order" in other_order
     assert good == ""
     assert result["unchanged"]
 
@@ -60,4 +61,19 @@ def test_optimizer_state_that_does_not_fit_is_refused_and_changes_nothing(world_
 def test_a_checkpoint_of_another_optimizer_is_refused_with_the_conversion_it_needs(world_size, row, whose, result):
     assert all(whose in error and "Convert the checkpoint first" in error for error in result["errors"])
     assert result["unchanged"] == [True, True]
+    assert set(result["steps"]) == {2}, "the step after the refusal is one step of every sub-group"
     assert result["weights_only"] == ""
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "poisoned then loaded", "poisoned_then_loaded")])
+def test_a_broken_step_is_not_saved_and_a_load_goes_on_from_the_last_checkpoint(world_size, row, result):
+    assert all("NaN or infinite" in error for error in result["errors"])
+    assert all("StepError: not saved: the optimizer is poisoned" in error for error in result["saving"])
+    assert result["latest"] == "good"
+    assert result["same"] == [True, True]
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "other rates", "other_rates_on_load")])
+def test_both_learning_rates_are_gone_on_with_as_saved_and_said(world_size, row, result):
+    assert result["same"] == [True, True]
+    assert len(result["warnings"]) == 1 and result["warnings"][0].startswith("lr: the checkpoint was written with 0.02")

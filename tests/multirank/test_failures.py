@@ -26,3 +26,11 @@ def test_a_non_finite_momentum_on_one_rank_stops_all_and_poisons_the_optimizer(w
         assert "step 3" in error and "bucket 0" in error and "applied in this step: nothing" in error
         assert "poisoned by an earlier failure" in again and "step 3" in again, again
     assert result["unchanged"] == [True] * world_size
+
+
+@pytest.mark.parametrize("world_size, row", [
+    pytest.param(2, row("failed between sub-groups", "failed_between_sub_groups"), id="2 ranks")])
+def test_an_error_between_two_sub_groups_poisons_and_leaves_nothing_to_step_twice(world_size, row, result):
+    assert all("lr: got 'auto'" in error or "could not convert" in error for error in result["errors"])
+    assert all("poisoned by an earlier failure" in error for error in result["again"])
+    assert set(result["left"]) == {0}

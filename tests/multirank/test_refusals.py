@@ -40,7 +40,8 @@ def test_attaching_to_another_optimizer_says_which_it_found(world_size, row, res
 @pytest.mark.parametrize("world_size, row", [
     on(2, "plans differ", "plans_differ"), on(3, "plans differ", "plans_differ")])
 def test_ranks_whose_plans_differ_all_raise_and_show_the_first_difference(world_size, row, result):
-    check(result, "ValueError", "rank 0 has `triple", "rank 1 has `triple", "same ZeroMuon options")
+    last = f"rank {world_size - 1} has `"
+    check(result, "ValueError", "planned different steps: rank 0 has `", last, "same ZeroMuon options")
 
 
 @pytest.mark.parametrize("world_size, row", [on(3, "one rank cannot bind", "one_rank_cannot_bind")])
@@ -69,6 +70,14 @@ def test_master_weights_that_are_not_where_expected_are_refused(world_size, row,
 @pytest.mark.parametrize("world_size, row", [on(2, "changed after bind", "parameters_changed_after_bind")])
 def test_parameters_that_change_after_bind_are_refused(world_size, row, result):
     check(result, "ValueError", "changed after attach()")
+
+
+@pytest.mark.parametrize("world_size, row, option", [
+    pytest.param(3, row(f"told another {name}", "told_differently", options=options), name, id=f"3 ranks: {name}")
+    for name, options in (("momentum", {"momentum": 0.5}), ("adam_lr", {"adam_lr": 0.01}),
+                          ("weight_decay", {"weight_decay": 0.5}))])
+def test_a_rank_that_was_told_another_option_is_named(world_size, row, option, result):
+    check(result, "ValueError", f"{option}: rank 0 has", "rank 2 has", "the same ZeroMuon options")
 
 
 CONFIGS = {

@@ -37,6 +37,7 @@ def check(settings: Settings) -> list[str]:
     for name in ("steps", "save_every", "batch", "seq_len", "keep_checkpoints"):
         if getattr(settings, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: expected at least 1")
+    model.check_length(settings.seq_len)
     gpus = machine.gpu_count()
     warnings = check_ranks(settings.ranks, machine.core_count(), gpus)
     plan_memory(model, settings, on_gpu=gpus > 0).require(

@@ -34,6 +34,13 @@ class ModelFolder:
             for options in names
         )
 
+    def check_length(self, tokens: int) -> None:
+        """Raises ValueError for sequences longer than the positions that config.json names."""
+        positions = next((self.config[n] for n in ("max_position_embeddings", "n_positions")
+                          if isinstance(self.config.get(n), int)), tokens)
+        if tokens > positions:
+            raise ValueError(f"--seq-len {tokens}: expected at most {positions}, the positions of {self.path}; lower it")
+
 
 def demo_model() -> Path:
     """The folder of the demo's encoder, ZEROMUON_DEMO_MODEL if that is set. Raises ValueError if there is none."""
