@@ -112,15 +112,24 @@ class ZeroMuon(torch.optim.Optimizer):
         Raises ValueError or MemoryError, on every rank when on one.
         """
         if self._binding is None:
-            agreed = {**self._options, "adam_lr/lr per group": self._adam_ratios,
-                      "decoupled decay": self._decoupled_decay,
-                      **{f"{key} per group": [float(g[key]) for g in self.param_groups] for key in ("lr", "weight_decay")}}
-            allocate = self._state_of if with_states else None
-            self._binding = bind(self, self._specs, self._params, agreed, allocate)
+            there = set(self.state)
+            try:
+                allocate = self._state_of if with_states else None
+                self._binding = bind(self, self._specs, self._params, self._agreed_options(), allocate)
+            except Exception:
+                for flat in set(self.state) - there:
+                    del self.state[flat]
+                raise
             host.refuse_offload_states(self._binding.zero3)
             watch_engine(self, self._binding.zero3)
             watch_steps(self._binding)
         return self._binding
+
+    def _agreed_options(self) -> dict:
+        """The options, and what else must be equal on all ranks."""
+        per_group = {f"{key} per group": [float(g[key]) for g in self.param_groups] for key in ("lr", "weight_decay")}
+        return {**self._options, **per_group, "adam_lr/lr per group": self._adam_ratios,
+                "decoupled decay": self._decoupled_decay}
 
     def follow_deepspeed(self, given_groups_with_own_lr: list[int], decoupled_decay: bool) -> None:
         """DeepSpeed's meaning of ``"type": "Muon"``: in these groups (numbered as given at construction) AdamW takes

@@ -22,7 +22,8 @@ def main() -> None:
         result = {"value": float(measure(system))}
     except Exception as error:  # whatever a system raises is what is reported of it
         result = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-    if dist.get_rank() == 0 or "error" in result:
+    # The first error is the cause; those of ranks that waited for the first come later.
+    if (dist.get_rank() == 0 or "error" in result) and not Path(out).exists():
         part = Path(f"{out}.{dist.get_rank()}")
         part.write_text(json.dumps(result))
         os.replace(part, out)
