@@ -5,7 +5,8 @@ The Gram form multiplies rounding errors by up to 1/(smallest singular value). T
 one and directions without a gradient: a change of one unit in the last place of the gradients moves the reference
 itself by 1e-5 to 3e-5 there (1e-6 to 2e-6 in the standard form). So for ns_form "auto" on that model the error is
 taken from the reference in double, and the bar is four times what the reference in fp32 is off from it. The form
-"gram" is held to the common bar, on a model whose matrices are well conditioned.
+"gram" is held to the common bar, on a model whose matrices are well conditioned. Adapters of LoRA get the same bar: B
+starts at zero, so the gradients of A are tiny and ill-conditioned in the first steps (up to 2.8e-6 between two BLAS).
 
 Note [Momentum bar]
 Momenta are compared with the reference in double, relative to the largest element of the same tensor. Where gradients
@@ -48,7 +49,7 @@ def run(case: Case) -> dict:
     exact, _, exact_momentum, _ = _reference(case, data, torch.float64)
     row["error"] = _distance(weights, expected)
     row["bar"] = 2e-6 * max(1.0, max(w.abs().max().item() for w in expected.values()))
-    if case.options.get("ns_form") == "auto":  # Note [Gram rounding]
+    if case.options.get("ns_form") == "auto" or case.model == "lora":  # Note [Gram rounding]
         row["error"] = _distance(weights, exact)
         row["bar"] = max(row["bar"], 4 * _distance(expected, exact))
     row["momentum_error"] = _relative(momentum, exact_momentum)
