@@ -44,13 +44,11 @@ def watch_engines() -> None:
 
 def _look_at(engine) -> None:
     stepped = getattr(engine, "basic_optimizer", None)
-    if stepped in _built:
-        if host.is_zero3(engine.optimizer):
-            watch_engine(stepped, engine.optimizer)
-        return
     own = {id(p) for p in engine.module.parameters()}
-    if any(not o.is_bound and o.holds_any_of(own) for o in _built):
-        raise ValueError(_message(type(stepped).__name__))
+    if any(o is not stepped and not o.is_bound and o.holds_any_of(own) for o in _built):
+        raise ValueError(_message("another ZeroMuon" if stepped in _built else type(stepped).__name__))
+    if stepped in _built and host.is_zero3(engine.optimizer):
+        watch_engine(stepped, engine.optimizer)
 
 
 def _message(stepped: str) -> str:
@@ -59,6 +57,6 @@ def _message(stepped: str) -> str:
         f"Hugging Face's Trainer discards Trainer(optimizers=(optimizer, None)) under DeepSpeed; and with "
         f"offload_optimizer Accelerate replaces any optimizer object or optimizer_cls_and_kwargs by DeepSpeedCPUAdam "
         f'unless the DeepSpeed config says "zero_force_ds_cpu_optimizer": false. Remedy for both: call '
-        f'zeromuon.register() and name "type": "ZeroMuon" in the optimizer section of the DeepSpeed config. If the '
-        f"ZeroMuon is not wanted, delete it before deepspeed.initialize"
+        f'zeromuon.register() and name "type": "ZeroMuon" in the optimizer section of the DeepSpeed config, with its '
+        f"options there. If the object is not wanted, delete it before deepspeed.initialize"
     )

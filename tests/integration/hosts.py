@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Outcome:
     @property
     def losses(self) -> list[float]:
         """Every loss in the log, in order."""
-        return [float(x) for x in re.findall(r"""\bloss['"]?:? *['"]?([-+.\w]+)""", self.log)]
+        return [float(x) for x in re.findall(r"""\bloss['"]?:? *['"]?([-+]?(?:[0-9.]+(?:e-?[0-9]+)?|nan|inf))""", self.log)]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -37,7 +38,8 @@ def environment(**more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k not in dropped}
     paths = {"PYTHONPATH": os.pathsep.join([str(PROBE), str(ROOT / "python")]),
              "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+             "PET_STANDALONE": "1"}  # torchrun then takes a free port
     return {**kept, **paths, **quiet, "DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1", **more}
 
 
@@ -46,15 +48,17 @@ def run_block(name: str, folder: Path) -> Outcome:
     return run(["bash", "-e", "-c", doc_blocks.command(name)], folder)
 
 
-def run(command: list[str], folder: Path) -> Outcome:
+def run(command: list[str], folder: Path, **variables: str) -> Outcome:
+    """Runs `command` in `folder`, with these variables beside `environment`."""
     for old in folder.glob("rank*.json"):
         old.unlink()
-    process = subprocess.Popen(command, cwd=folder, env=environment(ZEROMUON_PROBE=str(folder)), text=True,
-                               errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(command, cwd=folder, env=environment(ZEROMUON_PROBE=str(folder), **variables),
+                               text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               start_new_session=True)
     try:
         log = process.communicate(timeout=SECONDS_PER_LAUNCH)[0]
     except subprocess.TimeoutExpired:
-        process.terminate()  # torchrun ends its ranks, which a kill would leave behind
-        log = f"no end after {SECONDS_PER_LAUNCH} s:\n{process.communicate()[0]}"
+        os.killpg(process.pid, signal.SIGTERM)  # the launcher ends its ranks, which a kill would leave behind
+        log = f"no end after {SECONDS_PER_LAUNCH} s:\n{process.communicate(timeout=60)[0]}"
     reports = sorted(folder.glob("rank*.json"))
     return Outcome(process.returncode, log, [json.loads(r.read_text()) for r in reports])
