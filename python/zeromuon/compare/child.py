@@ -1,11 +1,18 @@
-"""Measures one row on one system, on every rank: torchrun ... -m zeromuon.compare.child ROW SYSTEM OUT [--spoil]"""
+"""Measures one row on one system, on every rank: torchrun ... -m zeromuon.compare.child ROW SYSTEM OUT [--spoil]
+
+Each rank may append a line of JSON to OUT: rank 0 what was measured, any rank what was raised.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
+
+from . import launch
 
 
 def main() -> None:
@@ -15,21 +22,41 @@ def main() -> None:
     training.start(spoil="--spoil" in sys.argv)
     import torch.distributed as dist
 
-    from . import checkpoints, fp32, sixteen_bits
-
-    measure = next(getattr(m, name) for m in (fp32, sixteen_bits, checkpoints) if hasattr(m, name))
-    try:
-        result = {"value": float(measure(system))}
-    except Exception as error:  # whatever a system raises is what is reported of it
-        result = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-    # The first error is the cause; those of ranks that waited for the first come later.
-    if (dist.get_rank() == 0 or "error" in result) and not Path(out).exists():
-        part = Path(f"{out}.{dist.get_rank()}")
-        part.write_text(json.dumps(result))
-        os.replace(part, out)
+    result = _result(name, system)
+    if dist.get_rank() == 0 or result["kind"] != launch.MEASURED:
+        with open(out, "a") as lines:
+            lines.write(json.dumps({**result, "rank": dist.get_rank()}) + "\n")
+    if result["kind"] == launch.MEASURED:
+        with contextlib.suppress(RuntimeError):  # another rank raised, and has said so
+            dist.barrier()
     sys.stdout.flush()
-    # A rank that failed alone would leave the others waiting in a collective.
+    # Leaving in the ordinary way, a rank that failed alone would wait for the others.
     os._exit(0)
+
+
+def _result(name: str, system: str) -> dict:
+    from . import checkpoints, fp32, sixteen_bits, training, work
+
+    function = next(getattr(m, name) for m in (fp32, work, sixteen_bits, checkpoints) if hasattr(m, name))
+    try:
+        measured = function(system)
+    except training.Raised as error:
+        return {"kind": launch.RAISED, "error": str(error)}
+    except training.NotMeasurable as error:
+        return {"kind": launch.FAILED, "error": f"not measured: {error}"}
+    except Exception as error:
+        traceback.print_exc()
+        kind = launch.RAISED if _is_of_a_system(error) else launch.FAILED
+        return {"kind": kind, "error": f"{type(error).__name__}: {error}"[:1000]}
+    figures = measured if isinstance(measured, list) else [measured]
+    return {"kind": launch.MEASURED, "figures": [f if isinstance(f, dict) else {"value": float(f)} for f in figures]}
+
+
+def _is_of_a_system(error: Exception) -> bool:
+    """Whether DeepSpeed or our optimizer was at work when it was raised, and not the comparison alone."""
+    here = Path(__file__).resolve().parent
+    files = [Path(frame.filename).resolve() for frame in traceback.extract_tb(error.__traceback__)]
+    return any("deepspeed" in f.parts or (here.parent in f.parents and f.parent != here) for f in files)
 
 
 if __name__ == "__main__":

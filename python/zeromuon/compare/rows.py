@@ -7,54 +7,62 @@ from dataclasses import dataclass
 DEEPSPEED, OURS = "deepspeed", "zeromuon"
 SYSTEMS = (DEEPSPEED, OURS)
 
+# The bar of a figure that is measured with it: see training.weight_bar and the functions that return a bar.
+MEASURED = None
+WEIGHTS = "weights off the reference, "
+
 
 @dataclass(frozen=True)
-class Row:
-    """One row. name: of the function that measures it, and on the command line. defect: as it is called when it is
-    live. measured: the figure. bar: the largest figure without the defect; `None` stands for :data:`WEIGHTS`. unit: how
-    figure and bar are printed (a format of Python's)."""
+class Figure:
+    """One number of a row. what: it is. bar: the largest value without the defect, or MEASURED. unit: how value and bar
+    are printed (a format of Python's)."""
 
-    name: str
-    defect: str
-    measured: str
-    bar: float | None = None
+    what: str
+    bar: float | None = MEASURED
     unit: str = ".1e"
 
 
-# 2e-6 * max(1, largest weight of the reference); the largest weight of these models is below 1.
-WEIGHTS = 2e-6
+@dataclass(frozen=True)
+class Row:
+    """One defect. name: of the function that measures it, and on the command line. defect: what is wrong when it is
+    live. crash_counts: whether ranks that die without a word are how the defect shows."""
+
+    name: str
+    defect: str
+    figures: tuple[Figure, ...]
+    crash_counts: bool = False
+
 
 ROWS = (
-    Row("accumulation", "Newton-Schulz once per micro-batch", "weights off the reference, accumulation 4"),
+    Row("accumulation", "Newton-Schulz runs once per micro-batch",
+        (Figure(WEIGHTS + "4 micro-batches per step"),)),
     Row("reduce_bucket", "a parameter larger than reduce_bucket_size gets no Newton-Schulz",
-        "weights off the reference, bucket smaller than a matrix"),
-    Row("zero_init", "under zero.Init no parameter gets Muon", "Muon parameters missing under zero.Init", 0, ".0f"),
+        (Figure(WEIGHTS + "matrices larger than reduce_bucket_size"),)),
+    Row("zero_init", "under zero.Init no parameter gets Muon, silently",
+        (Figure("matrices without Muon, model built under zero.Init", 0, ".0f"),)),
     Row("mixed_shapes", "matrices of different shapes crash on gloo",
-        "weights off the reference, square, tall and wide matrices"),
-    Row("clip", "clipping acts on the orthogonalised update", "weights off the reference, clipping at 0.05"),
-    Row("clip_norm", "the reported gradient norm is that of the update", "reported norm off the raw norm, relative", 1e-5),
+        (Figure(WEIGHTS + "square, tall and wide matrices"),), crash_counts=True),
+    Row("clip", "clipping acts on the orthogonalised update, and its norm is what is reported",
+        (Figure(WEIGHTS + "gradients clipped at 0.05"), Figure("reported gradient norm off the true one, relative", 1e-6))),
     Row("reduce_scatter", "reduce_scatter: true, the default, is refused",
-        "weights off the reference, reduce_scatter left at its default"),
+        (Figure(WEIGHTS + "reduce_scatter not mentioned"),)),
     Row("bf16_momentum", "the momentum is kept in the communication dtype",
-        "momentum off fp32, relative, 30 bf16 steps", 1e-6),
+        (Figure("stored momentum off fp32, relative, 30 bf16 steps", 1e-6),)),
     Row("fp16_underflow", "fp16 with CPU offload: small momenta underflow to zero",
-        "momentum elements lost to zero at small losses", 0, ".1%"),
-    Row("fp16_scale", "fp16: the momentum mixes gradients of different loss scales",
-        "1 - cosine of the momentum with that of unscaled gradients", 1e-6),
-    Row("offload_repeats", "CPU offload repeats every Newton-Schulz on every rank",
-        "Newton-Schulz runs per matrix and step, all ranks", 1.0, ".2f"),
-    Row("offload_gathered", "CPU offload gathers gradients and momenta of all matrices on every rank, a sub-group at once",
-        "gathered into whole matrices on a rank, in sizes of all matrices", 0.75, ".2f"),
-    Row("bytes_moved", "momenta and updates are gathered whole on every rank",
-        "elements received per Muon element and step, its own included, 2 ranks", 1.02, ".2f"),
+        (Figure("momentum elements lost to zero, losses of 1e-6", 0, ".1%"),)),
+    Row("fp16_scale", "fp16 without offload: the momentum mixes gradients of different loss scales",
+        (Figure("1 - cosine of stored and unscaled momentum, loss scale x 8", 1e-6),)),
+    Row("offload_repeats", "CPU offload repeats every Newton-Schulz on every rank and gathers all matrices at once",
+        (Figure("Newton-Schulz runs per matrix and step, CPU offload", 1.0, ".2f"),
+         Figure("gathered whole on a rank at once, in sizes of Muon", MEASURED, ".2f"))),
+    Row("bytes_moved", "without offload gradients, momenta and updates are gathered on every rank",
+        (Figure("bytes received per byte of Muon and rank, own included", MEASURED, ".2f"),)),
     Row("init_roundtrip", "a checkpoint saved under zero.Init is scrambled when loaded without",
-        "weights off what was saved, by name", 0),
-    Row("universal", "ds_to_universal fails, no other world size", "weights off going on at 2 ranks, after universal to 1"),
-    Row("roles", "who gets Muon goes by the words embed and lm_head",
-        "embeddings and heads of GPT-2 under Muon", 0, ".0f"),
-    Row("unknown_option", "unknown hyper-parameters are dropped", "misspelt options accepted in silence", 0, ".0f"),
+        (Figure("weights and momenta off what was saved, by name", 0), Figure("weights off going on, one more step", 0))),
+    Row("universal", "ds_to_universal fails, so there is no other world size",
+        (Figure("weights off going on at 2 ranks, converted for 1", 2e-6),)),
+    Row("roles", 'who gets Muon goes by the words "embed" and "lm_head" only',
+        (Figure("embeddings and heads of a GPT-2 under Muon", 0, ".0f"),)),
+    Row("unknown_option", "unknown hyper-parameters are dropped",
+        (Figure("misspelt hyper-parameters accepted in silence", 0, ".0f"),)),
 )
-
-
-def bar_of(row: Row) -> float:
-    return WEIGHTS if row.bar is None else row.bar

@@ -1,80 +1,82 @@
 """Rows in 16 bits: the stored momentum against one that is summed in fp32 from the same gradients.
 
-Gradients are taken where each system reads them: from DeepSpeed's muon_update before it mixes them in, and from our
-flat shard before it is unscaled. Momentum is element-wise, so a rank compares what it holds.
+The gradients are the shards that ZeRO-3 has reduced, taken on every rank when either system is about to read them: before
+DeepSpeed's Muon update, and before ours are unscaled and clipped. The momentum is element-wise, so a rank compares what
+it holds. The fp32 one divides each gradient by the loss scale that its own loss was multiplied with.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 
 from . import training
 from .rows import OURS
-from .training import batches, build_engine, config_for
-
-BETA = 0.95
+from .training import BETA, batches, build_engine, config_for
+from .work import method_of
 
 
 class _Shadow:
-    """fp32 momenta beside the stored ones. pairs: (stored, shadow) of every matrix part on this rank."""
+    """fp32 momenta beside the stored ones, of this rank's elements. scales: the loss scales that were seen."""
 
     def __init__(self, engine, system: str):
-        self.zero3, self.momenta = engine.optimizer, {}
+        self.engine, self.system, self.zero3 = engine, system, engine.optimizer
+        self.scales: list[float] = []
+        self._params = training.matrices_of(engine)
+        self._momenta = {n: torch.zeros(training.shard_numel(p)) for n, p in self._params.items()}
+        self._places = {n: training.sub_group_of(self.zero3, p) for n, p in self._params.items()}
+        self._note_scale_of_the_loss()
         (self._watch_ours if system == OURS else self._watch_deepspeed)()
 
-    def _advance(self, key, gradient: torch.Tensor) -> None:
-        mean = self.momenta.get(key, torch.zeros(gradient.numel()))
-        self.momenta[key] = BETA * mean + (1 - BETA) * gradient.detach().float().reshape(-1)
+    def _note_scale_of_the_loss(self) -> None:
+        backward = self.engine.backward
 
-    # -- ours: each parameter's part of the flat shard, scaled by the loss scale of its step
+        def noting(*args, **keywords):
+            self.scales.append(float(self.zero3.loss_scale))
+            return backward(*args, **keywords)
+
+        self.engine.backward = noting
 
     def _watch_ours(self) -> None:
-        zero3, unscale = self.zero3, self.zero3.unscale_and_clip_grads
-        self._parts = {}
+        unscale = self.zero3.unscale_and_clip_grads
 
         def advancing(sub_group, total_norm):
-            for p in zero3.fp16_groups[sub_group] if len(zero3.fp16_groups[sub_group][0].ds_shape) >= 2 else []:
-                _, at, chunk = zero3.grad_position[p.ds_id]
-                real = min(max(p.ds_numel - dist.get_rank() * chunk, 0), chunk)
-                flat = zero3.fp32_partitioned_groups_flat[sub_group]
-                self._advance(p.ds_id, flat.grad[at : at + real] / zero3.loss_scale)
-                self._parts[p.ds_id] = (flat, at, real)
+            self._advance([n for n, place in self._places.items() if place == sub_group])
             return unscale(sub_group, total_norm)
 
-        zero3.unscale_and_clip_grads = advancing
-
-    # -- DeepSpeed: whole matrices, in the order in which this rank updates them in a step
+        self.zero3.unscale_and_clip_grads = advancing
 
     def _watch_deepspeed(self) -> None:
-        from deepspeed.runtime.zero.muon import original_muon
+        apply = method_of(self.zero3, "_apply_muon_to_accumulated_grads")
 
-        zero3, update, apply = self.zero3, original_muon.muon_update, self.zero3._apply_muon_to_accumulated_grads
-        self._stored, self._calls = {}, 0
-
-        def advancing(grad, momentum, *args, **keywords):
-            if torch.isfinite(grad).all():
-                self._advance(self._calls, grad.float() / zero3.loss_scale)
-            done = update(grad, momentum, *args, **keywords)
-            self._stored[self._calls] = momentum.detach().clone()
-            self._calls += 1
-            return done
-
-        def counted_apply():
-            self._calls = 0
+        def advancing():
+            self._advance(list(self._params))
             return apply()
 
-        original_muon.muon_update, zero3._apply_muon_to_accumulated_grads = advancing, counted_apply
+        self.zero3._apply_muon_to_accumulated_grads = advancing
 
-    def pairs(self):
-        for key, shadow in self.momenta.items():
-            if shadow.numel() == 0:
-                continue
-            if hasattr(self, "_stored"):
-                yield self._stored[key].float().reshape(-1), shadow
-            else:
-                flat, at, real = self._parts[key]
-                yield self.zero3.optimizer.state[flat]["exp_avg"][at : at + real], shadow
+    def _advance(self, names: list[str]) -> None:
+        for name in names:
+            gradient = self._reduced_gradient(name).float() / self.scales[-1]
+            self._momenta[name] = BETA * self._momenta[name] + (1 - BETA) * gradient
+
+    def _reduced_gradient(self, name: str) -> torch.Tensor:
+        param, sub_group = self._params[name], self._places[name]
+        if self.system == OURS or self.zero3.offload_optimizer:
+            _, start, _ = self.zero3.grad_position[self.zero3.get_param_id(param)]
+            whole = self.zero3.fp32_partitioned_groups_flat[sub_group].grad[start:]
+        else:
+            index = next(i for i, p in enumerate(self.zero3.fp16_groups[sub_group]) if p is param)
+            whole = self.zero3.averaged_gradients[sub_group][index].reshape(-1)
+        return whole[: training.shard_numel(param)].detach()
+
+    def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(stored, fp32) of every whole matrix."""
+        stored = training.momenta_of(self.engine, self.system)
+        ranks = training.on_all_ranks(self._momenta)
+        pairs = [(stored[n], torch.cat([rank[n] for rank in ranks])) for n in stored]
+        if not all(bool((shadow != 0).any()) for _, shadow in pairs):
+            raise training.NotMeasurable("a matrix got no gradient")
+        return pairs
 
 
 def _trained(system: str, steps: int, zero: dict | None = None, factor: float = 1.0, **sections) -> _Shadow:
@@ -85,8 +87,9 @@ def _trained(system: str, steps: int, zero: dict | None = None, factor: float = 
 
 
 def bf16_momentum(system: str) -> float:
-    shadow = _trained(system, 30, bf16={"enabled": True})
-    return training.largest(max(((a - b).norm() / b.norm()).item() for a, b in shadow.pairs()))
+    """Of the matrix where the relative difference (Frobenius) is largest."""
+    pairs = _trained(system, 30, bf16={"enabled": True}).pairs()
+    return max(((stored - shadow).norm() / shadow.norm()).item() for stored, shadow in pairs)
 
 
 def _fp16(power: int, **given) -> dict:
@@ -94,15 +97,16 @@ def _fp16(power: int, **given) -> dict:
 
 
 def fp16_underflow(system: str) -> float:
-    """Losses of 1e-6: gradients survive in fp16 under their scale, and must survive in the momentum."""
-    shadow = _trained(system, 6, {"offload_optimizer": {"device": "cpu"}}, factor=1e-6, fp16=_fp16(16))
-    found = [(int(((a == 0) & (b != 0)).sum()), int((b != 0).sum())) for a, b in shadow.pairs()]
-    lost, there = map(sum, zip(*found))
-    return training.largest(lost / there)
+    """Elements that are zero where the fp32 momentum is not, of those. The loss is multiplied by 1e-6 and by a scale of
+    65536: gradients survive in fp16, and must survive in the momentum."""
+    pairs = _trained(system, 6, {"offload_optimizer": {"device": "cpu"}}, factor=1e-6, fp16=_fp16(16)).pairs()
+    lost = sum(int(((stored == 0) & (shadow != 0)).sum()) for stored, shadow in pairs)
+    return lost / sum(int((shadow != 0).sum()) for _, shadow in pairs)
 
 
 def fp16_scale(system: str) -> float:
-    """A loss scale that doubles after every second step."""
+    """Of the matrix where the angle is largest. The loss scale doubles three times in eight steps."""
     shadow = _trained(system, 8, fp16=_fp16(6, loss_scale_window=2))
-    return training.largest(max(1 - torch.cosine_similarity(a.double(), b.double(), dim=0).item()
-                                for a, b in shadow.pairs()))
+    if max(shadow.scales) != 8 * min(shadow.scales):
+        raise training.NotMeasurable(f"the loss scale took the values {sorted(set(shadow.scales))}")
+    return max(1 - torch.cosine_similarity(a.double(), b.double(), dim=0).item() for a, b in shadow.pairs())

@@ -16,13 +16,25 @@ from torch import nn
 from .rows import OURS
 
 STEPS = 5
-LR, ADAM_LR, EPS = 0.02, 0.002, 1e-8
+INPUTS = 16
+LR, ADAM_LR, EPS, BETA = 0.02, 0.002, 1e-8, 0.95
 JORDAN = [(3.4445, -4.775, 2.0315)] * 5
+BAR = 2e-6  # of weights, per unit of the largest one and at least of one
+LEAST_MOVE = 0.05  # a reference that moves less proves nothing
 _spoilt = {"factor": 1.0}
 
 
+class Raised(Exception):
+    """What a system raised in a process of its own; the message is "Type: message"."""
+
+
+class NotMeasurable(Exception):
+    """The comparison did not find what it measures with; nothing is said of the system."""
+
+
 def start(spoil: bool = False) -> None:
-    """Joins the process group over gloo and makes both optimizer types known. spoil: see :func:`ours`."""
+    """Joins the process group over gloo and makes both optimizer types known. spoil: ours gets a learning rate that is
+    1 % too large, for the test that sees it."""
     import deepspeed
     import deepspeed.ops
 
@@ -48,7 +60,8 @@ def _let_accelerator_use_fp16() -> None:
 
 
 def _newton_schulz_in_fp32() -> None:
-    """DeepSpeed's products in fp32, so that a row shows its defect and not the rounding of 16-bit products."""
+    """DeepSpeed's products in fp32, so that a row shows its defect and not the rounding of 16-bit products. Releases
+    without this function decide by what the accelerator supports."""
     with contextlib.suppress(ImportError):
         from deepspeed.runtime.zero.muon import original_muon
 
@@ -58,20 +71,29 @@ def _newton_schulz_in_fp32() -> None:
 # ---- model and data ------------------------------------------------------------------------------
 
 
-def build_model() -> nn.Sequential:
-    """Square, tall and wide matrices and vectors; the same weights on every rank. All Linear weights get Muon in both
-    systems, so that roles play no part."""
+def build_model(width: int = 1) -> nn.Sequential:
+    """Wide, tall and square matrices of different shapes, not in the order of their sizes, and vectors; the same weights
+    on every rank. All Linear weights get Muon in both systems, so that roles play no part. width: of hidden layers."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), nn.Linear(32, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(),
-                         nn.Linear(24, 5))
+    a, b = 12 * width, 24 * width
+    return nn.Sequential(nn.Linear(INPUTS, a), nn.LayerNorm(a), nn.Linear(a, b), nn.Tanh(), nn.Linear(b, b), nn.Tanh(),
+                         nn.Linear(b, 5))
+
+
+def equal_squares() -> nn.Sequential:
+    """Four 16x16 matrices and vectors, for rows that are not about shapes: releases that cannot mix shapes train it."""
+    torch.manual_seed(0)
+    n = INPUTS
+    return nn.Sequential(nn.Linear(n, n), nn.LayerNorm(n), nn.Linear(n, n), nn.Tanh(), nn.Linear(n, n), nn.Tanh(),
+                         nn.Linear(n, n))
 
 
 def batches(steps: int, accumulation: int = 1):
-    """[step][micro-batch][rank] -> (inputs (8, 16), classes (8,))"""
+    """[step][micro-batch][rank] -> (inputs (8, INPUTS), classes (8,))"""
     generator = torch.Generator().manual_seed(7)
 
     def batch():
-        return torch.randn(8, 16, generator=generator), torch.randint(0, 5, (8,), generator=generator)
+        return torch.randn(8, INPUTS, generator=generator), torch.randint(0, 5, (8,), generator=generator)
 
     ranks = range(dist.get_world_size())
     return [[[batch() for _ in ranks] for _ in range(accumulation)] for _ in range(steps)]
@@ -89,21 +111,23 @@ def loss_of(module, batch, factor: float = 1.0) -> torch.Tensor:
 def optimizer_section(system: str) -> dict:
     """The same optimizer in the words of either system."""
     if system == OURS:
-        return {"type": "ZeroMuon", "params": {"lr": LR * _spoilt["factor"], "adam_lr": ADAM_LR, "eps": EPS,
-                                               "scale": "original", "ns_form": "standard", "wire_dtype": "float32"}}
+        return {"type": "ZeroMuon", "params": {"lr": LR * _spoilt["factor"], "adam_lr": ADAM_LR * _spoilt["factor"],
+                                               "eps": EPS, "scale": "original", "ns_form": "standard",
+                                               "wire_dtype": "float32"}}
     return {"type": "Muon", "params": {"muon_lr": LR, "adam_lr": ADAM_LR, "eps": EPS, "betas": [0.9, 0.95],
-                                       "momentum": 0.95, "weight_decay": 0.0, "ns_method": "standard",
+                                       "momentum": BETA, "weight_decay": 0.0, "ns_method": "standard",
                                        "torch_adam": True}}
 
 
 def config_for(system: str, zero: dict | None = None, **sections) -> dict:
-    """zero: changes to the section zero_optimization. reduce_scatter is off, which DeepSpeed's Muon asks for."""
+    """zero: changes to the section zero_optimization, None for a key that is not mentioned. reduce_scatter is off
+    otherwise, which DeepSpeed's Muon asks for; gradient_clipping too."""
+    changed = {"stage": 3, "reduce_scatter": False, "stage3_param_persistence_threshold": 0, **(zero or {})}
     return {
         "train_micro_batch_size_per_gpu": 8,
         "gradient_clipping": 0.0,
         "optimizer": optimizer_section(system),
-        "zero_optimization": {"stage": 3, "reduce_scatter": False, "stage3_param_persistence_threshold": 0,
-                              **(zero or {})},
+        "zero_optimization": {key: value for key, value in changed.items() if value is not None},
         **sections,
     }
 
@@ -117,13 +141,13 @@ def build_engine(config: dict, model: nn.Module | None = None):
     return engine
 
 
-def model_under_zero_init(config: dict, build=build_model) -> nn.Module:
+def model_under_zero_init(config: dict) -> nn.Module:
     """The same weights, partitioned from the start."""
     import deepspeed
 
-    whole = build().state_dict()
+    whole = build_model().state_dict()
     with deepspeed.zero.Init(config_dict_or_path=config):
-        model = build()
+        model = build_model()
     for name, param in model.named_parameters():
         with deepspeed.zero.GatheredParameters([param], modifier_rank=0):
             if dist.get_rank() == 0:
@@ -132,10 +156,21 @@ def model_under_zero_init(config: dict, build=build_model) -> nn.Module:
 
 
 def train(engine, data, factor: float = 1.0) -> None:
+    """factor: of the loss."""
     for step in data:
         for micro_batch in step:
             engine.backward(loss_of(engine, micro_batch[dist.get_rank()], factor))
             engine.step()
+
+
+def on_all_ranks(value) -> list:
+    """What every rank has, in rank order."""
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+# ---- weights and momenta -------------------------------------------------------------------------
 
 
 def weights_of(engine) -> dict[str, torch.Tensor]:
@@ -145,42 +180,79 @@ def weights_of(engine) -> dict[str, torch.Tensor]:
     return {n: safe_get_full_fp32_param(p).detach().float().cpu().clone() for n, p in engine.module.named_parameters()}
 
 
-def largest(values: float) -> float:
-    """The largest of all ranks."""
-    found = [None] * dist.get_world_size()
-    dist.all_gather_object(found, float(values))
-    return max(found)
+def matrices_of(engine) -> dict[str, nn.Parameter]:
+    """name -> parameter, of those with two dimensions."""
+    return {n: p for n, p in engine.module.named_parameters() if len(p.ds_shape) >= 2}
+
+
+def shard_numel(param) -> int:
+    """Elements of `param` on this rank, padding left out."""
+    return min(max(param.ds_numel - dist.get_rank() * param.partition_numel(), 0), param.partition_numel())
+
+
+def sub_group_of(zero3, param) -> int:
+    return next(i for i, group in enumerate(zero3.fp16_groups) if any(p is param for p in group))
+
+
+def stored_momentum(engine, system: str, param) -> torch.Tensor:
+    """This rank's elements of the momentum of a matrix, as they are in the optimizer's state."""
+    zero3 = engine.optimizer
+    state = zero3.optimizer.state[zero3.fp32_partitioned_groups_flat[sub_group_of(zero3, param)]]
+    key = "exp_avg" if system == OURS else "momentum_buffer"
+    if key not in state:
+        raise NotMeasurable(f"the optimizer's state has {sorted(state)}, expected {key}")
+    _, start, _ = zero3.grad_position[zero3.get_param_id(param)]
+    return state[key].detach()[start : start + shard_numel(param)]
+
+
+def momenta_of(engine, system: str) -> dict[str, torch.Tensor]:
+    """name -> whole fp32 momentum of every matrix, flat."""
+    mine = {n: stored_momentum(engine, system, p).float().clone() for n, p in matrices_of(engine).items()}
+    ranks = on_all_ranks(mine)
+    return {n: torch.cat([rank[n] for rank in ranks]) for n in mine}
+
+
+def distance(a: dict, b: dict) -> float:
+    if a.keys() != b.keys():
+        raise NotMeasurable(f"{sorted(a.keys() ^ b.keys())} on one side only")
+    return max((a[n].double() - b[n].double()).abs().max().item() for n in b)
 
 
 # ---- the reference -------------------------------------------------------------------------------
 
 
-def distance(a: dict, b: dict) -> float:
-    return max((a[n].double() - b[n].double()).abs().max().item() for n in b)
-
-
-def reference_run(data, clip: float = 0.0):
-    """(weights, raw gradient norm of the last step) of one process on whole tensors and all ranks' batches."""
-    model = build_model()
+def reference_run(data, clip: float = 0.0, build=build_model):
+    """(weights, raw gradient norm of each step) of one process on whole tensors and all ranks' batches."""
+    model = build()
     params = dict(model.named_parameters())
+    before = {n: p.detach().clone() for n, p in params.items()}
     roles = {n: "muon" if p.ndim >= 2 else "adamw" for n, p in params.items()}
-    muon = _reference_module().Muon({n: p.data for n, p in params.items()}, roles, JORDAN, LR, ADAM_LR, eps=EPS)
+    muon = reference_module().Muon({n: p.data for n, p in params.items()}, roles, JORDAN, LR, ADAM_LR, eps=EPS)
+    norms = []
     for step in data:
         model.zero_grad()
         for ranks in step:
             inputs, classes = (torch.cat(parts) for parts in zip(*ranks))
             (loss_of(model, (inputs, classes)) / len(step)).backward()
-        norm = muon.step({n: p.grad for n, p in params.items()}, clip)
-    return {n: p.detach() for n, p in params.items()}, norm
+        norms.append(muon.step({n: p.grad for n, p in params.items()}, clip))
+    weights = {n: p.detach() for n, p in params.items()}
+    if distance(weights, before) < LEAST_MOVE:
+        raise NotMeasurable(f"the reference moved by less than {LEAST_MOVE}")
+    return weights, norms
 
 
-def _reference_module():
-    """The specification: of the installed package, or of the source tree it runs from."""
+def weight_bar(expected: dict) -> float:
+    return BAR * max(1.0, max(w.abs().max().item() for w in expected.values()))
+
+
+def reference_module():
+    """The specification: of the installed package, or of the source tree it runs from. Raises ValueError without."""
     package = Path(__file__).resolve().parents[1]
     candidates = (package / "compare" / "reference_muon.py", package.parents[1] / "tests" / "reference" / "muon.py")
     path = next((c for c in candidates if c.is_file()), None)
     if path is None:
-        raise ValueError(f"zeromuon compare: the reference is in none of {', '.join(map(str, candidates))}")
+        raise ValueError(f"zeromuon compare: the reference is in none of {', '.join(map(str, candidates))}; install the "
+                         "package anew")
     spec = importlib.util.spec_from_file_location("zeromuon_reference", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,0 +1,189 @@
+"""Rows about work and traffic of the optimizer step. Each takes the system and returns its figures.
+
+What is counted:
+
+Newton-Schulz runs: DeepSpeed, calls of its muon_update; ours, the counter newton_schulz_matrices. Summed over the ranks,
+divided by matrices and steps.
+
+Gathered whole: matrices of gradients, momenta or their mixture that are whole on a rank because they were gathered, not
+the buffers they pass through. On the rank with the most, in sizes of all Muon parameters. DeepSpeed: the tensors that
+its gathers return, as long as they live, at their peak. Ours: matrices that the rank owns, all buckets of a step added,
+which is no less than what is whole at once: what its second all-to-all sends (own part included) is what it owns, and
+the first sends the rank's shards.
+
+Bytes moved: what collectives of the Muon update write on a rank, its own part included, mean of the ranks, divided by
+steps and by the bytes of the Muon parameters in fp32. DeepSpeed: output tensors of every collective of deepspeed.comm
+that runs inside its update. Ours: bytes_sent and bytes_self of both all-to-alls (what is sent is what is received); they
+run in C++, where wrappers of torch.distributed would not see them. Both leave out the norm and overflow flags.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import weakref
+
+import torch.distributed as dist
+
+from . import training
+from .fp32 import muon_names
+from .rows import OURS
+from .training import STEPS, NotMeasurable, batches, build_engine, build_model, config_for
+
+_BYTES = 4  # of an fp32 element
+_WIDTH = 4  # of the model: wide enough that the flag words of our segments (8 bytes each) are below a percent
+_FLAGS = 1.01
+_COLLECTIVES = ("all_gather", "all_gather_into_tensor", "all_gather_coalesced", "allgather_fn", "all_reduce", "broadcast",
+                "reduce_scatter_fn", "reduce_scatter_tensor", "all_to_all_single", "all_to_all")
+
+
+def offload_repeats(system: str) -> list[dict]:
+    engine = build_engine(config_for(system, {"offload_optimizer": {"device": "cpu"}}), build_model(_WIDTH))
+    measure = _work_of_ours if system == OURS else _work_of_deepspeed
+    runs, whole_numel = measure(engine)
+    matrices = training.matrices_of(engine)
+    if set(matrices) != muon_names(engine, system):
+        raise NotMeasurable("not every matrix gets Muon")
+    numels = [p.ds_numel for p in matrices.values()]
+    per_matrix = _some(sum(training.on_all_ranks(runs))) / (len(matrices) * STEPS)
+    whole = _some(max(training.on_all_ranks(whole_numel)))
+    return [{"value": per_matrix}, {"value": whole / sum(numels), "bar": _even_share(numels) * _FLAGS}]
+
+
+def _even_share(numels: list[int]) -> float:
+    """The share of the rank with the most, when every matrix has one owner and they are dealt as evenly as can be."""
+    ranks = range(dist.get_world_size())
+    deals = itertools.product(ranks, repeat=len(numels))
+    return min(max(sum(n for n, owner in zip(numels, deal) if owner == r) for r in ranks) for deal in deals) / sum(numels)
+
+
+def _some(count: float) -> float:
+    """Nothing counted means that the count is wrong, not that nothing was done."""
+    if count <= 0:
+        raise NotMeasurable("nothing was counted")
+    return count
+
+
+def _work_of_ours(engine) -> tuple[int, float]:
+    """(Newton-Schulz runs, elements of the matrices that this rank owns)"""
+    training.train(engine, batches(STEPS))
+    counted = engine.optimizer.optimizer.counters()
+    sent = (counted["bytes_sent"] + counted["bytes_self"]) / (_BYTES * STEPS)
+    shards = sum(training.shard_numel(p) for p in training.matrices_of(engine).values())
+    return counted["newton_schulz_matrices"], sent - shards
+
+
+def _work_of_deepspeed(engine) -> tuple[int, float]:
+    """(Newton-Schulz runs, peak of gathered elements) on this rank."""
+    with _counted_updates() as calls, _gathered_whole(engine.optimizer) as gathered:
+        training.train(engine, batches(STEPS))
+    return len(calls), gathered["peak"]
+
+
+@contextlib.contextmanager
+def _counted_updates():
+    """One entry per call of DeepSpeed's muon_update, which runs one Newton-Schulz."""
+    from deepspeed.runtime.zero import stage3
+    from deepspeed.runtime.zero.muon import original_muon
+
+    update, calls = original_muon.muon_update, []
+
+    def counted(*args, **keywords):
+        calls.append(None)
+        return update(*args, **keywords)
+
+    modules = [m for m in (original_muon, stage3) if hasattr(m, "muon_update")]
+    for module in modules:
+        module.muon_update = counted
+    try:
+        yield calls
+    finally:
+        for module in modules:
+            module.muon_update = update
+
+
+@contextlib.contextmanager
+def _gathered_whole(zero3):
+    """Elements of the whole tensors that DeepSpeed gathered on this rank and has not let go of: now, and at their peak."""
+    gather, gathered = method_of(zero3, "_partitioned_buffers_all_gather"), {"now": 0, "peak": 0}
+
+    def let_go(numel):
+        gathered["now"] -= numel
+
+    def counted(*args, **keywords):
+        found = gather(*args, **keywords)
+        lists = found if isinstance(found[0], (list, tuple)) else [found]
+        for tensor in (t for tensors in lists for t in tensors):
+            gathered["now"] += tensor.numel()
+            weakref.finalize(tensor, let_go, tensor.numel())
+        gathered["peak"] = max(gathered["peak"], gathered["now"])
+        return found
+
+    zero3._partitioned_buffers_all_gather = counted
+    try:
+        yield gathered
+    finally:
+        zero3._partitioned_buffers_all_gather = gather
+
+
+def bytes_moved(system: str) -> dict:
+    engine = build_engine(config_for(system), build_model(_WIDTH))
+    if system == OURS:
+        training.train(engine, batches(STEPS))
+        counted = engine.optimizer.optimizer.counters()
+        moved = counted["bytes_sent"] + counted["bytes_self"]
+    else:
+        with _counted_outputs(engine.optimizer) as outputs:
+            training.train(engine, batches(STEPS))
+        moved = sum(outputs)
+    muon_bytes = _BYTES * sum(p.ds_numel for p in training.matrices_of(engine).values())
+    ranks = dist.get_world_size()
+    total = _some(sum(training.on_all_ranks(moved)))
+    return {"value": total / (ranks * STEPS * muon_bytes), "bar": 2 / ranks * _FLAGS}
+
+
+@contextlib.contextmanager
+def _counted_outputs(zero3):
+    """Bytes of the output of each collective of deepspeed.comm inside DeepSpeed's Muon update."""
+    from deepspeed.runtime.zero import stage3
+
+    apply, inside, outputs = method_of(zero3, "_apply_muon_to_accumulated_grads"), [], []
+    originals = {n: getattr(stage3.dist, n) for n in _COLLECTIVES if hasattr(stage3.dist, n)}
+
+    def counting(original):
+        def counted(output, *args, **keywords):
+            outermost = len(inside) == 1  # one collective of deepspeed.comm may call another
+            if outermost:
+                tensors = output if isinstance(output, (list, tuple)) else [output]
+                outputs.append(sum(t.numel() * t.element_size() for t in tensors))
+            inside.append("collective")
+            try:
+                return original(output, *args, **keywords)
+            finally:
+                inside.pop()
+
+        return counted
+
+    def applied():
+        inside.append("update")
+        try:
+            return apply()
+        finally:
+            inside.pop()
+
+    zero3._apply_muon_to_accumulated_grads = applied
+    for name, original in originals.items():
+        setattr(stage3.dist, name, counting(original))
+    try:
+        yield outputs
+    finally:
+        for name, original in originals.items():
+            setattr(stage3.dist, name, original)
+
+
+def method_of(zero3, name: str):
+    """Raises NotMeasurable when this DeepSpeed does not have it."""
+    method = getattr(zero3, name, None)
+    if method is None:
+        raise NotMeasurable(f"this DeepSpeed has no {name}, in which it is measured")
+    return method
