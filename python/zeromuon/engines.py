@@ -7,7 +7,6 @@ that was built for the model and left out: two libraries do that without a word,
 from __future__ import annotations
 
 import functools
-import inspect
 import weakref
 
 from . import host
