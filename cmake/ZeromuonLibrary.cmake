@@ -24,6 +24,11 @@ if(ZEROMUON_SANITIZE)
   target_compile_options(zeromuon_settings INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${ZEROMUON_SANITIZE}> $<$<COMPILE_LANGUAGE:CXX>:-fno-omit-frame-pointer>)
   target_link_options(zeromuon_settings INTERFACE -fsanitize=${ZEROMUON_SANITIZE})
+  if(ZEROMUON_SANITIZE MATCHES undefined)
+    # The two take a third of the compile time; the address sanitizer stops at a null pointer, too.
+    target_compile_options(zeromuon_settings INTERFACE
+      $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize=null> $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize=vptr>)
+  endif()
 endif()
 
 # Not OpenMP::OpenMP_CXX, which names the compiler's libgomp by its path: one libgomp serves the

@@ -1,42 +1,71 @@
-// The work that a step does on one kind of memory. Blocking: a call returns when its result is
-// there.
+// The work that a step does on one kind of memory.
 #pragma once
 
 #include <c10/core/Device.h>
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
-#include "csrc/base/dtype.h"
+#include "csrc/ops/arrays.h"
+#include "csrc/ops/cpu_kernels.h"
 #include "csrc/ops/elements.h"
-#include "csrc/ops/newton_schulz/products.h"
+#include "csrc/ops/newton_schulz/newton_schulz.h"
 
 namespace zeromuon::offload {
 
-// Pointers are to this device's memory; ranges, dtypes and return values as in
-// csrc/ops/elementwise.h.
-// Thread: used by the thread that runs the step.
+// A word of device memory. A kernel that writes a NaN or an infinity sets it to `code` when it is
+// 0.
+struct Alarm {
+  uint64_t* word;
+  uint64_t code;
+};
+
+// Memory that goes back to its device with the last copy of the pointer.
+using Memory = std::shared_ptr<std::byte>;
+
+// Operations are called by the bodies of tasks, and their effects are there when the task is done:
+// on a GPU they are put in the order of the lane's stream. Pointers are to this device's memory
+// unless called `host`; ranges and dtypes as in csrc/ops/elementwise.h.
+// Thread: bodies of different lanes call at the same time, on disjoint memory.
 class Device {
  public:
   virtual ~Device() = default;
 
-  virtual bool update_momentum(const ops::MomentumElement& element, const float* gradient,
-                               float* momentum, void* wire, DType wire_dtype, int64_t numel) = 0;
-  virtual void apply_update(const ops::ApplyElement& element, float* weight, const void* update,
-                            DType update_dtype, int64_t numel) = 0;
-  virtual void adamw(const ops::AdamWElement& element, float* weight, const float* gradient,
-                     float* exp_avg, float* exp_avg_sq, int64_t numel) = 0;
-  virtual bool encode_wire(const float* values, void* wire, DType wire_dtype, int64_t numel) = 0;
-  virtual void decode_wire(const void* wire, DType wire_dtype, float* values, int64_t numel) = 0;
+  // 64-byte aligned. Raises MemoryError's C++ form (std::bad_alloc or c10::Error) when there is
+  // none.
+  virtual Memory allocate(int64_t bytes) = 0;
 
-  // A word in this device's memory.
-  virtual void write_word(void* at, uint64_t word) = 0;
-  virtual uint64_t read_word(const void* at) = 0;
+  virtual void copy_to_device(void* device, const void* host, int64_t bytes) = 0;
+  virtual void copy_to_host(void* host, const void* device, int64_t bytes) = 0;
 
+  virtual void update_momentum(const ops::MomentumElement& element,
+                               const ops::MomentumArrays& arrays, int64_t numel, Alarm alarm) = 0;
+  virtual void apply_update(const ops::ApplyElement& element, const ops::ApplyArrays& arrays,
+                            int64_t numel) = 0;
+  virtual void adamw(const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
+                     int64_t numel) = 0;
+  virtual void encode_wire(const float* values, const ops::Typed& wire, int64_t numel,
+                           Alarm alarm) = 0;
+  virtual void decode_wire(const ops::ConstTyped& wire, float* values, int64_t numel) = 0;
+
+  // In place, as NewtonSchulz::run.
+  virtual void orthogonalize(const ops::NewtonSchulz& newton_schulz,
+                             std::span<float* const> matrices, float* scratch, int lanes) = 0;
+
+  virtual void set_word(uint64_t* at, uint64_t value) = 0;
+  virtual void copy_word(uint64_t* to, const uint64_t* from) = 0;
+  virtual void read_word(uint64_t* host, const uint64_t* at) = 0;
+
+  // What NewtonSchulz objects for this device are made with.
   virtual ops::Products& products() = 0;
-};
 
-// Raises ValueError when this build cannot work on such memory.
-std::unique_ptr<Device> make_device(c10::Device device);
+  // Where the collectives of this process find a buffer of this device.
+  virtual std::byte* for_collectives(std::byte* buffer) { return buffer; }
+
+  // Blocks until what the calling thread has queued on this device is done: gradients that the
+  // host's own stream still computes.
+  virtual void wait_for_caller() {}
+};
 
 }  // namespace zeromuon::offload

@@ -1,23 +1,52 @@
-// The buffers that a bucket in flight occupies.
+// The buffers that a bucket in flight occupies, and those that all buckets share.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <cstdint>
+#include <memory>
+#include <vector>
 
-#include "offload/placement.h"
+#include "offload/backend.h"
+#include "offload/pinned_arena.h"
 #include "offload/slot_sizes.h"
 
 namespace zeromuon::offload {
 
-// Allocated once, at bind; serves one bucket after the other.
-// Thread: used by the thread that runs the step.
+// Serves one bucket after the other. Null where the placement has no use for a buffer.
 struct Slot {
-  Slot(const SlotSizes& sizes, const Placement& placement);
+  std::byte* shard_wire;     // host, pinned; the same memory as `exchange` when not staged
+  std::byte* low_precision;  // host, pinned
+  std::byte* exchange;       // compute device
+  std::byte* owner_wire;     // compute device
+  std::byte* gradient;       // compute device
+  std::byte* momentum;       // compute device
+};
 
-  at::Tensor shard_wire;     // [shard_bytes] uint8, shard device; pinned when the other is a GPU
-  at::Tensor exchange_wire;  // [shard_bytes] uint8, compute device; the same memory when it is one
-  at::Tensor owner_wire;     // [owner_bytes] uint8, compute device
-  at::Tensor matrices;       // [matrix_numel] fp32, compute device
-  at::Tensor scratch;        // [scratch_numel] fp32, compute device
+// All buffers of a step, allocated once at bind; exactly `sizes`.
+// Thread: made and destroyed by one thread; the memory is used by the tasks of lanes.
+class StepBuffers {
+ public:
+  StepBuffers(const BufferSizes& sizes, Backend& backend);
+
+  const std::vector<Slot>& slots() const { return slots_; }
+  float* matrices() const { return matrices_; }
+  float* scratch() const { return scratch_; }
+  std::byte* records() const { return records_; }
+  // [workers] host, pinned; null where cast weights need no way to a device.
+  std::byte* adamw_low_precision(int worker, int64_t bytes) const {
+    return adamw_low_precision_ == nullptr ? nullptr : adamw_low_precision_ + worker * bytes;
+  }
+
+  int64_t host_bytes() const { return arena_ ? arena_->bytes() : 0; }
+  int64_t pinned_bytes() const { return arena_ ? arena_->registered_bytes() : 0; }
+  // Why the host part is pageable; "" when it is pinned or needs no pinning.
+  std::string warning() const { return arena_ ? arena_->warning() : std::string(); }
+
+ private:
+  std::unique_ptr<PinnedArena> arena_;  // null when nothing is staged
+  std::vector<Memory> device_;
+  std::vector<Slot> slots_;
+  float *matrices_ = nullptr, *scratch_ = nullptr;
+  std::byte *records_ = nullptr, *adamw_low_precision_ = nullptr;
 };
 
 }  // namespace zeromuon::offload

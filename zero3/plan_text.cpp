@@ -22,10 +22,11 @@ double mebibytes(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20);
 void write_block(std::ostream& out, const StepPlan& plan, const SubGroupPlan& group, int block) {
   const PlannedBlock& b = group.blocks[block];
   const std::string shape = concat(b.block.rows(), "x", b.block.cols());
+  const ops::NewtonSchulzPlan& ns = plan.newton_schulz[b.newton_schulz];
   out << "    " << std::left << std::setw(52) << block_label(group, block) << std::right
-      << std::setw(14) << shape << std::setw(10)
-      << ops::name_of(plan.newton_schulz[b.newton_schulz].form) << std::setw(10)
-      << std::setprecision(3) << b.flops * 1e-9 << std::setw(7) << b.owner << "\n";
+      << std::setw(14) << shape << std::setw(15) << ops::name_of(ns.form) << std::setw(10)
+      << name_of(ns.dtype) << std::setw(10) << std::setprecision(3) << b.flops * 1e-9
+      << std::setw(7) << b.owner << "\n";
 }
 
 void write_sub_group(std::ostream& out, const StepPlan& plan, size_t index) {
@@ -44,23 +45,38 @@ void write_sub_group(std::ostream& out, const StepPlan& plan, size_t index) {
   }
 }
 
+// 16 hexadecimal digits.
+std::string fnv1a(const std::string& text) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const char c : text) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  }
+  std::ostringstream out;
+  out << std::hex << std::setw(16) << std::setfill('0') << hash;
+  return out.str();
+}
+
 }  // namespace
 
 std::string StepPlan::table() const {
   std::ostringstream out;
   out << std::fixed;
   out << "step plan " << hash() << ": world size " << options.world_size << ", Newton-Schulz "
-      << options.coefficients.name << " x" << options.coefficients.triples.size() << ", scale "
-      << name_of(options.scale) << ", wire " << name_of(options.wire_dtype) << "\n";
+      << options.newton_schulz.coefficients.name << " x"
+      << options.newton_schulz.coefficients.triples.size() << ", scale " << name_of(options.scale)
+      << ", wire " << name_of(options.wire_dtype) << "\n";
   out << "    " << std::left << std::setw(52) << "matrix" << std::right << std::setw(14) << "shape"
-      << std::setw(10) << "form" << std::setw(10) << "GFLOP" << std::setw(7) << "owner"
+      << std::setw(15) << "form" << std::setw(10) << "products" << std::setw(10) << "GFLOP"
+      << std::setw(7) << "owner"
       << "\n";
   for (size_t i = 0; i < sub_groups.size(); ++i) write_sub_group(out, *this, i);
   for (size_t r = 0; r < loads.size(); ++r) {
-    const offload::SlotSizes sizes = slot_sizes(*this, static_cast<int>(r));
-    out << "rank " << r << ": " << std::setprecision(3) << loads[r] * 1e-9
-        << " GFLOP of Newton-Schulz, " << std::setprecision(1) << mebibytes(sizes.total_bytes())
-        << " MiB of buffers\n";
+    const offload::BufferSizes sizes = buffer_sizes(*this, static_cast<int>(r));
+    out << "rank " << r << ": " << std::setprecision(1) << loads[r] * 1e3
+        << " ms of Newton-Schulz expected on one core, " << mebibytes(sizes.device_bytes())
+        << " MiB of buffers for " << sizes.slots << " buckets in flight";
+    if (options.flow.staged) out << ", " << mebibytes(sizes.host_bytes()) << " MiB pinned";
+    out << "\n";
   }
   return out.str();
 }
@@ -69,13 +85,17 @@ std::string StepPlan::canonical_text() const {
   std::ostringstream out;
   out << std::setprecision(17);
   out << "world_size " << options.world_size << "\nscale " << name_of(options.scale) << "\nwire "
-      << name_of(options.wire_dtype) << "\nbucket_bytes " << options.bucket_bytes << "\nsafety "
-      << options.coefficients.safety << "\nscale_rows " << options.coefficients.scale_rows << "\n";
-  for (const ops::Triple& t : options.coefficients.triples) {
+      << name_of(options.wire_dtype) << "\nbucket_bytes " << options.bucket_bytes << "\nslots "
+      << options.slots << "\nstaged " << options.flow.staged << "\nmomentum "
+      << name_of(options.flow.momentum) << " " << name_of(options.flow.momentum_dtype)
+      << "\ncasts_weights " << options.flow.casts_weights << "\nsafety "
+      << options.newton_schulz.coefficients.safety << "\nscale_rows "
+      << options.newton_schulz.coefficients.scale_rows << "\n";
+  for (const ops::Triple& t : options.newton_schulz.coefficients.triples) {
     out << "triple " << t.a << " " << t.b << " " << t.c << "\n";
   }
   for (const ops::NewtonSchulzPlan& p : newton_schulz) {
-    out << "shape " << p.rows << " " << p.cols << " " << ops::name_of(p.form) << "\n";
+    out << "shape " << p.arithmetic() << "\n";
   }
   for (size_t i = 0; i < sub_groups.size(); ++i) {
     const SubGroupPlan& group = sub_groups[i];
@@ -99,14 +119,15 @@ std::string StepPlan::canonical_text() const {
   return out.str();
 }
 
-std::string StepPlan::hash() const {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char c : canonical_text()) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  }
-  std::ostringstream out;
-  out << std::hex << std::setw(16) << std::setfill('0') << hash;
-  return out.str();
+std::string StepPlan::hash() const { return fnv1a(canonical_text()); }
+
+std::string StepPlan::arithmetic_hash() const {
+  std::vector<std::string> lines;
+  for (const ops::NewtonSchulzPlan& p : newton_schulz) lines.push_back(p.arithmetic());
+  std::sort(lines.begin(), lines.end());
+  std::string text;
+  for (const std::string& line : lines) text += line + "\n";
+  return fnv1a(text);
 }
 
 }  // namespace zeromuon::zero3

@@ -1,309 +1,260 @@
 #include "zero3/step_executor.h"
 
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
 #include <chrono>
 #include <utility>
 
 #include "csrc/base/check.h"
+#include "zero3/step_progress.h"
 
 namespace zeromuon::zero3 {
 namespace {
 
-std::byte* bytes_of(const at::Tensor& t) { return static_cast<std::byte*>(t.data_ptr()); }
 float* floats_of(const at::Tensor& t) { return static_cast<float*>(t.data_ptr()); }
+std::byte* bytes_of(const at::Tensor& t) { return static_cast<std::byte*>(t.data_ptr()); }
 
-std::string join(const std::vector<std::string>& parts) {
-  std::string text;
-  for (const std::string& part : parts) text += (text.empty() ? "" : ", ") + part;
-  return text.empty() ? "nothing" : text;
+at::ScalarType type_of(DType dtype) {
+  if (dtype == DType::kFloat16) return at::kHalf;
+  return dtype == DType::kBFloat16 ? at::kBFloat16 : at::kFloat;
 }
 
-// Calls body(run, r) for each contiguous run of a strided one: shard and block offset, length.
-template <typename Body>
-void for_runs(const StridedRun& run, Body body) {
-  for (int64_t r = 0; r < run.count; ++r) {
-    body(run.shard_offset + r * run.shard_stride, run.block_offset + r * run.block_stride,
-         r * run.length);
+DType low_dtype_of(const at::Tensor& t) {
+  return t.scalar_type() == at::kHalf ? DType::kFloat16 : DType::kBFloat16;
+}
+
+// The real elements of a sub-group on a rank, joined where they touch and decay alike, in chunks.
+std::vector<AdamWChunk> adamw_chunks(const SubGroupPlan& group, int rank) {
+  std::vector<AdamWChunk> ranges, chunks;
+  for (size_t p = 0; p < group.layout.params().size(); ++p) {
+    const ShardRange real = group.layout.real_range(static_cast<int>(p), rank);
+    if (real.numel == 0) continue;
+    const bool joins = !ranges.empty() && ranges.back().decay == group.decay[p] &&
+                       ranges.back().range.offset + ranges.back().range.numel == real.offset;
+    if (joins) {
+      ranges.back().range.numel += real.numel;
+    } else {
+      ranges.push_back({real, group.decay[p]});
+    }
   }
+  for (const auto& [range, decay] : ranges) {
+    for (int64_t done = 0; done < range.numel; done += kAdamWChunkNumel) {
+      const int64_t numel = std::min(kAdamWChunkNumel, range.numel - done);
+      chunks.push_back({{range.offset + done, numel}, decay});
+    }
+  }
+  return chunks;
+}
+
+StepResources make_resources(StepPlan plan, offload::Backend backend,
+                             std::unique_ptr<comm::Collectives> collectives) {
+  StepResources made{
+      std::move(plan), std::move(collectives), std::move(backend), {}, {}, {}, {}, {}, {}, {}};
+  const int rank = made.collectives->rank(), world = made.collectives->world_size();
+  require(world == made.plan.options.world_size, "the process group has ", world,
+          " ranks, the plan was made for ", made.plan.options.world_size);
+  require(made.backend.staged() == made.plan.options.flow.staged,
+          "the plan was made for another placement: staged is ", made.plan.options.flow.staged);
+  for (const ops::NewtonSchulzPlan& shape : made.plan.newton_schulz) {
+    made.newton_schulz.emplace_back(shape, made.backend.compute->products());
+  }
+  size_t most_owned = 0;
+  for (size_t g = 0; g < made.plan.sub_groups.size(); ++g) {
+    const SubGroupPlan& group = made.plan.sub_groups[g];
+    std::vector<BucketRoute>& routes = made.routes.emplace_back();
+    for (int k = 0; k < static_cast<int>(group.buckets.size()); ++k) {
+      routes.push_back(route_of(made.plan, static_cast<int>(g), k, rank));
+      most_owned = std::max(most_owned, routes.back().owned.size());
+    }
+    made.adamw_chunks.push_back(group.role == Role::kAdamW ? adamw_chunks(group, rank)
+                                                           : std::vector<AdamWChunk>{});
+  }
+  made.buffers =
+      std::make_unique<offload::StepBuffers>(buffer_sizes(made.plan, rank), made.backend);
+  made.owned_matrices.reserve(most_owned);
+  made.flags.assign(made.buffers->slots().size(), std::vector<FlagWord>(world));
+  made.records.resize(2 * world * kRecordBytes);
+  return made;
 }
 
 }  // namespace
 
-const char* name_of(Stage stage) {
-  constexpr const char* kNames[kStages] = {"momentum",          "gather_to_owner", "newton_schulz",
-                                           "scatter_to_shards", "apply",           "adamw"};
-  return kNames[static_cast<int>(stage)];
-}
-
-struct StepExecutor::MuonPointers {
-  float* weight;
-  const float* gradient;
-  float* momentum;
-};
-
 StepExecutor::StepExecutor(StepPlan plan, const offload::Placement& placement,
-                           std::unique_ptr<comm::Collectives> collectives)
-    : plan_(std::move(plan)),
-      placement_(placement),
-      collectives_(std::move(collectives)),
-      shard_device_(offload::make_device(placement.shard)),
-      compute_device_(offload::make_device(placement.compute)),
-      slot_(slot_sizes(plan_, collectives_->rank()), placement) {
-  const int rank = collectives_->rank();
-  require(collectives_->world_size() == plan_.options.world_size, "the process group has ",
-          collectives_->world_size(), " ranks, the plan was made for ", plan_.options.world_size);
-  for (const ops::NewtonSchulzPlan& shape : plan_.newton_schulz) {
-    newton_schulz_.emplace_back(shape, compute_device_->products());
-  }
-  for (size_t g = 0; g < plan_.sub_groups.size(); ++g) {
-    const SubGroupPlan& group = plan_.sub_groups[g];
-    routes_.emplace_back();
-    for (size_t k = 0; k < group.buckets.size(); ++k) {
-      routes_.back().push_back(route_of(plan_, static_cast<int>(g), static_cast<int>(k), rank));
-    }
-    std::vector<DecayRange>& ranges = adamw_ranges_.emplace_back();
-    for (size_t p = 0; p < group.layout.params().size(); ++p) {
-      const ShardRange real = group.layout.real_range(static_cast<int>(p), rank);
-      if (real.numel == 0) continue;
-      const bool joins = !ranges.empty() && ranges.back().decay == group.decay[p] &&
-                         ranges.back().range.offset + ranges.back().range.numel == real.offset;
-      if (joins) {
-        ranges.back().range.numel += real.numel;
-      } else {
-        ranges.push_back({real, group.decay[p]});
-      }
-    }
-  }
+                           offload::Backend backend, std::unique_ptr<comm::Collectives> collectives,
+                           StepLimits limits)
+    : placement_(placement),
+      resources_(make_resources(std::move(plan), std::move(backend), std::move(collectives))),
+      limits_(std::move(limits)) {
+  require(resources_.plan.options.target.cuda == placement.compute.is_cuda(),
+          "the plan was made for ", resources_.plan.options.target.name(),
+          ", and Newton-Schulz runs on ", placement.compute.str(),
+          "; make the plan for that device");
 }
 
-template <typename Body>
-auto StepExecutor::timed(Stage stage, Body body) {
-  using Clock = std::chrono::steady_clock;
-  struct Timer {
-    double& seconds;
-    Clock::time_point start = Clock::now();
-    ~Timer() { seconds += std::chrono::duration<double>(Clock::now() - start).count(); }
-  };
-  stage_ = stage;
-  const Timer timer{counters_.seconds[static_cast<int>(stage)]};
-  return body();
+StepExecutor::~StepExecutor() {
+  if (resources_.collectives->pending()) static_cast<void>(resources_.buffers.release());
 }
 
-// The life of one bucket.
-void StepExecutor::run_bucket(int sub_group, int bucket, const MuonPointers& shard,
-                              const MuonHyperParameters& hyper) {
-  bucket_ = bucket;
-  const BucketRoute& route = routes_[sub_group][bucket];
-  const FlagWord momentum_flag =
-      timed(Stage::kMomentum, [&] { return update_momentum(route, shard, hyper); });
-  momenta_advanced_.push_back(concat("sub-group ", sub_group, " bucket ", bucket));
-  timed(Stage::kGather, [&] {
-    gather_to_owner(route, momentum_flag);
-    raise_flags(slot_.owner_wire.data_ptr(), route.owner_bytes, sub_group, "momentum");
-  });
-  const FlagWord update_flag =
-      timed(Stage::kNewtonSchulz, [&] { return orthogonalize(sub_group, route); });
-  timed(Stage::kScatter, [&] {
-    scatter_to_shards(route, update_flag);
-    raise_flags(slot_.exchange_wire.data_ptr(), route.shard_bytes, sub_group,
-                "Newton-Schulz result");
-  });
-  timed(Stage::kApply, [&] { apply(sub_group, route, shard, hyper); });
-  applied_.push_back(concat("sub-group ", sub_group, " bucket ", bucket));
+void StepExecutor::check_sub_group(int sub_group, Role role) const {
+  const auto& groups = resources_.plan.sub_groups;
+  require(0 <= sub_group && sub_group < static_cast<int>(groups.size()), "sub-group ", sub_group,
+          " is not in the plan, which has ", groups.size());
+  invariant(groups[sub_group].role == role, "sub-group ", sub_group,
+            " was called with the wrong role");
 }
 
-FlagWord StepExecutor::update_momentum(const BucketRoute& route, const MuonPointers& shard,
-                                       const MuonHyperParameters& hyper) {
-  const ops::MomentumElement element(hyper.kind, hyper.momentum, hyper.nesterov);
-  const DType wire = plan_.options.wire_dtype;
-  FlagWord flag = 0;
-  for (const RoutePiece& piece : route.shard_pieces) {
-    std::byte* out = bytes_of(slot_.shard_wire) + piece.wire_offset;
-    for_runs(piece.run, [&](int64_t at, int64_t, int64_t done) {
-      const bool finite =
-          shard_device_->update_momentum(element, shard.gradient + at, shard.momentum + at,
-                                         out + done * size_of(wire), wire, piece.run.length);
-      if (!finite && flag == 0) flag = 1 + static_cast<FlagWord>(piece.block);
-    });
-  }
-  return flag;
-}
-
-void StepExecutor::gather_to_owner(const BucketRoute& route, FlagWord flag) {
-  if (placement_.staged()) slot_.exchange_wire.copy_(slot_.shard_wire);
-  write_flags(slot_.exchange_wire.data_ptr(), route.shard_bytes, flag);
-  collectives_->all_to_all_v({bytes_of(slot_.exchange_wire), route.shard_bytes,
-                              bytes_of(slot_.owner_wire), route.owner_bytes});
-}
-
-FlagWord StepExecutor::orthogonalize(int sub_group, const BucketRoute& route) {
-  unpack_matrices(route);
-  const SubGroupPlan& group = plan_.sub_groups[sub_group];
-  for (const OwnedBlock& owned : route.owned) {
-    const ops::NewtonSchulz& ns = newton_schulz_[group.blocks[owned.block].newton_schulz];
-    ns.run(floats_of(slot_.matrices) + owned.matrix_offset, floats_of(slot_.scratch));
-    ++counters_.newton_schulz_matrices;
-  }
-  return pack_updates(route);
-}
-
-void StepExecutor::scatter_to_shards(const BucketRoute& route, FlagWord flag) {
-  write_flags(slot_.owner_wire.data_ptr(), route.owner_bytes, flag);
-  collectives_->all_to_all_v({bytes_of(slot_.owner_wire), route.owner_bytes,
-                              bytes_of(slot_.exchange_wire), route.shard_bytes});
-}
-
-void StepExecutor::apply(int sub_group, const BucketRoute& route, const MuonPointers& shard,
-                         const MuonHyperParameters& hyper) {
-  if (placement_.staged()) slot_.shard_wire.copy_(slot_.exchange_wire);
-  const SubGroupPlan& group = plan_.sub_groups[sub_group];
-  const DType wire = plan_.options.wire_dtype;
-  for (const RoutePiece& piece : route.shard_pieces) {
-    const PlannedBlock& block = group.blocks[piece.block];
-    const double decay = group.decay[block.block.param] ? hyper.weight_decay : 0.0;
-    const ops::ApplyElement element(hyper.lr, decay, block.scale);
-    const std::byte* in = bytes_of(slot_.shard_wire) + piece.wire_offset;
-    for_runs(piece.run, [&](int64_t at, int64_t, int64_t done) {
-      shard_device_->apply_update(element, shard.weight + at, in + done * size_of(wire), wire,
-                                  piece.run.length);
-    });
-  }
-}
-
-void StepExecutor::unpack_matrices(const BucketRoute& route) {
-  const DType wire = plan_.options.wire_dtype;
-  for (const RoutePiece& piece : route.owner_pieces) {
-    const std::byte* in = bytes_of(slot_.owner_wire) + piece.wire_offset;
-    float* matrix = floats_of(slot_.matrices) + piece.matrix_offset;
-    for_runs(piece.run, [&](int64_t, int64_t at, int64_t done) {
-      compute_device_->decode_wire(in + done * size_of(wire), wire, matrix + at, piece.run.length);
-    });
-  }
-}
-
-FlagWord StepExecutor::pack_updates(const BucketRoute& route) {
-  const DType wire = plan_.options.wire_dtype;
-  FlagWord flag = 0;
-  for (const RoutePiece& piece : route.owner_pieces) {
-    std::byte* out = bytes_of(slot_.owner_wire) + piece.wire_offset;
-    const float* matrix = floats_of(slot_.matrices) + piece.matrix_offset;
-    for_runs(piece.run, [&](int64_t, int64_t at, int64_t done) {
-      const bool finite = compute_device_->encode_wire(matrix + at, out + done * size_of(wire),
-                                                       wire, piece.run.length);
-      if (!finite && flag == 0) flag = 1 + static_cast<FlagWord>(piece.block);
-    });
-  }
-  return flag;
-}
-
-void StepExecutor::write_flags(void* buffer, const std::vector<int64_t>& segment_bytes,
-                               FlagWord flag) {
-  auto* segment = static_cast<std::byte*>(buffer);
-  for (const int64_t bytes : segment_bytes) {
-    compute_device_->write_word(segment, flag);
-    segment += bytes;
-  }
-}
-
-void StepExecutor::raise_flags(const void* buffer, const std::vector<int64_t>& segment_bytes,
-                               int sub_group, const char* what) {
-  const auto* segment = static_cast<const std::byte*>(buffer);
-  for (size_t peer = 0; peer < segment_bytes.size(); ++peer) {
-    const FlagWord flag = compute_device_->read_word(segment);
-    segment += segment_bytes[peer];
-    if (flag == 0) continue;
-    const int block = static_cast<int>(flag - 1);
-    throw StepError(concat("the ", what, " of \"", plan_.sub_groups[sub_group].name_of_block(block),
-                           "\" has a NaN or infinite value on rank ", peer));
-  }
-}
-
-void StepExecutor::check_shard(int sub_group, Role role, const char* what,
-                               const at::Tensor& tensor) const {
-  require(0 <= sub_group && sub_group < static_cast<int>(plan_.sub_groups.size()), "sub-group ",
-          sub_group, " is not in the plan, which has ", plan_.sub_groups.size());
-  const SubGroupPlan& group = plan_.sub_groups[sub_group];
-  invariant(group.role == role, "sub-group ", sub_group, " was called with the wrong role");
-  const int64_t expected = group.layout.shard_numel();
+void StepExecutor::check_tensor(int sub_group, const char* what, const at::Tensor& tensor,
+                                at::ScalarType type, c10::Device device) const {
+  const int64_t expected = resources_.plan.sub_groups[sub_group].layout.shard_numel();
   require(tensor.defined(), "sub-group ", sub_group, ": ", what, " is missing");
-  require(tensor.numel() == expected && tensor.scalar_type() == at::kFloat &&
-              tensor.is_contiguous() && tensor.device() == placement_.shard,
+  require(tensor.numel() == expected && tensor.scalar_type() == type && tensor.is_contiguous() &&
+              tensor.device() == device,
           "sub-group ", sub_group, ": ", what, " has ", tensor.numel(), " elements of ",
           tensor.scalar_type(), " on ", tensor.device(), ", the plan expects ", expected,
-          " contiguous elements of Float on ", placement_.shard,
+          " contiguous elements of ", type, " on ", device,
           "; the parameters changed after attach(): call attach() again");
 }
 
-// Sub-groups come in rising order within a step.
-void StepExecutor::begin(int sub_group) {
-  if (sub_group <= last_sub_group_ || step_ == 0) {
-    ++step_;
-    applied_.clear();
-    momenta_advanced_.clear();
+void StepExecutor::check_low_precision(int sub_group, const at::Tensor& tensor) const {
+  if (!tensor.defined()) return;
+  const at::ScalarType type = tensor.scalar_type();
+  require(resources_.plan.options.flow.casts_weights, "sub-group ", sub_group,
+          ": low-precision weights are given, and the plan was made without");
+  require(type == at::kBFloat16 || type == at::kHalf, "sub-group ", sub_group,
+          ": the low-precision weight is ", type, ", expected BFloat16 or Half");
+  const bool with_shard = tensor.device() == placement_.shard;
+  check_tensor(sub_group, "the low-precision weight", tensor, type,
+               with_shard ? placement_.shard : placement_.compute);
+}
+
+void StepExecutor::check(const MuonTask& task) const {
+  check_sub_group(task.sub_group, Role::kMuon);
+  const bool away = placement_.momentum == offload::MomentumHome::kDevice;
+  check_tensor(task.sub_group, "the master weight", task.shard.weight, at::kFloat,
+               placement_.shard);
+  check_tensor(task.sub_group, "the gradient", task.shard.gradient, at::kFloat, placement_.shard);
+  check_tensor(task.sub_group, "the momentum", task.shard.momentum,
+               type_of(placement_.momentum_dtype), away ? placement_.compute : placement_.shard);
+  check_low_precision(task.sub_group, task.shard.low_precision);
+}
+
+void StepExecutor::check(const AdamWTask& task) const {
+  check_sub_group(task.sub_group, Role::kAdamW);
+  const AdamWShard& shard = task.shard;
+  for (const auto& [what, tensor] : {std::pair{"the master weight", &shard.weight},
+                                     {"the gradient", &shard.gradient},
+                                     {"exp_avg", &shard.exp_avg},
+                                     {"exp_avg_sq", &shard.exp_avg_sq}}) {
+    check_tensor(task.sub_group, what, *tensor, at::kFloat, placement_.shard);
   }
-  last_sub_group_ = sub_group;
-  bucket_ = -1;
+  check_low_precision(task.sub_group, shard.low_precision);
+  require(task.hyper.step >= 1, "adamw step must count from 1, got ", task.hyper.step);
 }
 
-std::string StepExecutor::progress() const {
-  return concat("applied in this step: ", join(applied_),
-                "; momenta advanced: ", join(momenta_advanced_));
+MuonCall StepExecutor::call_of(const MuonTask& task) const {
+  const at::Tensor& low = task.shard.low_precision;
+  const bool casts = low.defined();
+  return {task.sub_group,
+          {floats_of(task.shard.weight), floats_of(task.shard.gradient),
+           bytes_of(task.shard.momentum), casts ? bytes_of(low) : nullptr,
+           casts ? low_dtype_of(low) : DType::kBFloat16, casts && low.device() == placement_.shard},
+          task.hyper};
 }
 
-void StepExecutor::recover() {
-  poison_.clear();
-  last_sub_group_ = static_cast<int>(plan_.sub_groups.size()) - 1;
+AdamWCall StepExecutor::call_of(const AdamWTask& task) const {
+  const at::Tensor& low = task.shard.low_precision;
+  const bool casts = low.defined();
+  return {task.sub_group,
+          floats_of(task.shard.weight),
+          floats_of(task.shard.gradient),
+          floats_of(task.shard.exp_avg),
+          floats_of(task.shard.exp_avg_sq),
+          casts ? bytes_of(low) : nullptr,
+          casts ? low_dtype_of(low) : DType::kBFloat16,
+          casts && low.device() == placement_.shard,
+          task.hyper};
 }
 
-void StepExecutor::guard(int sub_group, const std::function<void()>& body) {
+StepCall StepExecutor::begin(std::span<const SubGroupTask> tasks) {
+  require(!tasks.empty(), "a step needs at least one sub-group");
+  StepCall call;
+  int last = -1;
+  for (const SubGroupTask& task : tasks) {
+    const int sub_group = std::visit([](const auto& t) { return t.sub_group; }, task);
+    require(sub_group > last, "sub-group ", sub_group, " comes after ", last,
+            "; sub-groups are stepped in rising order, each once");
+    last = sub_group;
+    std::visit([&](const auto& t) { check(t); }, task);
+    if (const auto* muon = std::get_if<MuonTask>(&task)) call.muon.push_back(call_of(*muon));
+    if (const auto* adamw = std::get_if<AdamWTask>(&task)) call.adamw.push_back(call_of(*adamw));
+  }
   if (!poison_.empty()) {
     throw StepError(concat("the optimizer is poisoned by an earlier failure: ", poison_));
   }
-  begin(sub_group);
-  try {
-    body();
-  } catch (const std::exception& error) {
-    const std::string where = bucket_ < 0 ? "" : concat(", bucket ", bucket_);
-    poison_ = concat("step ", step_, ", sub-group ", sub_group, where, ", stage ", name_of(stage_),
-                     ", seen on rank ", collectives_->rank(), ": ", error.what(), " (", progress(),
-                     "). Weights and states are between two steps: load a ", "checkpoint with its optimizer states to go on");
-    throw StepError(poison_);
+  // Sub-groups come in rising order within a step.
+  const int first = std::visit([](const auto& t) { return t.sub_group; }, tasks.front());
+  if (first <= last_sub_group_ || step_ == 0) {
+    ++step_;
+    record_.changes.clear();
   }
+  last_sub_group_ = last;
+  return call;
 }
 
-void StepExecutor::muon_step(int sub_group, const MuonShard& shard,
-                             const MuonHyperParameters& hyper) {
-  check_shard(sub_group, Role::kMuon, "the master weight", shard.weight);
-  check_shard(sub_group, Role::kMuon, "the gradient", shard.gradient);
-  check_shard(sub_group, Role::kMuon, "the momentum", shard.momentum);
-  guard(sub_group, [&] {
-    const MuonPointers pointers{floats_of(shard.weight), floats_of(shard.gradient),
-                                floats_of(shard.momentum)};
-    for (size_t k = 0; k < routes_[sub_group].size(); ++k) {
-      run_bucket(sub_group, static_cast<int>(k), pointers, hyper);
-    }
-  });
+std::unique_ptr<StepPipeline> StepExecutor::pipeline(boost::asio::io_context& io,
+                                                     const StepCall& call) {
+  return std::make_unique<StepPipeline>(io, resources_, call, limits_, record_);
 }
 
-void StepExecutor::adamw_step(int sub_group, const AdamWShard& shard,
-                              const AdamWHyperParameters& hyper) {
-  check_shard(sub_group, Role::kAdamW, "the master weight", shard.weight);
-  check_shard(sub_group, Role::kAdamW, "the gradient", shard.gradient);
-  check_shard(sub_group, Role::kAdamW, "exp_avg", shard.exp_avg);
-  check_shard(sub_group, Role::kAdamW, "exp_avg_sq", shard.exp_avg_sq);
-  require(hyper.step >= 1, "adamw step must count from 1, got ", hyper.step);
-  guard(sub_group, [&] {
-    timed(Stage::kAdamW, [&] {
-      for (const auto& [range, decay] : adamw_ranges_[sub_group]) {
-        const ops::AdamWElement element(hyper.lr, hyper.beta1, hyper.beta2, hyper.eps,
-                                        decay ? hyper.weight_decay : 0.0, hyper.step, hyper.decay);
-        const int64_t at = range.offset;
-        shard_device_->adamw(element, floats_of(shard.weight) + at, floats_of(shard.gradient) + at,
-                             floats_of(shard.exp_avg) + at, floats_of(shard.exp_avg_sq) + at,
-                             range.numel);
-      }
+void StepExecutor::step(std::span<const SubGroupTask> tasks) { run(begin(tasks)); }
+
+void StepExecutor::run(const StepCall& call) {
+  const auto start = std::chrono::steady_clock::now();
+  resources_.backend.compute->wait_for_caller();
+  const auto running = pipeline(io_, call);
+  io_.restart();
+  std::exception_ptr broken;
+  {
+    const auto busy = boost::asio::make_work_guard(io_);
+    bool done = false;
+    boost::asio::co_spawn(io_, running->run(), [&](const std::exception_ptr& error) {
+      done = true;
+      broken = error;
     });
-    applied_.push_back(concat("sub-group ", sub_group));
-  });
+    while (!done) io_.run_one();
+  }
+  io_.run();  // what only ends
+  group_gone_ = group_gone_ || running->broken();
+  if (broken) poison(text_of(broken));
+  record_.counters.wall_seconds +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  end(*running);
+}
+
+void StepExecutor::end(const StepPipeline& pipeline) {
+  if (pipeline.fault()) poison(pipeline.fault()->what);
+}
+
+void StepExecutor::poison(const std::string& what) {
+  const char* remedy = group_gone_
+                           ? ", and the process group is aborted: start all ranks again from a "
+                             "checkpoint"
+                           : ": load a checkpoint with its optimizer states to go on";
+  poison_ = concat("step ", step_, ", ", what, " (seen from rank ", resources_.collectives->rank(),
+                   ": ", progress(), "). Weights and states are between two steps", remedy);
+  throw StepError(poison_);
+}
+
+std::string StepExecutor::progress() const {
+  std::vector<size_t> chunks;
+  for (const auto& of_group : resources_.adamw_chunks) chunks.push_back(of_group.size());
+  return progress_text(record_.changes, chunks);
+}
+
+void StepExecutor::recover() {
+  if (group_gone_) throw StepError(poison_);
+  poison_.clear();
+  last_sub_group_ = static_cast<int>(resources_.plan.sub_groups.size()) - 1;
 }
 
 }  // namespace zeromuon::zero3

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "csrc/base/check.h"
+#include "zero3/bucket_route.h"
 #include "zero3/ownership.h"
 
 namespace zeromuon::zero3 {
@@ -88,8 +89,10 @@ class Planner {
     check_blocks(p, blocks);
     for (MatrixBlock b : blocks) {
       b.param = static_cast<int>(param);
-      PlannedBlock planned{b, shape_index(b.rows(), b.cols()), 0, 1, 0};
-      planned.flops = ops::newton_schulz_flops(plan_.newton_schulz[planned.newton_schulz]);
+      PlannedBlock planned{b, shape_index(b.rows(), b.cols()), 0, 0, 1, 0};
+      const ops::NewtonSchulzPlan& shape = plan_.newton_schulz[planned.newton_schulz];
+      planned.flops = ops::newton_schulz_flops(shape, true);
+      planned.seconds = shape.seconds;
       planned.scale = spec.transposed ? scale_factor(plan_.options.scale, b.cols(), b.rows())
                                       : scale_factor(plan_.options.scale, b.rows(), b.cols());
       group.blocks.push_back(planned);
@@ -102,7 +105,7 @@ class Planner {
                                    [&](const auto& p) { return p.rows == rows && p.cols == cols; });
     if (same == plans.end()) {
       plans.push_back(
-          ops::plan_newton_schulz(rows, cols, plan_.options.form, plan_.options.coefficients));
+          ops::plan_newton_schulz(rows, cols, plan_.options.newton_schulz, plan_.options.target));
       return static_cast<int>(plans.size()) - 1;
     }
     return static_cast<int>(same - plans.begin());
@@ -125,7 +128,7 @@ class Planner {
 
   void assign_owners(SubGroupPlan& group, const Bucket& bucket) {
     std::vector<double> costs;
-    for (int b = bucket.begin; b < bucket.end; ++b) costs.push_back(group.blocks[b].flops);
+    for (int b = bucket.begin; b < bucket.end; ++b) costs.push_back(group.blocks[b].seconds);
     const std::vector<int> owners = ownership_.assign(costs);
     for (int b = bucket.begin; b < bucket.end; ++b) {
       group.blocks[b].owner = owners[b - bucket.begin];
@@ -173,12 +176,69 @@ const std::string& SubGroupPlan::name_of_block(int block) const {
   return layout.params()[blocks[block].block.param].name;
 }
 
-StepPlan make_step_plan(const PlanOptions& options, const std::vector<SubGroupSpec>& sub_groups) {
-  require(options.bucket_bytes > 0, "bucket_bytes must be positive, got ", options.bucket_bytes);
-  require(!options.coefficients.triples.empty(), "ns: a plan needs a coefficient set");
+namespace {
+
+constexpr int kSlots = 3;  // one being filled, one multiplied, one applied
+// Two are multiplied, because the matrices of one are not even over the ranks, and results cross
+// the link before they are applied.
+constexpr int kStagedSlots = 5;
+constexpr int64_t kLeastBucket = int64_t{8} << 20, kMostBucket = int64_t{128} << 20;
+constexpr int kBucketsWanted = 24;  // so that the first's way in and the last's way out are short
+
+StepPlan plan_with(const PlanOptions& options, const std::vector<SubGroupSpec>& sub_groups) {
   Planner planner(options);
   for (const SubGroupSpec& spec : sub_groups) planner.add(spec);
   return std::move(planner).finish();
+}
+
+int64_t most_buffer_bytes(const StepPlan& plan) {
+  int64_t most = 0;
+  for (int rank = 0; rank < plan.options.world_size; ++rank) {
+    most = std::max(most, buffer_sizes(plan, rank).total_bytes());
+  }
+  return most;
+}
+
+int64_t wanted_bucket_bytes(const PlanOptions& options,
+                            const std::vector<SubGroupSpec>& sub_groups) {
+  int64_t bytes = 0;
+  for (const SubGroupSpec& spec : sub_groups) {
+    if (spec.role != Role::kMuon) continue;
+    for (const ParamSpec& p : spec.params) bytes += 4 * p.shard.numel;
+  }
+  return std::clamp(bytes / options.world_size / kBucketsWanted, kLeastBucket, kMostBucket);
+}
+
+}  // namespace
+
+StepPlan make_step_plan(const PlanOptions& options, const std::vector<SubGroupSpec>& sub_groups) {
+  require(options.bucket_bytes >= 0, "bucket_bytes must not be negative, got ",
+          options.bucket_bytes);
+  require(options.world_size > 0, "world size must be positive, got ", options.world_size);
+  require(options.slots >= 0, "slots must not be negative, got ", options.slots);
+  require(options.lanes > 0, "lanes must be positive, got ", options.lanes);
+  require(!options.newton_schulz.coefficients.triples.empty(),
+          "ns: a plan needs a coefficient set");
+  PlanOptions chosen = options;
+  if (chosen.bucket_bytes == 0) chosen.bucket_bytes = wanted_bucket_bytes(options, sub_groups);
+  if (chosen.slots == 0) chosen.slots = options.flow.staged ? kStagedSlots : kSlots;
+  const int64_t limit = options.max_bytes_in_flight;
+  for (;;) {
+    StepPlan plan = plan_with(chosen, sub_groups);
+    const int64_t needed = limit > 0 ? most_buffer_bytes(plan) : 0;
+    if (needed <= limit) return plan;
+    // Smaller buckets first: they cost calls, fewer slots cost overlap.
+    if (options.bucket_bytes == 0 && chosen.bucket_bytes > 1) {
+      chosen.bucket_bytes /= 2;
+    } else if (options.slots == 0 && chosen.slots > 1) {
+      --chosen.slots;
+    } else {
+      throw_value_error(concat("max_bytes_in_flight: got ", limit, ", the least that works is ",
+                               needed,
+                               " bytes per rank with one matrix in flight; give that much, ",
+                               "or leave the option out"));
+    }
+  }
 }
 
 }  // namespace zeromuon::zero3

@@ -8,6 +8,7 @@
 
 #include "csrc/base/dtype.h"
 #include "csrc/ops/newton_schulz/plan.h"
+#include "offload/momentum_home.h"
 #include "zero3/shard_layout.h"
 
 namespace zeromuon::zero3 {
@@ -39,19 +40,34 @@ struct SubGroupSpec {
   std::vector<ParamSpec> params;
 };
 
+// What crosses between the memories of the flat shard and of the compute device.
+struct Flow {
+  bool staged = false;  // whether they are two
+  offload::MomentumHome momentum = offload::MomentumHome::kShard;
+  DType momentum_dtype = DType::kFloat32;
+  bool casts_weights = false;  // a step writes low-precision weights
+};
+
 struct PlanOptions {
   int world_size = 1;
-  ops::NewtonSchulzForm form = ops::NewtonSchulzForm::kAuto;
-  ops::CoefficientSet coefficients;
+  ops::NewtonSchulzRequest newton_schulz;
+  ops::ProductTarget target;  // what Newton-Schulz runs on
+  // Small matrices that a rank works on at once: sizes buffers only, no bit of a result depends on
+  // it.
+  int lanes = 1;
   Scale scale = Scale::kMatchRmsAdamW;
   DType wire_dtype = DType::kFloat32;
-  int64_t bucket_bytes = int64_t{256} << 20;  // fp32 matrix bytes per rank that move together
+  int64_t bucket_bytes = 0;         // fp32 matrix bytes per rank that move together; 0: chosen
+  int slots = 0;                    // buckets in flight; 0: chosen
+  int64_t max_bytes_in_flight = 0;  // of all buffers of a rank; 0: no limit
+  Flow flow;
 };
 
 struct PlannedBlock {
   MatrixBlock block;
   int newton_schulz = 0;  // index into StepPlan::newton_schulz
-  double flops = 0;
+  double flops = 0;       // operations of the tiles computed
+  double seconds = 0;     // expected of one core
   double scale = 1;
   int owner = 0;
 };
@@ -75,7 +91,8 @@ struct StepPlan {
   PlanOptions options;
   std::vector<ops::NewtonSchulzPlan> newton_schulz;  // one per shape
   std::vector<SubGroupPlan> sub_groups;
-  std::vector<double> loads;  // [W] Newton-Schulz operations each rank does
+  std::vector<double>
+      loads;  // [W] Newton-Schulz seconds of each rank, as the tuned table expects them of one core
 
   // A table for people.
   std::string table() const;
@@ -83,10 +100,14 @@ struct StepPlan {
   std::string canonical_text() const;
   // 16 hexadecimal digits (FNV-1a, 64 bit) of canonical_text().
   std::string hash() const;
+  // The same of what the bits of every Newton-Schulz depend on; the same at every world size.
+  std::string arithmetic_hash() const;
 };
 
-// Raises ValueError for layouts that do not add up, blocks that overlap, leave a part of their
-// parameter without an owner, or reach outside it.
+// Chooses bucket_bytes and slots where they are 0, such that the buffers of no rank exceed
+// max_bytes_in_flight; the plan's options hold what was chosen. Raises ValueError for layouts that
+// do not add up, blocks that overlap, leave a part of their parameter without an owner, or reach
+// outside it, and for a limit that no choice keeps (names the least).
 StepPlan make_step_plan(const PlanOptions& options, const std::vector<SubGroupSpec>& sub_groups);
 
 }  // namespace zeromuon::zero3

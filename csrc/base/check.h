@@ -40,4 +40,15 @@ void invariant(bool condition, const Parts&... message) {
   if (!condition) throw_internal_error(concat(message...));
 }
 
+// The index of `name` in `names`. Raises ValueError listing the valid ones.
+template <size_t N>
+int index_of(const char* const (&names)[N], const std::string& name, const char* option) {
+  std::string valid;
+  for (size_t i = 0; i < N; ++i) {
+    if (name == names[i]) return static_cast<int>(i);
+    valid += concat(i == 0 ? "" : i + 1 == N ? " or " : ", ", names[i]);
+  }
+  throw_value_error(concat(option, ": expected ", valid, ", got \"", name, "\""));
+}
+
 }  // namespace zeromuon

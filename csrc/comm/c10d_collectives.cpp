@@ -2,11 +2,19 @@
 
 #include <ATen/ops/from_blob.h>
 
+#include <chrono>
 #include <numeric>
+#include <thread>
 #include <utility>
+
+#include "csrc/base/check.h"
 
 namespace zeromuon::comm {
 namespace {
+
+constexpr const char* kCauseKey = "zeromuon/abort_cause";
+// How long a rank whose collective failed waits to be told why.
+constexpr std::chrono::milliseconds kCausePatience{3000}, kCausePoll{50};
 
 at::Tensor bytes_at(const std::byte* data, int64_t numel, c10::Device device) {
   // from_blob has no const form; the group only reads what is sent.
@@ -26,7 +34,81 @@ void C10dCollectives::do_all_to_all_v(const Exchange& exchange) {
   const int64_t received = std::reduce(receive_splits_.begin(), receive_splits_.end());
   at::Tensor output = bytes_at(exchange.receive, received, device_);
   at::Tensor input = bytes_at(exchange.send, sent, device_);
-  group_->all_to_all_single(output, input, receive_splits_, send_splits_)->wait();
+  try {
+    wait(group_->all_to_all_single(output, input, receive_splits_, send_splits_));
+  } catch (const Aborted&) {
+    throw;
+  } catch (const std::exception&) {
+    rethrow_with_cause();
+  }
+}
+
+// gloo's own wait is not ended by an abort, but by its timeout of half an hour.
+void C10dCollectives::wait(const c10::intrusive_ptr<c10d::Work>& work) {
+  if (device_.is_cpu()) {
+    Waiting& waiting = *waiting_;
+    std::unique_lock lock(waiting.mutex);
+    waiting.done = false;
+    lock.unlock();
+    work->getFuture()->addCallback([held = waiting_](c10::ivalue::Future&) {
+      const std::lock_guard guard(held->mutex);
+      held->done = true;
+      held->changed.notify_all();
+    });
+    lock.lock();
+    waiting.changed.wait(lock, [&] { return waiting.done || waiting.aborted.has_value(); });
+    pending_ = !waiting.done;
+    if (pending_) throw Aborted(*waiting.aborted);
+  }
+  work->wait();
+}
+
+std::string C10dCollectives::abort(const std::string& cause) {
+  std::string told = cause;
+  try {
+    const std::vector<uint8_t> bytes(cause.begin(), cause.end());
+    // compareSet keeps the first cause.
+    const std::vector<uint8_t> first = group_->getStore()->compareSet(kCauseKey, {}, bytes);
+    told.assign(first.begin(), first.end());
+  } catch (const std::exception& error) {
+    told += concat(" (the other ranks could not be told, the group's store does not answer: ",
+                   error.what(), ")");
+  }
+  try {
+    group_->getBackend(device_.type())->abort();
+  } catch (const std::exception& error) {
+    told += concat(" (the process group could not be aborted: ", error.what(), ")");
+  }
+  const std::lock_guard guard(waiting_->mutex);
+  if (!waiting_->aborted) waiting_->aborted = told;
+  waiting_->changed.notify_all();
+  return told;
+}
+
+std::optional<std::string> C10dCollectives::cause_in_store() {
+  try {
+    const auto store = group_->getStore();
+    if (!store->check({kCauseKey})) return "";
+    const auto bytes = store->get(kCauseKey);
+    return std::string(bytes.begin(), bytes.end());
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+}
+
+// Where the store's host is gone, the next exchange fails and says so.
+std::string C10dCollectives::cause() { return cause_in_store().value_or(""); }
+
+// Inside a handler: the error of this rank's backend says less than the rank that aborted.
+void C10dCollectives::rethrow_with_cause() {
+  const auto error = std::current_exception();
+  const auto end = std::chrono::steady_clock::now() + kCausePatience;
+  std::optional<std::string> told;
+  while ((told = cause_in_store()) && told->empty() && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(kCausePoll);
+  }
+  if (told && !told->empty()) throw Aborted(*told);
+  std::rethrow_exception(error);
 }
 
 }  // namespace zeromuon::comm

@@ -3,6 +3,10 @@
 
 #include <c10/core/Device.h>
 
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <vector>
 
@@ -17,13 +21,30 @@ class C10dCollectives final : public Collectives {
 
   int rank() const override { return group_->getRank(); }
   int world_size() const override { return group_->getSize(); }
+  // Ends the backend's connections; the cause goes to the other ranks through the group's store.
+  std::string abort(const std::string& cause) override;
+  std::string cause() override;
+  bool pending() const override { return pending_; }
 
  private:
   void do_all_to_all_v(const Exchange& exchange) override;
+  void wait(const c10::intrusive_ptr<c10d::Work>& work);
+  std::optional<std::string> cause_in_store();  // nullopt: the store does not answer
+  [[noreturn]] void rethrow_with_cause();
+
+  // Shared with what is called when a work is done, which may be after this object.
+  struct Waiting {
+    std::mutex mutex;  // both below
+    std::condition_variable changed;
+    bool done = false;
+    std::optional<std::string> aborted;
+  };
 
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
   c10::Device device_;
   std::vector<int64_t> send_splits_, receive_splits_;
+  std::shared_ptr<Waiting> waiting_ = std::make_shared<Waiting>();
+  bool pending_ = false;
 };
 
 }  // namespace zeromuon::comm

@@ -1,8 +1,10 @@
 // Collectives between threads of one process: the ranks of a test.
 #pragma once
 
-#include <barrier>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <vector>
 
 #include "csrc/comm/collectives.h"
@@ -10,15 +12,25 @@
 namespace zeromuon::comm {
 
 // What the ranks share. Each rank posts its exchange in its own slot between two barriers.
+// Thread: all ranks; every member is guarded by mutex_, but for posted_[r], which rank r writes
+// before the first barrier of an exchange and others read before the second.
 class InProcessBoard {
  public:
-  explicit InProcessBoard(int world_size) : posted_(world_size), barrier_(world_size) {}
+  explicit InProcessBoard(int world_size) : posted_(world_size) {}
   int world_size() const { return static_cast<int>(posted_.size()); }
 
  private:
   friend class InProcessCollectives;
-  std::vector<const Exchange*> posted_;  // [W], slot r written by rank r before the first barrier
-  std::barrier<> barrier_;
+  void arrive_and_wait();
+  std::string abort(const std::string& cause);
+  std::string cause();
+
+  std::vector<const Exchange*> posted_;  // [W]
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int arrived_ = 0;
+  int64_t round_ = 0;
+  std::optional<std::string> aborted_;
 };
 
 // Thread: one object per rank, each used by one thread.
@@ -29,6 +41,8 @@ class InProcessCollectives final : public Collectives {
 
   int rank() const override { return rank_; }
   int world_size() const override { return board_->world_size(); }
+  std::string abort(const std::string& cause) override { return board_->abort(cause); }
+  std::string cause() override { return board_->cause(); }
 
  private:
   void do_all_to_all_v(const Exchange& exchange) override;

@@ -1,9 +1,5 @@
-#include <cuda_runtime.h>
-
-#include <stdexcept>
-#include <string>
-
 #include "csrc/cuda/elementwise.h"
+#include "csrc/cuda/status.h"
 
 namespace zeromuon::cuda {
 namespace {
@@ -11,11 +7,16 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kMaxBlocks = 1 << 16;
 
-void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) {
-    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+// The Flag of the bodies. They are host functions, too, but nothing runs them on the host here.
+struct AlarmFlag {
+  Alarm alarm;
+  __host__ __device__ void raise() const {
+#if defined(__CUDA_ARCH__)
+    static_assert(sizeof(unsigned long long) == sizeof(uint64_t));
+    atomicCAS(reinterpret_cast<unsigned long long*>(alarm.word), 0ull, alarm.code);
+#endif
   }
-}
+};
 
 template <typename Body>
 __global__ void for_each_element(int64_t numel, Body body) {
@@ -27,136 +28,65 @@ __global__ void for_each_element(int64_t numel, Body body) {
 }
 
 template <typename Body>
-void launch(const char* what, int64_t numel, Body body) {
+void launch(StreamRef stream, const char* what, int64_t numel, Body body) {
   if (numel == 0) return;
   const int64_t blocks = (numel + kThreads - 1) / kThreads;
   const int grid = static_cast<int>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
-  for_each_element<<<grid, kThreads>>>(numel, body);
+  for_each_element<<<grid, kThreads, 0, static_cast<cudaStream_t>(stream.handle)>>>(numel, body);
   check(cudaGetLastError(), what);
-  check(cudaStreamSynchronize(nullptr), what);
 }
-
-template <typename Wire>
-struct MomentumBody {
-  ops::MomentumElement element;
-  const float* gradient;
-  float* momentum;
-  Wire* wire;
-  unsigned* flag;
-  __device__ void operator()(int64_t i) const {
-    const float mixed = element(gradient[i], momentum[i]);
-    if (is_non_finite(mixed)) atomicOr(flag, 1u);
-    encode(mixed, wire[i]);
-  }
-};
-
-template <typename Wire>
-struct ApplyBody {
-  ops::ApplyElement element;
-  float* weight;
-  const Wire* update;
-  __device__ void operator()(int64_t i) const { element(weight[i], decode(update[i])); }
-};
-
-struct AdamWBody {
-  ops::AdamWElement element;
-  float* weight;
-  const float* gradient;
-  float* exp_avg;
-  float* exp_avg_sq;
-  __device__ void operator()(int64_t i) const {
-    element(weight[i], gradient[i], exp_avg[i], exp_avg_sq[i]);
-  }
-};
-
-template <typename Wire>
-struct EncodeBody {
-  const float* values;
-  Wire* wire;
-  unsigned* flag;
-  __device__ void operator()(int64_t i) const {
-    if (is_non_finite(values[i])) atomicOr(flag, 1u);
-    encode(values[i], wire[i]);
-  }
-};
-
-template <typename Wire>
-struct DecodeBody {
-  const Wire* wire;
-  float* values;
-  __device__ void operator()(int64_t i) const { values[i] = decode(wire[i]); }
-};
 
 }  // namespace
 
-DeviceFlag::DeviceFlag() { check(cudaMalloc(&flag_, sizeof *flag_), "allocate flag"); }
-DeviceFlag::~DeviceFlag() { cudaFree(flag_); }
-void DeviceFlag::lower() { check(cudaMemset(flag_, 0, sizeof *flag_), "lower flag"); }
-bool DeviceFlag::raised() const {
-  unsigned value = 0;
-  check(cudaMemcpy(&value, flag_, sizeof value, cudaMemcpyDeviceToHost), "read flag");
-  return value != 0;
+void update_momentum(StreamRef stream, const ops::MomentumElement& element,
+                     const ops::MomentumArrays& arrays, int64_t numel, Alarm alarm) {
+  ops::check(arrays);
+  ops::with_type(arrays.gradient, 0, [&](auto* gradient) {
+    ops::with_type(arrays.momentum, 0, [&](auto* momentum) {
+      ops::with_type(arrays.wire, 0, [&](auto* wire) {
+        launch(stream, "update_momentum", numel,
+               ops::MomentumBody{element, gradient, momentum, wire, AlarmFlag{alarm}});
+      });
+    });
+  });
 }
 
-bool update_momentum(DeviceFlag& flag, const ops::MomentumElement& element, const float* gradient,
-                     float* momentum, void* wire, DType wire_dtype, int64_t numel) {
-  flag.lower();
-  if (wire_dtype == DType::kFloat32) {
-    auto* out = static_cast<float*>(wire);
-    launch("update_momentum", numel,
-           MomentumBody<float>{element, gradient, momentum, out, flag.get()});
-  } else {
-    auto* out = static_cast<BFloat16*>(wire);
-    launch("update_momentum", numel,
-           MomentumBody<BFloat16>{element, gradient, momentum, out, flag.get()});
-  }
-  return !flag.raised();
+void apply_update(StreamRef stream, const ops::ApplyElement& element,
+                  const ops::ApplyArrays& arrays, int64_t numel) {
+  ops::check(arrays);
+  ops::with_type(arrays.update, 0, [&](auto* update) {
+    ops::with_low_precision(arrays.low_precision, 0, [&](auto* low) {
+      launch(stream, "apply_update", numel, ops::ApplyBody{element, arrays.weight, update, low});
+    });
+  });
 }
 
-void apply_update(const ops::ApplyElement& element, float* weight, const void* update,
-                  DType update_dtype, int64_t numel) {
-  if (update_dtype == DType::kFloat32) {
-    launch("apply_update", numel,
-           ApplyBody<float>{element, weight, static_cast<const float*>(update)});
-  } else {
-    launch("apply_update", numel,
-           ApplyBody<BFloat16>{element, weight, static_cast<const BFloat16*>(update)});
-  }
+void adamw(StreamRef stream, const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
+           int64_t numel) {
+  ops::check(arrays);
+  ops::with_type(arrays.gradient, 0, [&](auto* gradient) {
+    ops::with_type(arrays.exp_avg, 0, [&](auto* m) {
+      ops::with_low_precision(arrays.low_precision, 0, [&](auto* low) {
+        auto* v = static_cast<decltype(m)>(arrays.exp_avg_sq.data);
+        launch(stream, "adamw", numel, ops::AdamWBody{element, arrays.weight, gradient, m, v, low});
+      });
+    });
+  });
 }
 
-void adamw(const ops::AdamWElement& element, float* weight, const float* gradient, float* exp_avg,
-           float* exp_avg_sq, int64_t numel) {
-  launch("adamw", numel, AdamWBody{element, weight, gradient, exp_avg, exp_avg_sq});
+void encode_wire(StreamRef stream, const float* values, const ops::Typed& wire, int64_t numel,
+                 Alarm alarm) {
+  ops::check_wire(wire);
+  ops::with_type(wire, 0, [&](auto* out) {
+    launch(stream, "encode_wire", numel, ops::EncodeBody{values, out, AlarmFlag{alarm}});
+  });
 }
 
-bool encode_wire(DeviceFlag& flag, const float* values, void* wire, DType wire_dtype,
-                 int64_t numel) {
-  flag.lower();
-  if (wire_dtype == DType::kFloat32) {
-    launch("encode_wire", numel, EncodeBody<float>{values, static_cast<float*>(wire), flag.get()});
-  } else {
-    launch("encode_wire", numel,
-           EncodeBody<BFloat16>{values, static_cast<BFloat16*>(wire), flag.get()});
-  }
-  return !flag.raised();
-}
-
-void decode_wire(const void* wire, DType wire_dtype, float* values, int64_t numel) {
-  if (wire_dtype == DType::kFloat32) {
-    launch("decode_wire", numel, DecodeBody<float>{static_cast<const float*>(wire), values});
-  } else {
-    launch("decode_wire", numel, DecodeBody<BFloat16>{static_cast<const BFloat16*>(wire), values});
-  }
-}
-
-void write_word(void* at, uint64_t word) {
-  check(cudaMemcpy(at, &word, sizeof word, cudaMemcpyHostToDevice), "write word");
-}
-
-uint64_t read_word(const void* at) {
-  uint64_t word = 0;
-  check(cudaMemcpy(&word, at, sizeof word, cudaMemcpyDeviceToHost), "read word");
-  return word;
+void decode_wire(StreamRef stream, const ops::ConstTyped& wire, float* values, int64_t numel) {
+  ops::check_wire(wire);
+  ops::with_type(wire, 0, [&](auto* in) {
+    launch(stream, "decode_wire", numel, ops::DecodeBody{in, values});
+  });
 }
 
 }  // namespace zeromuon::cuda

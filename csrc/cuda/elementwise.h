@@ -1,41 +1,30 @@
 // The element-wise kernels of csrc/ops/elementwise.h on CUDA memory, with the same arithmetic
-// (csrc/ops/elements.h), on the default stream. Each call waits for its result.
+// (csrc/ops/elements.h). How they are ordered and what they raise: csrc/cuda/runtime.h.
 #pragma once
 
 #include <cstdint>
 
-#include "csrc/base/dtype.h"
+#include "csrc/cuda/runtime.h"
+#include "csrc/ops/arrays.h"
 #include "csrc/ops/elements.h"
 
 namespace zeromuon::cuda {
 
-// Owner of one word of device memory that kernels raise when they meet a non-finite value.
-class DeviceFlag {
- public:
-  DeviceFlag();
-  ~DeviceFlag();
-  DeviceFlag(const DeviceFlag&) = delete;
-  DeviceFlag& operator=(const DeviceFlag&) = delete;
-
-  unsigned* get() const { return flag_; }
-  void lower();
-  bool raised() const;  // waits for the kernels before it
-
- private:
-  unsigned* flag_ = nullptr;
+// A kernel that writes a NaN or an infinity sets *word, a word of device memory, to `code` when it
+// is 0.
+struct Alarm {
+  uint64_t* word;
+  uint64_t code;
 };
 
-bool update_momentum(DeviceFlag& flag, const ops::MomentumElement& element, const float* gradient,
-                     float* momentum, void* wire, DType wire_dtype, int64_t numel);
-void apply_update(const ops::ApplyElement& element, float* weight, const void* update,
-                  DType update_dtype, int64_t numel);
-void adamw(const ops::AdamWElement& element, float* weight, const float* gradient, float* exp_avg,
-           float* exp_avg_sq, int64_t numel);
-bool encode_wire(DeviceFlag& flag, const float* values, void* wire, DType wire_dtype,
-                 int64_t numel);
-void decode_wire(const void* wire, DType wire_dtype, float* values, int64_t numel);
-
-void write_word(void* at, uint64_t word);
-uint64_t read_word(const void* at);
+void update_momentum(StreamRef stream, const ops::MomentumElement& element,
+                     const ops::MomentumArrays& arrays, int64_t numel, Alarm alarm);
+void apply_update(StreamRef stream, const ops::ApplyElement& element,
+                  const ops::ApplyArrays& arrays, int64_t numel);
+void adamw(StreamRef stream, const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
+           int64_t numel);
+void encode_wire(StreamRef stream, const float* values, const ops::Typed& wire, int64_t numel,
+                 Alarm alarm);
+void decode_wire(StreamRef stream, const ops::ConstTyped& wire, float* values, int64_t numel);
 
 }  // namespace zeromuon::cuda

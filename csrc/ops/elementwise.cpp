@@ -1,7 +1,11 @@
 #include "csrc/ops/elementwise.h"
 
 #include <algorithm>
-#include <type_traits>
+
+#include "csrc/base/check.h"
+#ifdef ZEROMUON_WITH_ONEDNN
+#include "csrc/ops/onednn/elementwise.h"
+#endif
 
 namespace zeromuon::ops {
 namespace {
@@ -23,71 +27,83 @@ uint32_t for_chunks(int64_t numel, Body body) {
   return flags;
 }
 
-// Calls body with a pointer of the type that `dtype` names.
-template <typename Void, typename Body>
-auto with_type(Void* data, DType dtype, Body body) {
-  constexpr bool kConst = std::is_const_v<Void>;
-  using F32 = std::conditional_t<kConst, const float, float>;
-  using BF16 = std::conditional_t<kConst, const BFloat16, BFloat16>;
-  return dtype == DType::kFloat32 ? body(static_cast<F32*>(data)) : body(static_cast<BF16*>(data));
-}
-
 }  // namespace
 
-bool update_momentum(const MomentumElement& element, const float* gradient, float* momentum,
-                     void* wire, DType wire_dtype, int64_t numel) {
-  return with_type(wire, wire_dtype, [&](auto* out) {
-    return for_chunks(numel, [=](int64_t begin, int64_t end) {
-             uint32_t bad = 0;
-             for (int64_t i = begin; i < end; ++i) {
-               const float mixed = element(gradient[i], momentum[i]);
-               bad |= is_non_finite(mixed) ? 1u : 0u;
-               encode(mixed, out[i]);
-             }
-             return bad;
-           }) == 0;
-  });
+bool update_momentum(const MomentumElement& element, const MomentumArrays& arrays, int64_t numel,
+                     CpuKernels kernels) {
+  check(arrays);
+  const CpuKernels chosen = resolve(kernels);
+#ifdef ZEROMUON_WITH_ONEDNN
+  if (chosen == CpuKernels::kOneDnn)
+    return onednn::update_momentum(element, arrays, numel, table_of(chosen));
+#endif
+  const auto run = table_of(chosen).momentum;
+  return for_chunks(numel, [&](int64_t begin, int64_t end) {
+           return run(element, arrays, begin, end);
+         }) == 0;
 }
 
-void apply_update(const ApplyElement& element, float* weight, const void* update,
-                  DType update_dtype, int64_t numel) {
-  with_type(update, update_dtype, [&](const auto* in) {
-    return for_chunks(numel, [=](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) element(weight[i], decode(in[i]));
-      return 0u;
-    });
-  });
-}
-
-void adamw(const AdamWElement& element, float* weight, const float* gradient, float* exp_avg,
-           float* exp_avg_sq, int64_t numel) {
-  for_chunks(numel, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      element(weight[i], gradient[i], exp_avg[i], exp_avg_sq[i]);
-    }
+void apply_update(const ApplyElement& element, const ApplyArrays& arrays, int64_t numel,
+                  CpuKernels kernels) {
+  check(arrays);
+  const auto run = table_of(resolve(kernels)).apply;
+  for_chunks(numel, [&](int64_t begin, int64_t end) {
+    run(element, arrays, begin, end);
     return 0u;
   });
 }
 
-bool encode_wire(const float* values, void* wire, DType wire_dtype, int64_t numel) {
-  return with_type(wire, wire_dtype, [&](auto* out) {
-    return for_chunks(numel, [=](int64_t begin, int64_t end) {
-             uint32_t bad = 0;
-             for (int64_t i = begin; i < end; ++i) {
-               bad |= is_non_finite(values[i]) ? 1u : 0u;
-               encode(values[i], out[i]);
-             }
-             return bad;
-           }) == 0;
+void adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t numel,
+           CpuKernels kernels) {
+  check(arrays);
+  const CpuKernels chosen = resolve(kernels);
+#ifdef ZEROMUON_WITH_ONEDNN
+  if (chosen == CpuKernels::kOneDnn) return onednn::adamw(element, arrays, numel, table_of(chosen));
+#endif
+  const auto run = table_of(chosen).adamw;
+  for_chunks(numel, [&](int64_t begin, int64_t end) {
+    run(element, arrays, begin, end);
+    return 0u;
   });
 }
 
-void decode_wire(const void* wire, DType wire_dtype, float* values, int64_t numel) {
-  with_type(wire, wire_dtype, [&](const auto* in) {
-    return for_chunks(numel, [=](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) values[i] = decode(in[i]);
-      return 0u;
-    });
+bool encode_values(const float* values, const Typed& out, int64_t numel, CpuKernels kernels) {
+  const auto run = table_of(resolve(kernels)).encode;
+  return for_chunks(numel,
+                    [&](int64_t begin, int64_t end) { return run(values, out, begin, end); }) == 0;
+}
+
+void decode_values(const ConstTyped& in, float* values, int64_t numel, CpuKernels kernels) {
+  const auto run = table_of(resolve(kernels)).decode;
+  for_chunks(numel, [&](int64_t begin, int64_t end) {
+    run(in, values, begin, end);
+    return 0u;
+  });
+}
+
+bool encode_wire(const float* values, const Typed& wire, int64_t numel, CpuKernels kernels) {
+  check_wire(wire);
+  return encode_values(values, wire, numel, kernels);
+}
+
+void decode_wire(const ConstTyped& wire, float* values, int64_t numel, CpuKernels kernels) {
+  check_wire(wire);
+  decode_values(wire, values, numel, kernels);
+}
+
+void stream_copy(float* dst, const float* a, int64_t numel) {
+  const auto run = table_of(CpuKernels::kAuto).copy;
+  for_chunks(numel, [&](int64_t begin, int64_t end) {
+    run(dst, a, begin, end);
+    return 0u;
+  });
+}
+
+void stream_triad(float* dst, const float* a, const float* b, float scalar, int64_t numel) {
+  const auto run = table_of(CpuKernels::kAuto).triad;
+  for_chunks(numel, [&](int64_t begin, int64_t end) {
+    run(dst, a, b, scalar, begin, end);
+    return 0u;
   });
 }
 

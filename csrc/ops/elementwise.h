@@ -1,33 +1,44 @@
 // Element-wise kernels on host memory: one pass each, raw pointers, no libtorch.
 //
-// L: elements of the range, at least 0. Ranges of different arguments must not overlap.
+// numel: elements of each array, at least 0. Raise ValueError for element types that a kernel does
+// not take and for kernels that cannot run here.
 // Thread: each call opens its own OpenMP team; calls on disjoint ranges are independent.
 #pragma once
 
 #include <cstdint>
 
-#include "csrc/base/dtype.h"
+#include "csrc/ops/arrays.h"
+#include "csrc/ops/cpu_kernels.h"
 #include "csrc/ops/elements.h"
 
 namespace zeromuon::ops {
 
-// Advances `momentum` and writes the tensor to orthogonalise to `wire`, cast to its dtype.
+// Advances the momentum and writes the tensor to orthogonalise to `wire`.
 // Returns false when a written value is NaN or infinite; everything is written all the same.
-bool update_momentum(const MomentumElement& element, const float* gradient,  // [L] fp32
-                     float* momentum,                                        // [L] fp32
-                     void* wire, DType wire_dtype,                           // [L]
-                     int64_t numel);
+bool update_momentum(const MomentumElement& element, const MomentumArrays& arrays, int64_t numel,
+                     CpuKernels kernels = CpuKernels::kAuto);
 
-void apply_update(const ApplyElement& element, float* weight,  // [L] fp32 master
-                  const void* update, DType update_dtype,      // [L]
-                  int64_t numel);
+void apply_update(const ApplyElement& element, const ApplyArrays& arrays, int64_t numel,
+                  CpuKernels kernels = CpuKernels::kAuto);
 
-void adamw(const AdamWElement& element, float* weight, const float* gradient,  // [L] fp32
-           float* exp_avg, float* exp_avg_sq,                                  // [L] fp32
-           int64_t numel);
+void adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t numel,
+           CpuKernels kernels = CpuKernels::kAuto);
 
-// Casts. `encode_wire` returns false when a value read is NaN or infinite.
-bool encode_wire(const float* values, void* wire, DType wire_dtype, int64_t numel);
-void decode_wire(const void* wire, DType wire_dtype, float* values, int64_t numel);
+// Casts. `encode_values` returns false when a written value is NaN or infinite.
+bool encode_values(const float* values, const Typed& out, int64_t numel,
+                   CpuKernels kernels = CpuKernels::kAuto);
+void decode_values(const ConstTyped& in, float* values, int64_t numel,
+                   CpuKernels kernels = CpuKernels::kAuto);
+
+// The same for what travels: float32 or bfloat16.
+bool encode_wire(const float* values, const Typed& wire, int64_t numel,
+                 CpuKernels kernels = CpuKernels::kAuto);
+void decode_wire(const ConstTyped& wire, float* values, int64_t numel,
+                 CpuKernels kernels = CpuKernels::kAuto);
+
+// What memory gives, to measure the kernels against: dst = a, and dst = a + scalar*b, with the same
+// team and the stores that suit a pure output best.
+void stream_copy(float* dst, const float* a, int64_t numel);
+void stream_triad(float* dst, const float* a, const float* b, float scalar, int64_t numel);
 
 }  // namespace zeromuon::ops

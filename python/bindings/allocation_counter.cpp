@@ -22,6 +22,13 @@ void* allocate_or_throw(std::size_t bytes) {
   throw std::bad_alloc();
 }
 
+void* allocate_aligned(std::size_t bytes, std::align_val_t alignment) {
+  if (bytes >= kLargeBytes) large_buffers.fetch_add(1, std::memory_order_relaxed);
+  const auto line = static_cast<std::size_t>(alignment);
+  if (void* memory = std::aligned_alloc(line, (bytes + line - 1) / line * line)) return memory;
+  throw std::bad_alloc();
+}
+
 class CountingAllocator final : public c10::Allocator {
  public:
   explicit CountingAllocator(c10::Allocator* wrapped) : wrapped_(wrapped) {}
@@ -47,6 +54,12 @@ void* operator new(std::size_t bytes) { return allocate_or_throw(bytes); }
 void* operator new[](std::size_t bytes) { return allocate_or_throw(bytes); }
 void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return allocate(bytes); }
 void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return allocate(bytes); }
+void* operator new(std::size_t bytes, std::align_val_t a) { return allocate_aligned(bytes, a); }
+void* operator new[](std::size_t bytes, std::align_val_t a) { return allocate_aligned(bytes, a); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }

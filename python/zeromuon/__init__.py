@@ -10,12 +10,17 @@ _EXPORTS = {
     "attach": "registration",
     "register": "registration",
     "StepError": "_core",
+    "write_trace": "trace",
 }
 
-__all__ = [*_EXPORTS, "__version__"]
+_MODULES = ("ckpt",)
+
+__all__ = [*_EXPORTS, *_MODULES, "__version__"]
 
 
 def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _EXPORTS:
         raise AttributeError(f"module 'zeromuon' has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
+import importlib
 import sys
 from pathlib import Path
 
+from .argument_parser import Parser
+
 VERBS = {
     "finetune": "train a Hugging Face language model with ZeRO-3, Muon and CPU offload",
+    "ckpt": "inspect, verify, compare, export, reshard and convert checkpoints; starts without torch",
     "compare": "run DeepSpeed's own Muon and this one side by side, defect by defect",
+    "bench": "measure kernels and whole steps beside DeepSpeed's, torch's and the speed of the machine",
 }
 DEFAULT_CONFIG = "zero3_muon_offload.json"
 DEMO = {"steps": 40, "save_every": 20, "seq_len": 64, "verify": True}
@@ -35,9 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run_verb(verb: str, arguments: list[str]) -> int:
     if verb == "finetune":
         return finetune(arguments)
-    from .compare import command
-
-    return command.run(arguments)
+    return importlib.import_module(f".{verb}.command", __package__).run(arguments)
 
 
 def usage() -> str:
@@ -67,25 +69,9 @@ def require_verb(word: str) -> None:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    """An option that is not known is answered with the nearest one that is."""
-
-    def error(self, message: str):
-        raise ValueError(f"{self.prog}: {message}")
-
-    def parse(self, arguments: list[str]) -> argparse.Namespace:
-        known, rest = self.parse_known_args(arguments)
-        if not rest:
-            return known
-        options = [option for option in self._option_string_actions if option.startswith("--")]
-        nearest = difflib.get_close_matches(rest[0].partition("=")[0], options, 1, cutoff=0.4)
-        hint = f'; did you mean "{nearest[0]}"?' if nearest else "; see --help"
-        raise ValueError(f'{self.prog}: unknown argument "{rest[0]}"{hint}')
-
-
-def finetune_parser() -> _Parser:
+def finetune_parser() -> Parser:
     """The options of `zeromuon finetune`; an option that is not given is None."""
-    parser = _Parser(prog="zeromuon finetune", description=VERBS["finetune"], allow_abbrev=False)
+    parser = Parser(prog="zeromuon finetune", description=VERBS["finetune"], allow_abbrev=False)
     add = parser.add_argument
     add("--model", metavar="PATH", help="folder of a Hugging Face causal or masked language model")
     add("--data", metavar="PATH", help="UTF-8 text file, or a folder of them; the last tenth is held out")
@@ -113,13 +99,19 @@ def finetune_parser() -> _Parser:
     add(
         "--resume",
         action="store_true",
-        help="go on with the unfinished run in --out, or the newest one under runs/",
+        help="go on with the unfinished run in --out, or the newest one under runs/; --ranks N with it needs a checkpoint of"
+        " N ranks (zeromuon ckpt reshard)",
     )
     add(
         "--verify",
         action="store_true",
         default=None,
         help="load the saved model again at the end and compare its logits bit for bit",
+    )
+    add(
+        "--trace",
+        metavar="FILE",
+        help="write what every lane of every rank did in the third step, for ui.perfetto.dev",
     )
     add(
         "--demo",
@@ -149,7 +141,7 @@ def settings_given(options: dict) -> dict:
     if lr is not None:
         overrides = (*overrides, f"optimizer.params.lr={lr!r}")
     given = {name: value for name, value in options.items() if value is not None}
-    for name in ("model", "data", "config"):
+    for name in ("model", "data", "config", "trace"):
         if name in given:
             given[name] = str(Path(given[name]).absolute())
     return {**given, "overrides": overrides} if overrides else given
@@ -176,7 +168,7 @@ def new_settings(given: dict):
 def demo_settings(given: dict) -> dict:
     """`given` with the demo's values where it names none.
 
-    On a CPU the demo computes in fp32, also where there is bf16 hardware, so that its figures repeat between machines. On one GPU
+    On a CPU the demo computes in fp32, Newton-Schulz too, also where there is bf16 hardware, so that its figures repeat between machines. On one GPU
     its single rank takes the sequences of two, so that a step sees as many tokens.
     """
     from .finetune import data, machine, model_folder
@@ -186,7 +178,7 @@ def demo_settings(given: dict) -> dict:
     if "model" not in chosen:
         chosen["model"] = str(model_folder.demo_model().absolute())
     if not gpus:
-        chosen["overrides"] = ("bf16.enabled=false", *chosen.get("overrides", ()))
+        chosen["overrides"] = ("bf16.enabled=false", "optimizer.params.ns_dtype=float32", *chosen.get("overrides", ()))
     return chosen
 
 

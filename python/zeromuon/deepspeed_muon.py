@@ -14,8 +14,11 @@ _MOMENTUM, _BETAS, _EPS, _WEIGHT_DECAY, _METHOD = 0.95, (0.9, 0.95), 1e-10, 0.0,
 _FORMS = {"gram": "auto", "standard": "standard"}
 KEYS = ("lr", "muon_lr", "adam_lr", "momentum", "weight_decay", "betas", "eps", "ns_method", "torch_adam",
         "adam_w_mode", "fp32_optimizer_states", "foreach", "per_head_muon")
-# Not DeepSpeed's: which parameters get Muon, as in param_groups.
-OUR_KEYS = ("include", "exclude")
+# Not DeepSpeed's: which parameters get Muon, as in param_groups, and how it is computed, as in ZeroMuon.
+SELECTION_KEYS = ("include", "exclude")
+_COMPUTE_KEYS = ("ns_dtype", "cpu_kernels", "momentum_device", "momentum_dtype", "fused_step", "max_bytes_in_flight",
+                 "stage_timeout_s")
+OUR_KEYS = (*SELECTION_KEYS, *_COMPUTE_KEYS)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def read_muon_params(params: dict) -> MuonSettings:
         )
     if params.get("fp32_optimizer_states") is False:
         warnings.warn('"type": "Muon": fp32_optimizer_states: false has no effect: zeromuon keeps its states in '
-                      "float32, 4 bytes per Muon parameter and 8 per AdamW parameter", stacklevel=3)
+                      'float32, 4 bytes per Muon parameter ("momentum_dtype": "bfloat16": 2) and 8 per AdamW parameter', stacklevel=3)
     method = params.get("ns_method", _METHOD)
     if method not in _FORMS:
         raise ValueError(f'"type": "Muon": ns_method: got {method!r}, expected {" or ".join(_FORMS)}')
@@ -59,6 +62,7 @@ def read_muon_params(params: dict) -> MuonSettings:
         "scale": "original",
         "ns": "jordan",
         "ns_form": _FORMS[method],
+        **{key: params[key] for key in _COMPUTE_KEYS if key in params},
     }
     return MuonSettings(options, params.get("adam_w_mode", True) is not False)
 

@@ -1,4 +1,4 @@
-"""What this package reads of DeepSpeed's ZeRO-3 optimizer, and nothing else does.
+"""What this package reads of DeepSpeed's ZeRO-3 optimizer; with host_loop.py, and nothing else does.
 
 Every attribute of DeepSpeed that the binding relies on is named here and checked before use, so that
 a release that moved one ends in an error that names it instead of in wrong numbers.

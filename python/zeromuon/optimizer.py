@@ -6,12 +6,16 @@ import dataclasses
 
 import torch
 
-from . import _core, host
+from . import _core, host, trace
 from .binding import Binding, bind
 from .options import check_value, nearest_name, validate_options
 from .selection import ParamSpec
-from .state import ENTRY, adopt_universal, drop_placeholders, load_entry, save_entry, saved_ratios, with_placeholders
+from .state import (
+    ENTRY, adopt_universal, drop_placeholders, load_entry, save_entry, saved_ratios, settle_momenta, with_placeholders,
+)
 from .engines import watch_for
+from .fused_step import FusedStep
+from .tasks import Request, Values, make_task, unexpected_shards
 from .watch import watch_engine, watch_steps
 
 # What a parameter group may say. "specs" and "role" come from param_groups, "name" is the user's own.
@@ -40,10 +44,13 @@ class ZeroMuon(torch.optim.Optimizer):
         betas, eps: of AdamW.
         scale: "match_rms_adamw", "original", "spectral_unclamped" or "none".
         ns: name of a coefficient set or a list of (a, b, c) triples.
-        ns_form: "auto", "standard" or "gram".
-        ns_dtype, wire_dtype, momentum_device, momentum_dtype: see docs/integration.md.
+        ns_form: "auto", "standard", "gram" or "gram_restarts".
+        ns_dtype: "auto", "float32" or "bfloat16": of the factors in Newton-Schulz' products.
+        cpu_kernels: "auto", or the name of the kernels that AdamW, momentum and apply take on the CPU.
+        fused_step: "auto", "on" or "off": all sub-groups in one go (fused_step.py), or one by one.
+        wire_dtype, momentum_device, momentum_dtype, max_bytes_in_flight, stage_timeout_s: see docs/options.md.
 
-    It binds itself at the first step; :func:`zeromuon.attach` binds earlier.
+    It binds itself when the first step begins; :func:`zeromuon.attach` binds earlier.
 
     Raises:
         ValueError: an option is unknown or out of range, or a parameter has no role.
@@ -52,13 +59,15 @@ class ZeroMuon(torch.optim.Optimizer):
     def __init__(self, params, lr=1e-3, adam_lr=None, momentum=0.95, nesterov=True,
                  momentum_kind="ema", weight_decay=0.0, betas=(0.9, 0.95), eps=1e-8,
                  scale="match_rms_adamw", ns="jordan", ns_form="auto", ns_dtype="auto",
-                 wire_dtype="auto", momentum_device="auto", momentum_dtype="float32", **unknown):
+                 wire_dtype="auto", momentum_device="auto", momentum_dtype="float32", cpu_kernels="auto",
+                 fused_step="auto", max_bytes_in_flight="auto", stage_timeout_s=600.0, **unknown):
         given = {k: v for k, v in locals().items() if k not in ("self", "params", "unknown", "__class__")}
         self._options = validate_options({**given, **unknown})
         self._specs: dict[int, ParamSpec] = {}
         self._params: list = []
         self._given_group: list[int] = []  # of each group after the split, which one it comes from
         self._binding: Binding | None = None
+        self._fused: FusedStep | None = None
         self._next_sub_group = 0  # what DeepSpeed must step next
         self._poison: str | None = None  # what went wrong half way
         self._steps = 0
@@ -123,6 +132,9 @@ class ZeroMuon(torch.optim.Optimizer):
             host.refuse_offload_states(self._binding.zero3)
             watch_engine(self, self._binding.zero3)
             watch_steps(self._binding)
+            if self._binding.fused:
+                self._fused = FusedStep(self, self._binding.zero3, self._binding.sub_groups)
+                self._fused.install()
         return self._binding
 
     def _agreed_options(self) -> dict:
@@ -155,6 +167,11 @@ class ZeroMuon(torch.optim.Optimizer):
         """
         return self._bound().plan
 
+    @property
+    def process_group(self):
+        """Of the ranks that share the shards. Raises ValueError before the first step, as :attr:`plan`."""
+        return host.process_group(self._bound().zero3)
+
     def _bound(self) -> Binding:
         # Binding needs all ranks, so what one rank may ask alone does not bind by itself.
         if self._binding is None:
@@ -165,7 +182,8 @@ class ZeroMuon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Steps the one flat shard that is in ``param_groups`` now; DeepSpeed calls once for each, in order.
+        """Steps the one flat shard that is in ``param_groups`` now; DeepSpeed calls once for each, in order. In a fused
+        step: all shards that were recorded.
 
         Raises:
             ValueError: not under ZeRO-3, or the shard is not the next of those that were bound. Nothing is changed
@@ -179,41 +197,48 @@ class ZeroMuon(torch.optim.Optimizer):
         try:
             self._adopt_universal()
             self._raise_if_poisoned("not stepped")
-            self._step_sub_group(*self._given_shard())
-        except Exception as error:
-            if self._next_sub_group > 0 or isinstance(error, _core.StepError):
-                self._poison = self._poison or str(error)
+            self._step_sub_groups((self._fused.take() if self._fused else []) or [self._given_shard()])
+        except BaseException as error:
+            # An interrupt is raised after the step that it came in, before its counts are written.
+            if self._next_sub_group > 0 or isinstance(error, _core.StepError) or not isinstance(error, Exception):
+                self.poison(error)
             self._empty_groups()
             raise
 
-    def _given_shard(self) -> tuple[dict, host.SubGroup]:
-        """(its group, the sub-group) of the one flat shard that DeepSpeed put into a group."""
-        given = [(group, flat) for group in self.param_groups for flat in group["params"]]
-        expected = self._binding.sub_groups[self._next_sub_group]
-        if len(given) != 1 or given[0][1] is not expected.flat:
-            raise ValueError(
-                f"ZeroMuon.step was given {len(given)} flat shards of {[flat.numel() for _, flat in given]} elements, "
-                f"expected sub-group {expected.index} of {expected.flat.numel()}: DeepSpeed steps the sub-groups that "
-                f"were bound one by one. If the engine was rebuilt or its parameters changed after attach(), build a "
-                f"new ZeroMuon for it"
-            )
-        return given[0][0], expected
+    def poison(self, error: BaseException) -> None:
+        """What `error` ended half way: no step and no save until a checkpoint with optimizer states is loaded."""
+        self._poison = self._poison or str(error) or f"{type(error).__name__} in the middle of a step"
 
-    def _step_sub_group(self, group: dict, sub_group: host.SubGroup) -> None:
-        for key in ("lr", "weight_decay"):
-            check_value(key, float(group[key]))
-        state = self._state_of(sub_group)
-        # The count is written back last: a step that raises has not happened.
-        count = int(state["step"]) + 1
-        if sub_group.role == "muon":
-            self._muon_step(group, sub_group, state)
-        else:
-            self._adamw_step(group, sub_group, state, count)
-        state["step"] = count
-        self._next_sub_group = (sub_group.index + 1) % len(self._binding.sub_groups)
+    def _given_shard(self) -> Request:
+        """The one flat shard that DeepSpeed put into a group, its gradient unscaled and clipped."""
+        given = [flat for group in self.param_groups for flat in group["params"]]
+        expected = self._binding.sub_groups[self._next_sub_group]
+        if len(given) != 1 or given[0] is not expected.flat:
+            raise unexpected_shards(given, expected)
+        return Request(expected)
+
+    def _step_sub_groups(self, requests: list[Request]) -> None:
+        """requests: in the order of the sub-groups."""
+        if requests[0].sub_group.index != self._next_sub_group:
+            expected = self._binding.sub_groups[self._next_sub_group]
+            raise unexpected_shards([r.sub_group.flat for r in requests], expected)
+        states = [self._state_of(self._binding, r.sub_group) for r in requests]
+        values = [self._values_of(r.sub_group, state) for r, state in zip(requests, states)]
+        tasks = [make_task(r, s, v, self._options) for r, s, v in zip(requests, states, values)]
+        self._binding.executor.step(tasks)
+        # The counts are written back last: a step that raises has not happened.
+        for state, value in zip(states, values):
+            state["step"] = value.count
+        self._next_sub_group = (requests[-1].sub_group.index + 1) % len(self._binding.sub_groups)
         if self._next_sub_group == 0:
             self._steps += 1
             self._in_skip_streak = False
+
+    def _values_of(self, sub_group: host.SubGroup, state: dict) -> Values:
+        group = self.param_groups[sub_group.group]
+        lr, decay = (check_value(key, float(group[key])) for key in ("lr", "weight_decay"))
+        ratio = 1.0 if sub_group.role == "muon" else self._adam_ratios[sub_group.group]
+        return Values(lr * ratio, decay, int(state["step"]) + 1, self._decoupled_decay)
 
     def _empty_groups(self) -> None:
         """As DeepSpeed leaves them between calls. It does not after an exception, and would step twice what is left."""
@@ -229,31 +254,16 @@ class ZeroMuon(torch.optim.Optimizer):
         self._poison, self._next_sub_group = None, 0
         self._binding.executor.recover()
 
-    def _state_of(self, sub_group: host.SubGroup) -> dict:
+    def _state_of(self, binding: Binding, sub_group: host.SubGroup) -> dict:
         flat = sub_group.flat
         state = self.state[flat]
         if "exp_avg" not in state:
             state["step"] = 0
-            state["exp_avg"] = torch.zeros_like(flat, requires_grad=False)
+            muon = sub_group.role == "muon"
+            state["exp_avg"] = binding.new_momentum(flat) if muon else torch.zeros_like(flat, requires_grad=False)
         if sub_group.role == "adamw" and "exp_avg_sq" not in state:
             state["exp_avg_sq"] = torch.zeros_like(flat, requires_grad=False)
         return state
-
-    def _muon_step(self, group: dict, sub_group: host.SubGroup, state: dict) -> None:
-        flat, opts = sub_group.flat, self._options
-        self._binding.executor.muon_step(
-            sub_group.index, flat.data, flat.grad, state["exp_avg"],
-            lr=float(group["lr"]), weight_decay=float(group["weight_decay"]),
-            beta=opts["momentum"], kind=opts["momentum_kind"], nesterov=opts["nesterov"],
-        )
-
-    def _adamw_step(self, group: dict, sub_group: host.SubGroup, state: dict, count: int) -> None:
-        flat, opts = sub_group.flat, self._options
-        self._binding.executor.adamw_step(
-            sub_group.index, flat.data, flat.grad, state["exp_avg"], state["exp_avg_sq"],
-            lr=float(group["lr"]) * self._adam_ratios[sub_group.group], weight_decay=float(group["weight_decay"]),
-            betas=opts["betas"], eps=opts["eps"], step=count, decoupled=self._decoupled_decay,
-        )
 
     # ---- state -------------------------------------------------------------------------------
 
@@ -285,6 +295,7 @@ class ZeroMuon(torch.optim.Optimizer):
             raise
         self._adam_ratios = saved_ratios(state_dict[ENTRY], self._adam_ratios)
         drop_placeholders(self.state, self._binding.sub_groups)
+        settle_momenta(self.state, self._binding)
         self._recover()
 
     def _adopt_universal(self) -> None:
@@ -304,11 +315,31 @@ class ZeroMuon(torch.optim.Optimizer):
     def counters(self) -> dict:
         """Totals of this rank since it was bound; zeros before.
 
-        steps, skipped_steps; seconds per stage; bytes_sent to other ranks, bytes_self; collectives;
-        newton_schulz_matrices.
+        steps, skipped_steps; seconds: busy per stage, whose sum exceeds wall_seconds of all step calls by what ran at
+        the same time; bytes_sent to other ranks, bytes_self: matrices, and per step and rank some 500 bytes of how it
+        went; collectives; newton_schulz_matrices.
         """
         own = {"steps": self._steps, "skipped_steps": self._skipped_steps}
         return {**own, **(self._binding.executor.counters() if self._binding else _core.no_counts())}
+
+    def record_trace(self, on: bool = True) -> None:
+        """Starts to note when each lane of this rank does what, or stops. Binds, so all ranks must call it."""
+        self.bind()
+        self._binding.executor.record_trace(on)
+
+    def take_trace(self) -> list[dict]:
+        """What was noted since the last call: dicts of lane, stage, sub_group, bucket, begin_ns, end_ns (steady clock).
+
+        Raises ValueError when the optimizer is not bound, so that nothing can have been: call :meth:`record_trace` first.
+        """
+        return self._bound().executor.take_trace()
+
+    def write_trace(self, path) -> None:
+        """Rank 0 writes what all ranks noted since the last call to `path`, which ui.perfetto.dev opens. All ranks must
+        call it. Raises OSError, on rank 0, when it cannot be written."""
+        traces = trace.gather(self.take_trace(), self.process_group)
+        if traces is not None:
+            trace.write_trace(path, traces)
 
     def state_bytes(self) -> dict:
         """Bytes of the state tensors on this rank, and what AdamW's two fp32 states would take.

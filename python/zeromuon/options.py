@@ -44,6 +44,7 @@ def _number(expected: str, accepts: Callable[[float], bool]) -> Callable:
 
 
 _at_least_zero = _number("a finite number of at least 0", lambda x: x >= 0)
+_above_zero = _number("a finite number above 0", lambda x: x > 0)
 _decay = _number("a number in [0, 1)", lambda x: 0 <= x < 1)
 
 
@@ -54,6 +55,14 @@ def _optional(inner: Callable) -> Callable:
 def _boolean(value, _sets) -> bool:
     if not isinstance(value, bool):
         raise _Refused("expected True or False")
+    return value
+
+
+def _bytes_or_auto(value, _sets):
+    if value == "auto" and isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**62:
+        raise _Refused('expected "auto" or a whole number of bytes from 1 to 2**62')
     return value
 
 
@@ -120,21 +129,34 @@ OPTIONS: tuple[Option, ...] = (
             "Factor of Muon's update: 0.2*sqrt(max(rows, cols)), sqrt(max(1, rows/cols)), sqrt(rows/cols), or 1."),
     Option("ns", "jordan", "", "name of a coefficient set, or a list of (a, b, c) triples",
            "Coefficients of the Newton-Schulz steps, one triple per step.", _coefficients),
-    _choice("ns_form", "auto", ("auto", "standard", "gram"),
-            "Form of Newton-Schulz: on the matrix or on its Gram matrix; auto decides by shape."),
-    _choice("ns_dtype", "auto", ("auto", "float32"),
-            "Data type of the Newton-Schulz products; auto is float32 in this version.",
-            later=("bfloat16", "float16")),
+    _choice("ns_form", "auto", ("auto", "standard", "gram", "gram_restarts"),
+            "Form of Newton-Schulz: on the matrix, on its Gram matrix, or on that taken afresh every other step; auto "
+            "decides by shape."),
+    _choice("ns_dtype", "auto", ("auto", "float32", "bfloat16"),
+            "Data type of the factors in Newton-Schulz' products, which are summed in float32; auto is bfloat16 where "
+            "the processor has the hardware and it is faster.",
+            later=("float16",)),
     _choice("wire_dtype", "auto", ("auto", "float32", "bfloat16"),
             "Data type in which momenta and updates travel between ranks; auto is float32 for float32 "
             "training, else bfloat16."),
-    _choice("momentum_device", "auto", ("auto", "device", "cpu"),
-            "Where the momentum lives and is computed; auto follows the shard.", later=("cpu_streamed",)),
-    _choice("momentum_dtype", "float32", ("float32",), "Data type of the stored momentum.", later=("bfloat16",)),
+    _choice("momentum_device", "auto", ("auto", "device", "cpu", "cpu_streamed"),
+            "Where the momentum lives: on the compute device; on the CPU with the shard, and is computed there; or is stored on "
+            "the CPU and computed on the device. auto: with the shard, or, where the shard is offloaded, the quickest of the "
+            "three by measured rates."),
+    _choice("momentum_dtype", "float32", ("float32", "bfloat16"),
+            "Data type of the stored momentum; bfloat16 halves its bytes and rounds it once per step."),
+    _choice("cpu_kernels", "auto", ("auto", "generic", "avx2", "avx512", "avx512_bf16", "onednn"),
+            "Kernels of AdamW, momentum and apply on the CPU; auto is the fused ones for this processor. All but onednn "
+            "give the same bits."),
+    _choice("fused_step", "auto", ("auto", "on", "off"),
+            "Step all sub-groups at once, with unscaling, clipping and the low-precision weights in the same passes; off: one "
+            "by one, as DeepSpeed calls. The same bits. auto: where this DeepSpeed allows it; on: an error where not."),
+    Option("max_bytes_in_flight", "auto", "bytes per rank", '"auto", or above 0',
+           "Bound of the buffers through which matrices travel; auto is chosen by the model.", _bytes_or_auto),
+    Option("stage_timeout_s", 600.0, "s", "from 0.001 to 1e7",
+           "A stage of the step without progress for so long is an error that prints what every lane does.",
+           _number("a number from 0.001 to 1e7 (four months)", lambda x: 1e-3 <= x <= 1e7)),
 )
-
-# Options of a later version: known by name, so that the message can say so.
-LATER_OPTIONS = ("cpu_kernels", "fused_step", "max_bytes_in_flight", "stage_timeout_s")
 
 # Spellings of other optimizers that no distance between strings leads home.
 _OTHER_SPELLINGS = {"muon_lr": "lr", "adamw_lr": "adam_lr", "ns_method": "ns", "beta1": "betas", "beta2": "betas",
@@ -164,7 +186,7 @@ def validate_options(given: dict, coefficient_sets: Callable[[], Iterable[str]] 
 
     Raises:
         ValueError: an unknown name (names the nearest valid one), a value out of range or of the wrong type, or
-            an option or value of a later version. All faults are named at once.
+            a value of a later version. All faults are named at once.
     """
     sets = coefficient_sets or _core_coefficient_sets
     faults = [_unknown_name(name) for name in given if name not in option_names()]
@@ -201,8 +223,6 @@ def _core_coefficient_sets() -> list[str]:
 
 
 def _unknown_name(name) -> str:
-    if name in LATER_OPTIONS:
-        return f"{name}: not available in this version: leave it out"
     nearest = _OTHER_SPELLINGS.get(name) or nearest_name(name, option_names())
     hint = f"did you mean {nearest}?" if nearest else f"the options are {', '.join(option_names())}"
     return f"{name}: unknown option, {hint}"

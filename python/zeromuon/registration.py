@@ -7,7 +7,7 @@ import functools
 import torch
 
 from . import host
-from .deepspeed_muon import OUR_KEYS, read_muon_params
+from .deepspeed_muon import SELECTION_KEYS, read_muon_params
 from .engines import watch_engines
 from .optimizer import ZeroMuon
 from .selection import param_groups
@@ -108,7 +108,7 @@ def _build_as_muon(engine, model_parameters) -> ZeroMuon:
 
 
 def _taken_out(options: dict) -> dict:
-    return {key: options.pop(key) for key in OUR_KEYS if key in options}
+    return {key: options.pop(key) for key in SELECTION_KEYS if key in options}
 
 
 def _restrict(groups, given: list) -> list[dict]:

@@ -22,14 +22,16 @@ _GROUP_VALUES = ("lr", "weight_decay", "initial_lr", "name")  # those that a gro
 # Options that change what the stored momentum means.
 _MEANING = ("momentum_kind",)
 # Options that change the arithmetic: going on with others is allowed, and said.
-_COMPARED = ("momentum", "nesterov", "scale", "ns", "ns_form", "betas", "eps")
+_COMPARED = ("momentum", "nesterov", "scale", "ns", "ns_form", "ns_dtype", "betas", "eps")
 # Options that a load takes from the checkpoint, as torch does with what is in param_groups.
 _TAKEN = ("lr", "adam_lr", "weight_decay")
+# Options that change how the stored momentum is held: a load converts it.
+_CONVERTED = ("momentum_dtype",)
 
 
 def save_entry(state_dict: dict, binding, options: dict, adam_ratios: list[float]) -> dict:
     """`state_dict` with the entry in it: format version, name -> role in the order of the shards, 2-D views of the
-    Muon parameters, the hyper-parameters, and the values of each group."""
+    Muon parameters, the hyper-parameters, the hash of how each matrix is computed, and the values of each group."""
     specs = [s for g in binding.sub_groups for s in g.specs]
     groups = state_dict["param_groups"]
     entry = {
@@ -37,6 +39,7 @@ def save_entry(state_dict: dict, binding, options: dict, adam_ratios: list[float
         "roles": {s.name: s.role for s in specs},
         "blocks": {s.name: [[0, s.rows, 0, s.cols]] for s in specs if s.role == "muon"},
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
+        "arithmetic": _arithmetic(binding.plan, options),
         "groups": [{**{k: group[k] for k in _GROUP_VALUES if k in group}, "adam_ratio": ratio}
                    for group, ratio in zip(groups, adam_ratios)],
     }
@@ -90,6 +93,7 @@ def adopt_universal(state, param_groups, binding, options: dict) -> dict | None:
         group.pop(ENTRY, None)
         _restore_values(group, index, entry["groups"])
     drop_placeholders(state, binding.sub_groups)
+    settle_momenta(state, binding)
     return entry
 
 
@@ -109,8 +113,9 @@ def _foreign(state_dict: dict) -> str:
     else:
         whose = f"its states are {keys or 'none'}"
     return (
-        f"this optimizer state was not written by ZeroMuon: {whose}. Convert the checkpoint first, or take only its "
-        f"weights: load_checkpoint(..., load_optimizer_states=False) starts with fresh optimizer state"
+        f"this optimizer state was not written by ZeroMuon: {whose}. Convert the checkpoint first (zeromuon ckpt "
+        f"convert-optimizer --to ZeroMuon), or take only its weights: load_checkpoint(..., load_optimizer_states=False) "
+        f"starts with fresh optimizer state"
     )
 
 
@@ -122,18 +127,38 @@ def _check(entry: dict, binding, options: dict) -> None:
         if entry["options"][key] != options[key]:
             raise ValueError(
                 f'{key}: the checkpoint was written with "{entry["options"][key]}", this run has '
-                f'"{options[key]}"; the stored momentum has other units: set {key} as it was'
+                f'"{options[key]}"; the stored momentum has other units: set {key} as it was, or convert it: '
+                f"zeromuon ckpt convert-optimizer --to ZeroMuon --momentum-kind {options[key]}"
             )
     for key in _COMPARED:
-        saved, now = entry["options"][key], options[key]
+        saved, now = entry["options"].get(key, options[key]), options[key]
         if _plain(saved) != _plain(now):
             warnings.warn(f"{key}: the checkpoint was written with {saved}, going on with {now}",
                           stacklevel=4)
+    for key in _CONVERTED:
+        saved, now = entry["options"].get(key, options[key]), options[key]
+        if saved != now:
+            warnings.warn(f"{key}: the checkpoint was written with {saved}; its momentum is converted to {now}", stacklevel=4)
+    _warn_of_arithmetic(entry, binding.plan, options)
     for key in _TAKEN:
         saved, now = entry["options"][key], options[key]
         if saved != now:
             warnings.warn(f"{key}: the checkpoint was written with {saved}, this run says {now}; as in torch, the "
                           f"checkpoint's learning rates, their ratio and its decay are gone on with", stacklevel=4)
+
+
+def _arithmetic(plan, options: dict) -> str:
+    """What the bits of a step depend on, beside the options that are compared by name: equal ones give equal bits."""
+    return plan.arithmetic_hash + (", cpu_kernels onednn" if options["cpu_kernels"] == "onednn" else "")
+
+
+def _warn_of_arithmetic(entry: dict, plan, options: dict) -> None:
+    saved, now = entry.get("arithmetic", "not recorded, in float32"), _arithmetic(plan, options)
+    if saved != now:
+        warnings.warn(
+            f"the checkpoint was written where a step is computed in another way (arithmetic {saved}; here {now}): on "
+            f"another kind of processor, or by another version, or with other options. The run goes on within the accuracy of "
+            f"its data types, not bit for bit", stacklevel=5)
 
 
 def _plain(value):
@@ -170,3 +195,13 @@ def drop_placeholders(state, sub_groups) -> None:
     for group in sub_groups:
         if group.role == "muon" and group.flat in state:
             state[group.flat].pop("exp_avg_sq", None)
+
+
+def settle_momenta(state, binding) -> None:
+    """Puts loaded momenta where this run keeps them and as it does. A load leaves them in the data type and on the device
+    of the flat shard: torch casts every state to its parameter, and DeepSpeed's universal load writes float32."""
+    for group in binding.sub_groups:
+        loaded = state[group.flat].get("exp_avg") if group.role == "muon" and group.flat in state else None
+        if loaded is None or (loaded.dtype == binding.momentum_dtype and not binding.momentum_on_device):
+            continue
+        state[group.flat]["exp_avg"] = binding.new_momentum(group.flat).copy_(loaded)

@@ -15,13 +15,26 @@ from . import host
 
 
 def watch_engine(optimizer, zero3) -> None:
-    """Installs what must be there before the first step, which fp16 may skip: the count of skipped steps, and the
-    growth of the loss scale. Does nothing on an object that has them."""
+    """Installs what must be there before the first step, which fp16 may skip: the count of skipped steps, the growth of
+    the loss scale, and the binding of the optimizer. Does nothing on an object that has them."""
     if getattr(zero3, "_watched_by_zeromuon", False):
         return
     zero3._watched_by_zeromuon = True
     _watch_skipped_steps(optimizer, zero3)
     _grow_loss_scale_after_the_step(zero3)
+    _bind_before_the_first_step(optimizer, zero3)
+
+
+def _bind_before_the_first_step(optimizer, zero3) -> None:
+    """All ranks begin a step together, before its loop over sub-groups: so the first step is fused like the others, and
+    what keeps a rank from binding is said before anything changes."""
+    pre_step = zero3._pre_step
+
+    def bind_and_pre_step():
+        optimizer.bind()
+        return pre_step()
+
+    zero3._pre_step = bind_and_pre_step
 
 
 def watch_steps(binding) -> None:

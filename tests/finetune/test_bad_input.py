@@ -55,6 +55,15 @@ def test_a_missing_model_is_named(refused, text_file, tmp_path):
     )
 
 
+def test_a_trace_file_that_cannot_be_written_is_refused(refused, masked_model, text_file, tmp_path):
+    for file in (tmp_path / "nowhere" / "step.json", tmp_path):
+        expect(
+            refused("--model", masked_model, "--data", text_file, "--trace", file),
+            f"--trace {file}",
+            "a folder that exists",
+        )
+
+
 def test_an_empty_model_folder_is_refused(refused, text_file, tmp_path):
     (tmp_path / "empty").mkdir()
     expect(refused("--model", tmp_path / "empty", "--data", text_file), "empty folder", "download")

@@ -145,17 +145,46 @@ def test_the_metrics_of_each_step_have_loss_speed_phases_and_bytes(uninterrupted
         "forward",
         "backward",
         "momentum",
+        "to_device",
         "gather_to_owner",
         "newton_schulz",
         "scatter_to_shards",
+        "to_host",
         "apply",
         "adamw",
+        "weights_to_device",
+        "closing",
         "zero3",
     }
     for entry in steps:
+        assert 0 < entry["optimizer_wall_seconds"] < entry["step_seconds"]
         assert set(entry["seconds"]) == phases
         assert entry["tokens_per_second"] > 0 and entry["bytes_sent"] > 0 and entry["skipped_steps"] == 0
     assert steps[-1]["loss"] < steps[0]["loss"]
+
+
+def test_a_run_says_how_a_step_splits_what_was_hidden_and_how_busy_the_lanes_were(uninterrupted):
+    folder, output = uninterrupted
+    assert "split of a step     ms: fwd " in output and "beside other work" in output
+    lanes = json.loads((folder / "result.json").read_text())["lanes"]
+    assert {"cpu", "compute", "comm"} <= set(lanes["busy_seconds"]), lanes
+    assert all(0 < busy <= lanes["wall_seconds"] for busy in lanes["busy_seconds"].values()), "a lane does one task at a time"
+    assert f"busy in a step of {1000 * lanes['wall_seconds']:.0f} ms" in output
+
+
+def test_a_trace_of_one_step_shows_the_lanes_of_both_ranks(command, masked_model, text_file, tmp_path):
+    file = tmp_path / "step.json"
+    status, output = command(
+        *options(masked_model, text_file, tmp_path / "run", steps=4), "--trace", file
+    ).finish()
+    assert status == 0, output
+    assert f"trace of a step written: {file}" in output
+    bars = [e for e in json.loads(file.read_text())["traceEvents"] if e["ph"] == "X"]
+    assert {b["pid"] for b in bars} == {0, 1}
+    stages = {"step", "momentum", "gather_to_owner", "newton_schulz", "scatter_to_shards", "apply", "adamw"}
+    for rank in (0, 1):
+        assert stages <= {b["name"] for b in bars if b["pid"] == rank}, "on every rank"
+    assert all(b["dur"] >= 0 and b["ts"] >= 0 for b in bars)
 
 
 def test_a_run_leaves_curve_checkpoints_and_configuration(uninterrupted):

@@ -23,7 +23,7 @@ ROWS, TOKENS, VOCABULARY = 4, 16, 64
 
 
 def configs() -> list[Path]:
-    return sorted((ROOT / "configs").glob("*.json"))
+    return sorted((ROOT / "configs").glob("zero3_*.json"))
 
 
 def start() -> None:

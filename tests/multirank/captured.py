@@ -16,7 +16,10 @@ EXTRA_STEPS = 3  # fp16 skips some while the loss scale settles
 
 
 def run(case: Case) -> dict:
+    import zeromuon
+
     _, engine = world.build_engine(case)
+    zeromuon.attach(engine)  # before the recorder: the fused step gives way to methods that others replaced
     start, shapes = world.whole_weights(engine.module), _shapes(engine)
     recorder = _Recorder(engine.optimizer, shapes)
     steps = _train(case, engine, recorder)

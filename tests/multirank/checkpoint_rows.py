@@ -27,18 +27,52 @@ def _folder(name: str) -> Path:
 # ---- the same world size -------------------------------------------------------------------------
 
 
-def save_load_go_on(offload: bool, dtype: str = "fp32") -> dict:
-    case = Case("checkpoint", sub_group=150, offload=offload, clip=0.05, dtype=dtype, options={"weight_decay": 0.1})
-    row, engine, resumed = _resumed(case, case, f"checkpoint-{offload}-{dtype}")
+def save_load_go_on(offload: bool, dtype: str = "fp32", **options) -> dict:
+    case = Case("checkpoint", sub_group=150, offload=offload, clip=0.05, dtype=dtype,
+                options={"weight_decay": 0.1, **options})
+    row, engine, resumed = _resumed(case, case, f"checkpoint-{offload}-{dtype}-{len(options)}")
     saved = torch.load(next(row["folder"].rglob("*rank_0_mp_rank_00_optim_states.pt")), weights_only=False)
     packed = saved["optimizer_state_dict"]["optimizer_state_dict"]
     return {
         "same": row["same"],
         "states": [sorted(s) for s in resumed.optimizer.optimizer.state.values()],
         "saved_states": [sorted(s) for s in packed["state"].values()],
-        "entry": {k: packed["zeromuon"][k] for k in ("format", "roles", "options")},
+        "entry": {k: packed["zeromuon"][k] for k in ("format", "roles", "options", "arithmetic")},
+        "arithmetic": resumed.optimizer.optimizer.plan.arithmetic_hash,
+        "momentum_dtypes": _momentum_dtypes(resumed),
         "placeholder_numel": packed["state"][0]["exp_avg_sq"].untyped_storage().nbytes() // 4,
     }
+
+
+def _momentum_dtypes(engine) -> list[str]:
+    optimizer = engine.optimizer.optimizer
+    muon = [g.flat for g in optimizer._binding.sub_groups if g.role == "muon"]
+    return sorted({str(optimizer.state[flat]["exp_avg"].dtype) for flat in muon})
+
+
+def other_momentum_dtype(saved: str, loaded: str) -> dict:
+    """Saved with one data type of the momentum, loaded by a run with another: the momenta then, and what is said."""
+    def case(dtype: str) -> Case:
+        return Case("momentum dtype", sub_group=150, offload=True, options={"momentum_dtype": dtype})
+
+    data = world.batches(case(saved), dist.get_world_size())
+    _, engine = world.build_engine(case(saved))
+    world.train(engine, data, range(SAVED_AFTER))
+    folder = _folder(f"momentum-{saved}")
+    engine.save_checkpoint(str(folder))
+    expected = parity.momenta(engine.module)
+    _, resumed = world.build_engine(case(loaded))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        resumed.load_checkpoint(str(folder))
+    found = parity.momenta(resumed.module)
+    # Biases are AdamW's, whose states stay fp32.
+    rounded = {n: m.to(getattr(torch, loaded)).float() if n.endswith("weight") and m.dim() >= 2 else m
+               for n, m in expected.items()}
+    said = [str(w.message) for w in caught if str(w.message).startswith("momentum_dtype")]
+    world.train(resumed, data, range(SAVED_AFTER, STEPS))
+    return {"same": all(torch.equal(found[n], rounded[n]) for n in rounded), "warnings": said,
+            "momentum_dtypes": _momentum_dtypes(resumed), "steps": resumed.optimizer.optimizer.counters()["steps"]}
 
 
 def zero_init_on_one_side(saving: bool) -> dict:
@@ -119,12 +153,19 @@ def _equal_batches(case: Case):
     return [[[ranks[0]] * dist.get_world_size() for ranks in step] for step in world.batches(case, 1)]
 
 
-def save_for_universal(folder: str, optimizer: str) -> dict:
-    """Saves after three steps of ours or of an AdamW; what ours holds after two more goes to a file beside it."""
-    config = deepspeed_config(_UNIVERSAL)
+def _universal_case(**changes) -> Case:
+    return Case(**{**_UNIVERSAL.as_dict(), "frozen": (), **changes})
+
+
+def save_for_universal(folder: str, optimizer: str, options: dict) -> dict:
+    """Saves after three steps of ours or of an AdamW; what ours holds after two more goes to a file beside it. options:
+    of ours."""
+    case = _universal_case(options={**_UNIVERSAL.options, **options})
+    if optimizer == "AdamW":
+        case = Case("adamw", sub_group=150, offload=True)
+    config = deepspeed_config(case)
     if optimizer == "AdamW":
         config["optimizer"] = {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}}
-    case = _UNIVERSAL if optimizer == "ZeroMuon" else Case("adamw", sub_group=150, offload=True)
     _, engine = world.build_engine(case, config=config)
     data = _equal_batches(case)
     world.train(engine, data, range(SAVED_AFTER))
@@ -138,8 +179,8 @@ def save_for_universal(folder: str, optimizer: str) -> dict:
     return {"groups": _group_values(engine)}
 
 
-def load_universal(folder: str, zero_init: bool) -> dict:
-    case = Case(**{**_UNIVERSAL.as_dict(), "zero_init": zero_init, "frozen": ()})
+def load_universal(folder: str, zero_init: bool, options: dict) -> dict:
+    case = _universal_case(zero_init=zero_init, options={**_UNIVERSAL.options, **options})
     _, engine = world.build_engine(case, config=_universal_config(case))
     engine.load_checkpoint(folder, tag="universal")
     world.train(engine, _equal_batches(case), range(SAVED_AFTER, STEPS))
@@ -150,6 +191,7 @@ def load_universal(folder: str, zero_init: bool) -> dict:
         "error": max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True)),
         "groups": _group_values(engine),
         "states": sorted({tuple(sorted(s)) for s in optimizer.state.values()}),
+        "momentum_dtypes": _momentum_dtypes(engine),
         "left_over": [k for g in optimizer.param_groups for k in g if k == "zeromuon"],
     }
 

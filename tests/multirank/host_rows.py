@@ -39,6 +39,13 @@ def refused_attributes(attributes: dict) -> dict:
     return on_ranks(lambda: zeromuon.attach(engine))
 
 
+def refused_options(options: dict) -> dict:
+    import zeromuon
+
+    _, engine = world.build_engine(Case("refused", sub_group=150, offload=True, options=options))
+    return on_ranks(lambda: zeromuon.attach(engine))
+
+
 def offload_states() -> dict:
     import zeromuon
 

@@ -18,14 +18,14 @@ def row(id: str, kind: str, **arguments) -> dict:
 
 
 def run_rows(world_size: int, rows: list[dict], device: str = "cpu",
-             first_paths: tuple[str, ...] = ()) -> dict[str, dict]:
-    """id -> result of every row; a row that did not come back says why under "failed"."""
+             first_paths: tuple[str, ...] = (), worker: str = "tests.multirank.worker") -> dict[str, dict]:
+    """id -> result of every row; a row that did not come back says why under "failed". worker: the module that runs them."""
     with tempfile.TemporaryDirectory(prefix="zeromuon-rows-") as folder:
         wanted, out = Path(folder) / "rows.json", Path(folder) / "results.jsonl"
         wanted.write_text(json.dumps(rows))
         out.touch()
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size),
-                   "-m", "tests.multirank.worker", str(wanted), str(out)]
+                   "-m", worker, str(wanted), str(out)]
         log = _launch(command, folder, {**environment(first_paths), "ZEROMUON_TEST_DEVICE": device})
         results = {r["id"]: r for r in map(json.loads, out.read_text().splitlines())}
     for result in results.values():

@@ -114,9 +114,11 @@ def _reference(case: Case, data, dtype=torch.float32):
 
 def _muon(case: Case, params: dict) -> Muon:
     options = {"scale": "original", **case.options}
+    for key in ("ns_dtype", "cpu_kernels"):  # the reference has one of each
+        options.pop(key, None)
     first_group = list(params)[: world.FIRST_GROUP] if case.group_decay is not None else []
     return Muon(
         params, {n: _role(case, n, p) for n, p in params.items()},
         options.pop("ns", JORDAN), options.pop("lr", LR), ADAM_LR, decays={n: case.group_decay for n in first_group},
-        form=options.pop("ns_form", "standard"), kind=options.pop("momentum_kind", "ema"), **options,
+        form=options.pop("ns_form", "standard").partition("_")[0], kind=options.pop("momentum_kind", "ema"), **options,
     )

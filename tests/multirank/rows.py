@@ -160,18 +160,49 @@ def skipped_step(offload: bool) -> dict:
             "warnings": world.on_all_ranks(messages), "steps": world.on_all_ranks(optimizer.counters()["steps"])}
 
 
-def poisoned() -> dict:
-    _, engine = world.build_engine(OFFLOAD)
-    data = world.batches(OFFLOAD, dist.get_world_size())
+def poisoned(fused_step: str) -> dict:
+    """A momentum that is not finite on the last rank; errors, and of which sub-groups the weights changed."""
+    case = Case("poisoned", sub_group=150, offload=True, options={"fused_step": fused_step})
+    _, engine = world.build_engine(case)
+    data = world.batches(case, dist.get_world_size())
     world.train(engine, data, range(2))
     zero3 = engine.optimizer
-    flat = zero3.fp32_partitioned_groups_flat[0]
+    flats = zero3.fp32_partitioned_groups_flat
     if dist.get_rank() == dist.get_world_size() - 1:
-        zero3.optimizer.state[flat]["exp_avg"][0] = float("inf")
-    before = flat.detach().clone()
+        zero3.optimizer.state[flats[0]]["exp_avg"][0] = float("inf")
+    before = [flat.detach().clone() for flat in flats]
     row = on_ranks(lambda: world.train(engine, data, range(2, 3)))
     again = on_ranks(lambda: world.train(engine, data, range(3, 4)))
-    return {**row, "again": again["errors"], "unchanged": world.on_all_ranks(torch.equal(before, flat.detach()))}
+    changed = [i for i, flat in enumerate(flats) if not world.same_bits([before[i]], [flat.detach()])]
+    return {**row, "again": again["errors"], "changed": world.on_all_ranks(changed), "sub_groups": len(flats)}
+
+
+def interrupted(fused_step: str) -> dict:
+    """An interrupt that is raised when the C++ call of a step returns, on every rank."""
+    case = Case("interrupted", sub_group=150, offload=True, options={"fused_step": fused_step})
+    _, engine = world.build_engine(case)
+    data = world.batches(case, dist.get_world_size())
+    world.train(engine, data, range(1))
+    optimizer = engine.optimizer.optimizer
+    real = optimizer._binding.executor
+
+    class Interrupted:
+        def step(self, tasks):
+            real.step(tasks)
+            raise KeyboardInterrupt
+
+    def train():
+        try:
+            world.train(engine, data, range(1, 2))
+        except KeyboardInterrupt:
+            raise RuntimeError("interrupted") from None
+
+    optimizer._binding.executor = Interrupted()
+    row = on_ranks(train)
+    optimizer._binding.executor = real
+    again = on_ranks(lambda: world.train(engine, data, range(2, 3)))
+    saved = on_ranks(optimizer.state_dict)
+    return {**row, "again": again["errors"], "saved": saved["errors"]}
 
 
 def told_differently(options: dict) -> dict:
@@ -185,7 +216,7 @@ def told_differently(options: dict) -> dict:
 
 def failed_between_sub_groups() -> dict:
     """A learning rate that is no number in the last group, whose sub-group comes after others were stepped."""
-    _, engine = world.build_engine(OFFLOAD)
+    _, engine = world.build_engine(Case("one by one", sub_group=150, offload=True, options={"fused_step": "off"}))
     data = world.batches(OFFLOAD, dist.get_world_size())
     world.train(engine, data, range(1))
     optimizer = engine.optimizer.optimizer
@@ -216,11 +247,11 @@ def offload_and_not() -> dict:
 # ---- allocations ---------------------------------------------------------------------------------
 
 
-def allocations(offload: bool) -> dict:
+def allocations(offload: bool, fused_step: str) -> dict:
     """Counts around each call of step() after the first optimizer step; a wide model, 40 KiB a matrix."""
     from zeromuon import _core
 
-    case = Case("allocations", offload=offload)
+    case = Case("allocations", offload=offload, options={"fused_step": fused_step})
     model = torch.nn.Sequential(torch.nn.Linear(16, 96), torch.nn.Linear(96, 128), torch.nn.Linear(128, 5))
     _, engine = world.build_engine(case, model=model)
     data = world.batches(case, dist.get_world_size())

@@ -1,8 +1,12 @@
 """Saving, loading and going on through DeepSpeed's own checkpoints."""
 
 import pytest
+import torch  # noqa: F401  (the core needs it loaded)
 
 from tests.multirank.launch import row
+from zeromuon import _core
+
+PRODUCTS = "bfloat16" if _core.product_target() in ("avx512_bf16+onednn", "amx_bf16+onednn") else "auto"
 
 
 def on(world_size, id, kind, **arguments):
@@ -12,17 +16,33 @@ def on(world_size, id, kind, **arguments):
 @pytest.mark.parametrize("world_size, row", [
     on(w, f"checkpoint, offload {o}", "save_load_go_on", offload=o) for w in (1, 2, 3) for o in (False, True)] + [
     on(2, f"checkpoint, {dtype}, offload {o}", "save_load_go_on", offload=o, dtype=dtype)
-    for dtype in ("bf16", "fp16") for o in (False, True)])
+    for dtype in ("bf16", "fp16") for o in (False, True)] + [
+    on(w, "checkpoint, bfloat16 products where they can be", "save_load_go_on", offload=True, ns_dtype=PRODUCTS,
+       ns_form="auto") for w in (1, 2, 3)] + [
+    on(2, f"checkpoint, {dtype}, bf16 momentum, offload {o}", "save_load_go_on", offload=o, dtype=dtype,
+       momentum_dtype="bfloat16") for dtype, o in (("fp32", False), ("bf16", True))])
 def test_a_resumed_run_continues_bit_for_bit(world_size, row, result):
     assert result["same"] == [True] * world_size
     roles = result["entry"]["roles"]
     assert roles["0.weight"] == "muon" and roles["1.weight"] == "adamw"
     assert result["entry"]["format"] == 1
+    assert result["entry"]["arithmetic"] == result["arithmetic"]
     assert result["entry"]["options"]["weight_decay"] == 0.1
     assert sorted(result["states"][0]) == ["exp_avg", "step"], "a Muon shard holds one state"
     assert result["states"][-1] == ["exp_avg", "exp_avg_sq", "step"]
     assert all(s == ["exp_avg", "exp_avg_sq", "step"] for s in result["saved_states"])
+    assert result["momentum_dtypes"] == [f"torch.{result['entry']['options']['momentum_dtype']}"]
     assert result["placeholder_numel"] == 1, "the zeros of exp_avg_sq take no room on disk"
+
+
+@pytest.mark.parametrize("world_size, row", [
+    on(2, f"momentum {a} to {b}", "other_momentum_dtype", saved=a, loaded=b)
+    for a, b in (("float32", "bfloat16"), ("bfloat16", "float32"))])
+def test_a_momentum_of_another_data_type_is_converted_and_said(world_size, row, result):
+    saved, loaded = row["arguments"]["saved"], row["arguments"]["loaded"]
+    assert result["same"] and result["momentum_dtypes"] == [f"torch.{loaded}"] and result["steps"] == 2
+    assert result["warnings"] == [
+        f"momentum_dtype: the checkpoint was written with {saved}; its momentum is converted to {loaded}"]
 
 
 @pytest.mark.parametrize("world_size, row", [

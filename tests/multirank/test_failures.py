@@ -1,5 +1,7 @@
 """Steps that DeepSpeed skips, and steps that fail."""
 
+import re
+
 import pytest
 
 from tests.multirank.launch import row
@@ -19,13 +21,30 @@ def test_a_skipped_step_changes_nothing_and_is_counted_and_named_once(world_size
     assert result["warnings"][1:] == [[]] * (world_size - 1)
 
 
-@pytest.mark.parametrize("world_size, row", [on(w, "poisoned", "poisoned") for w in (1, 2, 3)])
+@pytest.mark.parametrize("world_size, row", [
+    on(w, f"poisoned, fused {f}", "poisoned", fused_step=f) for w in (1, 2, 3) for f in ("on", "off")])
 def test_a_non_finite_momentum_on_one_rank_stops_all_and_poisons_the_optimizer(world_size, row, result):
-    for error, again in zip(result["errors"], result["again"]):
+    for error, again, changed in zip(result["errors"], result["again"], result["changed"]):
         assert 'the momentum of "0.weight"' in error and f"on rank {world_size - 1}" in error, error
-        assert "step 3" in error and "bucket 0" in error and "applied in this step: nothing" in error
+        assert "step 3" in error and "bucket 0" in error, error
         assert "poisoned by an earlier failure" in again and "step 3" in again, again
-    assert result["unchanged"] == [True] * world_size
+        assert 0 not in changed and set(changed) <= _named_as_applied(error), "the error says which weights were touched"
+    if row["arguments"]["fused_step"] == "off":
+        assert result["changed"] == [[]] * world_size
+
+
+@pytest.mark.parametrize("world_size, row", [
+    on(2, f"interrupted, fused {f}", "interrupted", fused_step=f) for f in ("on", "off")])
+def test_an_interrupt_in_a_step_poisons_because_its_counts_are_not_written(world_size, row, result):
+    assert result["errors"] == ["RuntimeError: interrupted"] * world_size
+    for error in (*result["again"], *result["saved"]):
+        assert "poisoned by an earlier failure: KeyboardInterrupt in the middle of a step" in error, error
+
+
+def _named_as_applied(error: str) -> set[int]:
+    """Sub-groups whose weights are not what they were."""
+    applied = error.partition("applied in this step: ")[2].partition("; momenta advanced")[0]
+    return {int(number) for number in re.findall(r"sub-group (\d+)", applied)}
 
 
 @pytest.mark.parametrize("world_size, row", [

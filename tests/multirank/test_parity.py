@@ -1,16 +1,22 @@
 """Muon under real ZeRO-3, in fp32, against the one-process reference: docs/numerics.md."""
 
 import pytest
+import torch  # noqa: F401  (the core needs it loaded)
 
 from tests.multirank.cases import STEPS
 from tests.multirank.configurations import FIVE_RANKS, FULL, PARITY, USERS
 from tests.multirank.launch import row
+from zeromuon import _core
+
+NO_ONEDNN = dict(_core.cpu_kernels())["onednn"]  # why not; empty: it is there
 
 
 def parameters():
     for world_size in (1, 2, 3):
         for case in (*PARITY, *USERS, *FULL):
             marks = [pytest.mark.full] if case in FULL else []
+            if case.options.get("cpu_kernels") == "onednn" and NO_ONEDNN:
+                marks.append(pytest.mark.skip(reason=f"cpu_kernels onednn: {NO_ONEDNN}"))
             if case.mutation_check and world_size == 2:
                 marks.append(pytest.mark.mutation_check)
             yield pytest.param(world_size, row(case.name, "parity", **case.as_dict()), marks=marks,
@@ -45,7 +51,9 @@ def test_offload_changes_no_bit_of_weights_and_momenta(world_size, row, result):
 @pytest.mark.parametrize("world_size, row", [
     pytest.param(w, row(PARITY[0].name, "parity", **PARITY[0].as_dict()), id=f"{w} ranks") for w in (1, 2, 3)])
 def test_each_element_travels_once_there_and_once_back(world_size, row, result):
-    # To other ranks: (W-1)/W of every matrix, twice, 4 bytes each, besides flag words and uneven chunks.
+    # To other ranks: (W-1)/W of every matrix, twice, 4 bytes each, besides flag words, uneven chunks, and 512 bytes for every
+    # other rank at the end of a step, in which ranks tell what went wrong.
+    closing = STEPS * world_size * (world_size - 1) * 512
     payload = 2 * 4 * result["muon_numel"] * (world_size - 1) / world_size * STEPS
     overhead = STEPS * 2 * world_size * world_size * 16 + 2 * STEPS * 4 * result["matrices"] * world_size
-    assert payload - overhead <= sum(result["bytes_sent"]) <= payload + overhead
+    assert payload - overhead <= sum(result["bytes_sent"]) - closing <= payload + overhead

@@ -114,6 +114,15 @@ def test_an_engine_that_runs_so_is_refused_when_binding(world_size, row, remedy,
     check(result, "ValueError", remedy)
 
 
+@pytest.mark.parametrize("world_size, row, what", [
+    pytest.param(2, row(f"refused {options}", "refused_options", options=options), what, id=str(options))
+    for options, what in (
+        ({"momentum_device": "cpu_streamed"}, "there is no other device to stream to"),
+        ({"max_bytes_in_flight": 100}, "max_bytes_in_flight"))])
+def test_an_option_that_this_placement_cannot_serve_is_refused_when_binding(world_size, row, what, result):
+    check(result, "ValueError", what)
+
+
 @pytest.mark.parametrize("world_size, row", [on(2, "offload_states", "offload_states")])
 def test_offload_states_is_refused_with_what_to_do_instead(world_size, row, result):
     check(result, "ValueError", "offload_states() is not supported", "offload_optimizer.device cpu")

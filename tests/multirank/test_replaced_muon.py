@@ -16,7 +16,7 @@ PARAMS = {
 
 def on(name, params, groups=False, tagged=False):
     id = f"{name}, groups {groups}, tagged {tagged}"
-    return pytest.param(2, row(id, "replaced_muon", params=params, groups=groups, tagged=tagged), id=id)
+    return pytest.param(2, row(id, "replaced_muon", params={**params, "ns_dtype": "float32"}, groups=groups, tagged=tagged), id=id)
 
 
 @pytest.mark.parametrize("world_size, row", [

@@ -10,8 +10,9 @@ import json
 import sys
 import time
 import traceback
+from typing import Callable
 
-from tests.multirank import captured, checkpoint_rows, host_rows, parity, rows, world
+from tests.multirank import captured, checkpoint_rows, fused_rows, host_rows, parity, reshard_rows, rows, world
 from tests.multirank.cases import Case
 
 
@@ -19,11 +20,12 @@ def run_row(kind: str, arguments: dict) -> dict:
     if kind in ("parity", "captured"):
         compare = {"parity": parity, "captured": captured}[kind]
         return compare.run(Case(**{**arguments, "frozen": tuple(arguments["frozen"])}))
-    module = next(m for m in (rows, checkpoint_rows, host_rows) if hasattr(m, kind))
+    module = next(m for m in (rows, checkpoint_rows, host_rows, fused_rows, reshard_rows) if hasattr(m, kind))
     return getattr(module, kind)(**arguments)
 
 
-def main() -> None:
+def main(run: Callable[[str, dict], dict] = run_row) -> None:
+    """run: what does a row, by its kind and arguments."""
     import torch.distributed as dist
 
     wanted = json.loads(open(sys.argv[1]).read())
@@ -34,7 +36,7 @@ def main() -> None:
         for row in wanted:
             started = time.monotonic()
             try:
-                result = run_row(row["kind"], row["arguments"])
+                result = run(row["kind"], row["arguments"])
             except Exception:
                 result = {"failed": traceback.format_exc()}
                 print(f'row "{row["id"]}" on rank {dist.get_rank()}:\n{result["failed"]}', file=sys.stderr, flush=True)

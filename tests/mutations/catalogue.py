@@ -24,24 +24,27 @@ MUTATIONS = (
     Mutation(
         "Newton-Schulz once per micro-batch",
         "python/zeromuon/optimizer.py",
-        "        if sub_group.role == \"muon\":\n            self._muon_step(group, sub_group, state)\n",
-        "        if sub_group.role == \"muon\":\n"
-        "            micro_batches = self._binding.zero3.gradient_accumulation_steps\n"
-        "            for _ in range(micro_batches):\n"
-        "                self._muon_step({**group, 'lr': group['lr'] / micro_batches}, sub_group, state)\n",
+        "        self._binding.executor.step(tasks)\n",
+        "        micro_batches = self._binding.zero3.gradient_accumulation_steps\n"
+        "        part = [dataclasses.replace(v, lr=v.lr / micro_batches) for v in values]\n"
+        "        muon = [r.sub_group.role == 'muon' for r in requests]\n"
+        "        for again in range(micro_batches):\n"
+        "            self._binding.executor.step(\n"
+        "                [make_task(r, s, w if m else v, self._options)\n"
+        "                 for r, s, v, w, m in zip(requests, states, values, part, muon) if m or not again])\n",
         "multirank",
     ),
     Mutation(
         "clipping after the orthogonalisation",
         "python/zeromuon/optimizer.py",
-        "        flat, opts = sub_group.flat, self._options\n        self._binding.executor.muon_step(\n",
-        "        flat, opts = sub_group.flat, self._options\n"
+        "        tasks = [make_task(r, s, v, self._options) for r, s, v in zip(requests, states, values)]\n",
         "        zero3 = self._binding.zero3\n"
         "        norm = float(zero3._global_grad_norm)\n"
         "        clip = min(1.0, zero3.clip_grad / (norm + 1e-6)) if zero3.clip_grad > 0 else 1.0\n"
-        "        flat.grad.div_(clip)\n"
-        "        group = {**group, 'lr': group['lr'] * clip}\n"
-        "        self._binding.executor.muon_step(\n",
+        "        clips = [clip if r.sub_group.role == 'muon' else 1.0 for r in requests]\n"
+        "        requests = [dataclasses.replace(r, gradient_scale=r.gradient_scale / c) for r, c in zip(requests, clips)]\n"
+        "        values = [dataclasses.replace(v, lr=v.lr * c) for v, c in zip(values, clips)]\n"
+        "        tasks = [make_task(r, s, v, self._options) for r, s, v in zip(requests, states, values)]\n",
         "multirank",
     ),
     Mutation(
@@ -67,11 +70,11 @@ MUTATIONS = (
     ),
     Mutation(
         "momentum not advanced on one rank",
-        "python/zeromuon/optimizer.py",
-        "sub_group.index, flat.data, flat.grad, state[\"exp_avg\"],\n            lr=float(group[\"lr\"]), weight",
-        "sub_group.index, flat.data, flat.grad,\n"
+        "python/zeromuon/tasks.py",
+        "flat.data, flat.grad, state[\"exp_avg\"], request.low_precision, **shared,\n            beta",
+        "flat.data, flat.grad,\n"
         "            state[\"exp_avg\"].clone() if torch.distributed.get_rank() == 1 else state[\"exp_avg\"],\n"
-        "            lr=float(group[\"lr\"]), weight",
+        "            request.low_precision, **shared,\n            beta",
         "multirank",
     ),
     Mutation(
@@ -79,6 +82,13 @@ MUTATIONS = (
         "python/zeromuon/watch.py",
         "    if zero3.dtype != torch.float16:\n        return\n",
         "    return\n",
+        "multirank",
+    ),
+    Mutation(
+        "the fused step forgets to unscale and clip",
+        "python/zeromuon/fused_step.py",
+        "Request(self._sub_groups[sub_group_id], self._scale, low_precision)",
+        "Request(self._sub_groups[sub_group_id], 1.0, low_precision)",
         "multirank",
     ),
 )

@@ -15,7 +15,7 @@ namespace {
 PlanOptions options(int world) {
   PlanOptions o;
   o.world_size = world;
-  o.coefficients = ops::find_coefficient_set("jordan");
+  o.newton_schulz.coefficients = ops::find_coefficient_set("jordan");
   return o;
 }
 
@@ -106,10 +106,33 @@ TEST(StepPlan, TheBytesOfABucketAreThoseOfItsElementsAndFlagWords) {
 }
 
 TEST(StepPlan, ShapesChooseTheirForm) {
-  const StepPlan plan = make_step_plan(options(1), {muon(1, {{8, 8}, {8, 11}, {8, 12}, {30, 8}})});
+  const StepPlan plan = make_step_plan(options(1), {muon(1, {{8, 8}, {8, 11}, {8, 16}, {30, 8}})});
   std::vector<std::string> forms;
   for (const auto& p : plan.newton_schulz) forms.push_back(ops::name_of(p.form));
   EXPECT_EQ(forms, (std::vector<std::string>{"standard", "standard", "gram", "gram"}));
+}
+
+TEST(StepPlan, TheHashCoversHowAMatrixIsComputedButNotHowManyAreComputedAtOnce) {
+  const auto hash = [](const std::function<void(PlanOptions&)>& change) {
+    PlanOptions o = options(2);
+    o.target = {CpuIsa::kAvx512Bf16, true, false};
+    change(o);
+    return make_step_plan(o, {muon(2, {{64, 64}, {64, 64}, {64, 64}, {64, 64}})});
+  };
+  const StepPlan plan = hash([](auto&) {});
+  EXPECT_NE(plan.hash(), hash([](auto& o) { o.target.isa = CpuIsa::kAvx2; }).hash());
+  EXPECT_NE(plan.hash(), hash([](auto& o) { o.target.onednn = false; }).hash());
+  // Without rows of its own a machine takes those of another: its libraries still compute its way.
+  EXPECT_NE(plan.hash(), hash([](auto& o) { o.target.isa = CpuIsa::kAmxBf16; }).hash());
+  EXPECT_NE(plan.arithmetic_hash(),
+            hash([](auto& o) { o.target.isa = CpuIsa::kAmxBf16; }).arithmetic_hash());
+  const StepPlan lanes = hash([](auto& o) { o.lanes = 2; });
+  EXPECT_EQ(plan.hash(), lanes.hash());
+  EXPECT_EQ(buffer_sizes(lanes, 0).scratch_numel, 2 * buffer_sizes(plan, 0).scratch_numel);
+  const auto on_cuda = [&](int lanes_there) {
+    return hash([&](auto& o) { o.target = ops::cuda_target(), o.lanes = lanes_there; });
+  };
+  EXPECT_EQ(buffer_sizes(on_cuda(2), 0).scratch_numel, buffer_sizes(on_cuda(1), 0).scratch_numel);
 }
 
 TEST(StepPlan, ScalesFollowTheirFormulasAndTransposedStorageUsesOutOverIn) {
@@ -160,10 +183,11 @@ TEST(StepPlan, TheHashIsTheSameForTheSameInputAndDiffersForEveryDecision) {
   EXPECT_EQ(same, hash([](auto&, auto&) {}));
   EXPECT_EQ(same.size(), 16u);
   const std::vector<std::string> others = {
-      hash([](auto& o, auto&) { o.coefficients = ops::find_coefficient_set("cans"); }),
+      hash(
+          [](auto& o, auto&) { o.newton_schulz.coefficients = ops::find_coefficient_set("cans"); }),
       hash([](auto& o, auto&) { o.scale = Scale::kOriginal; }),
       hash([](auto& o, auto&) { o.wire_dtype = DType::kBFloat16; }),
-      hash([](auto& o, auto&) { o.form = ops::NewtonSchulzForm::kStandard; }),
+      hash([](auto& o, auto&) { o.newton_schulz.form = ops::NewtonSchulzForm::kStandard; }),
       hash([](auto&, auto& g) { g.params[0].decay = false; }),
       hash([](auto&, auto& g) { g.params[0].shard.name = "v"; }),
       hash([](auto&, auto& g) { g.params[0].transposed = true; }),
@@ -187,7 +211,8 @@ TEST(StepPlan, AnAdamWSubGroupHasNoBuckets) {
   group.role = Role::kAdamW;
   const StepPlan plan = make_step_plan(options(2), {group});
   EXPECT_TRUE(plan.sub_groups[0].buckets.empty());
-  EXPECT_EQ(slot_sizes(plan, 0).total_bytes(), 0);
+  const offload::BufferSizes sizes = buffer_sizes(plan, 0);
+  EXPECT_EQ(sizes.total_bytes(), sizes.record_bytes);
 }
 
 }  // namespace

@@ -51,12 +51,13 @@ def test_the_scalar_error_of_a_set_is_the_golden_one(name):
 
 @pytest.mark.parametrize("name", [*SETS, "aol_4"])
 @pytest.mark.parametrize("form, shape", [("standard", (256, 1024)), ("standard", (64, 64)), ("standard", (300, 100)),
-                                         ("gram", (256, 1024)), ("gram", (300, 100)), ("gram", (64, 96))])
+                                         ("gram", (256, 1024)), ("gram", (300, 100)), ("gram", (64, 96)),
+                                         ("gram_restarts", (256, 1024)), ("gram_restarts", (300, 100))])
 def test_the_core_matches_the_reference_in_double(name, form, shape):
     u = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     core = _core.coefficient_set(name)
-    exact = newton_schulz(u.double(), core["coefficients"], core["safety"], core["scale_rows"], form)
-    assert (_core.newton_schulz(u, name, form) - exact).norm() <= 5e-4 * exact.norm()
+    exact = newton_schulz(u.double(), core["coefficients"], core["safety"], core["scale_rows"], form.partition("_")[0])
+    assert (_core.newton_schulz(u, name, form, "float32") - exact).norm() <= 5e-4 * exact.norm()
 
 
 @pytest.mark.parametrize("name, mean, low, high", [
@@ -67,10 +68,27 @@ def test_singular_values_of_a_gaussian_matrix_come_out_near_one(name, mean, low,
     u = torch.randn((256, 1024), generator=torch.Generator().manual_seed(0))
     core = _core.coefficient_set(name)
     reference = newton_schulz(u, core["coefficients"], core["safety"], core["scale_rows"])
-    for result in (reference, _core.newton_schulz(u, name, "standard"), _core.newton_schulz(u, name, "gram")):
+    for result in (reference, _core.newton_schulz(u, name, "standard", "float32"),
+                   _core.newton_schulz(u, name, "gram", "float32")):
         s = torch.linalg.svdvals(result)
         assert (s - 1).abs().mean().item() == pytest.approx(mean, rel=0.02, abs=5e-5)
         assert (s.min().item(), s.max().item()) == pytest.approx((low, high), abs=0.002)
+
+
+@pytest.mark.parametrize("backend", ["auto", "libtorch"])
+@pytest.mark.parametrize("form", ["standard", "gram", "gram_restarts"])
+@pytest.mark.parametrize("decades", [0, 3, 5])
+def test_bfloat16_products_raise_no_singular_value_far(form, decades, backend):
+    if backend == "auto" and not _core.product_target().startswith(("avx512_bf16+", "amx_bf16+")):
+        pytest.skip(f"bfloat16 products need AVX512_BF16 or AMX and oneDNN; this is {_core.product_target()}")
+    generator = torch.Generator().manual_seed(0)
+    left = torch.linalg.qr(torch.randn(128, 128, generator=generator))[0]
+    right = torch.linalg.qr(torch.randn(512, 128, generator=generator))[0]
+    u = (left * torch.logspace(0, -decades, 128)) @ right.T if decades else torch.randn(128, 512, generator=generator)
+    exact = newton_schulz(u.double(), SETS["jordan"]["coefficients"])
+    got = _core.newton_schulz(u, "jordan", form, "bfloat16", backend)
+    assert torch.linalg.svdvals(got).max().item() == pytest.approx(torch.linalg.svdvals(exact).max().item(), abs=0.05)
+    assert (got - exact).norm() <= 0.13 * exact.norm()
 
 
 def test_two_forms_of_the_reference_agree():

@@ -9,96 +9,22 @@
 #include "csrc/base/check.h"
 #include "csrc/comm/in_process_collectives.h"
 #include "tests/unit/ranks.h"
+#include "tests/unit/step_model.h"
 
 namespace zeromuon::zero3 {
 namespace {
 
-struct Shape {
-  int64_t rows, cols;
-};
-
-constexpr double kLr = 0.02, kDecay = 0.1, kMomentum = 0.95;
-
-// A model of whole tensors, and the flat shards that ZeRO-3 makes of them. Padding is NaN.
-class Model {
- public:
-  Model(std::vector<Shape> shapes, uint64_t seed) : shapes_(std::move(shapes)) {
-    at::manual_seed(seed);
-    for (const Shape& s : shapes_) weights.push_back(at::randn({s.rows, s.cols}));
-  }
-
-  SubGroupSpec spec(Role role, int world) const {
-    SubGroupSpec group{role, {}};
-    int64_t offset = 0;
-    for (size_t i = 0; i < shapes_.size(); ++i) {
-      const int64_t numel = shapes_[i].rows * shapes_[i].cols;
-      const int64_t chunk = (numel + world - 1) / world;
-      group.params.push_back(
-          {{concat("w", i), numel, chunk, offset, shapes_[i].rows, shapes_[i].cols},
-           i % 2 == 0,
-           false,
-           i < blocks.size() ? blocks[i] : std::vector<MatrixBlock>{}});
-      offset += chunk;
-    }
-    return group;
-  }
-
-  static at::Tensor shard_of(const std::vector<at::Tensor>& whole, const ShardLayout& layout,
-                             int rank) {
-    at::Tensor shard = at::full({layout.shard_numel()}, std::nan(""));
-    for (size_t p = 0; p < whole.size(); ++p) {
-      const ShardRange real = layout.real_range(static_cast<int>(p), rank);
-      if (real.numel == 0) continue;
-      const int64_t begin = rank * layout.params()[p].chunk;
-      shard.narrow(0, real.offset, real.numel)
-          .copy_(whole[p].reshape(-1).narrow(0, begin, real.numel));
-    }
-    return shard;
-  }
-
-  static void restore(std::vector<at::Tensor>& whole, const at::Tensor& shard,
-                      const ShardLayout& layout, int rank) {
-    for (size_t p = 0; p < whole.size(); ++p) {
-      const ShardRange real = layout.real_range(static_cast<int>(p), rank);
-      if (real.numel == 0) continue;
-      const int64_t begin = rank * layout.params()[p].chunk;
-      whole[p]
-          .view(-1)
-          .narrow(0, begin, real.numel)
-          .copy_(shard.narrow(0, real.offset, real.numel));
-    }
-  }
-
-  std::vector<at::Tensor> gradients(int step) const {
-    at::manual_seed(1000 + step);
-    std::vector<at::Tensor> out;
-    for (const Shape& s : shapes_) out.push_back(at::randn({s.rows, s.cols}));
-    return out;
-  }
-
-  std::vector<at::Tensor> weights;
-  std::vector<std::vector<MatrixBlock>> blocks;  // per parameter; empty: whole matrices
-
- private:
-  std::vector<Shape> shapes_;
-};
-
-const std::vector<Shape> kShapes = {{12, 8}, {1, 2}, {30, 7}, {8, 40}, {5, 5}, {3, 1}};
-
-PlanOptions options(int world, DType wire = DType::kFloat32, int64_t bucket_bytes = 1 << 20) {
-  PlanOptions o;
-  o.world_size = world;
-  o.coefficients = ops::find_coefficient_set("jordan");
-  o.scale = Scale::kOriginal;
-  o.wire_dtype = wire;
-  o.bucket_bytes = bucket_bytes;
-  return o;
+std::unique_ptr<StepExecutor> make_executor(const StepPlan& plan,
+                                            std::shared_ptr<comm::InProcessBoard> board, int rank) {
+  const offload::Placement host{at::Device(at::kCPU), at::Device(at::kCPU)};
+  return std::make_unique<StepExecutor>(plan, host,
+                                        offload::make_backend(host, ops::CpuKernels::kAuto),
+                                        std::make_unique<comm::InProcessCollectives>(board, rank));
 }
 
-StepExecutor make_executor(const StepPlan& plan, std::shared_ptr<comm::InProcessBoard> board,
-                           int rank) {
-  const offload::Placement host{at::Device(at::kCPU), at::Device(at::kCPU)};
-  return {plan, host, std::make_unique<comm::InProcessCollectives>(board, rank)};
+void step(StepExecutor& executor, const MuonShard& shard, const MuonHyperParameters& hyper) {
+  const std::vector<SubGroupTask> tasks = {MuonTask{0, shard, hyper}};
+  executor.step(tasks);
 }
 
 // Weights after `steps` steps on `world` ranks.
@@ -113,16 +39,16 @@ std::vector<at::Tensor> train(Model model, const PlanOptions& o, int steps = 3) 
   for (int step = 0; step < steps; ++step) gradients.push_back(model.gradients(step));
 
   const auto errors = testing::on_ranks(world, [&](int rank) {
-    StepExecutor executor = make_executor(plan, board, rank);
+    const auto executor = make_executor(plan, board, rank);
     MuonShard shard{Model::shard_of(model.weights, layout, rank), {}, {}};
     shard.momentum = at::full({layout.shard_numel()}, std::nan(""));
     for (size_t p = 0; p < model.weights.size(); ++p) {
       const ShardRange real = layout.real_range(static_cast<int>(p), rank);
       shard.momentum.narrow(0, real.offset, real.numel).zero_();
     }
-    for (int step = 0; step < steps; ++step) {
-      shard.gradient = Model::shard_of(gradients[step], layout, rank);
-      executor.muon_step(0, shard, {kLr, kDecay, kMomentum, ops::MomentumKind::kEma, true});
+    for (int i = 0; i < steps; ++i) {
+      shard.gradient = Model::shard_of(gradients[i], layout, rank);
+      step(*executor, shard, {kLr, kDecay, kMomentum, ops::MomentumKind::kEma, true});
     }
     Model::restore(result, shard.weight, layout, rank);
   });
@@ -187,10 +113,18 @@ TEST(StepExecutor, MatchesTheReferenceOnWholeTensors) {
 
 TEST(StepExecutor, GivesTheSameBitsAtEveryWorldSize) {
   const Model model(kShapes, 12);
-  for (const DType wire : {DType::kFloat32, DType::kBFloat16}) {
-    const auto one = train(model, options(1, wire));
-    for (const int world : {2, 3, 5}) {
-      EXPECT_TRUE(equal(one, train(model, options(world, wire)))) << "W=" << world;
+  const auto low = ops::this_cpu().has_bfloat16() ? ops::NewtonSchulzDType::kBFloat16
+                                                  : ops::NewtonSchulzDType::kAuto;
+  for (const auto dtype : {ops::NewtonSchulzDType::kFloat32, low}) {
+    for (const DType wire : {DType::kFloat32, DType::kBFloat16}) {
+      const auto with = [&](int world) {
+        PlanOptions o = options(world, wire);
+        o.newton_schulz.dtype = dtype;
+        o.lanes = world;  // another number at once at each
+        return train(model, o);
+      };
+      const auto one = with(1);
+      for (const int world : {2, 3, 5}) EXPECT_TRUE(equal(one, with(world))) << "W=" << world;
     }
   }
 }
@@ -227,25 +161,32 @@ TEST(StepExecutor, AdamWLeavesPaddingAloneAndDecaysByMask) {
   const Model model(kShapes, 16);
   const StepPlan plan = make_step_plan(options(3), {model.spec(Role::kAdamW, 3)});
   const ShardLayout& layout = plan.sub_groups[0].layout;
+  const std::vector<at::Tensor> gradients = model.gradients(0);
   auto board = std::make_shared<comm::InProcessBoard>(3);
-  StepExecutor executor = make_executor(plan, board, 2);
-  AdamWShard shard{Model::shard_of(model.weights, layout, 2),
-                   Model::shard_of(model.gradients(0), layout, 2),
-                   {},
-                   {}};
-  shard.exp_avg = at::zeros({layout.shard_numel()});
-  shard.exp_avg_sq = at::zeros({layout.shard_numel()});
-  const at::Tensor before = shard.weight.clone();
-  executor.adamw_step(0, shard, {kLr, kDecay, 0.9, 0.95, 1e-8, 1});
-  EXPECT_TRUE(shard.weight.isnan().equal(before.isnan()));
-  EXPECT_TRUE(shard.exp_avg.masked_select(before.isnan()).eq(0).all().item<bool>());
-  for (size_t p = 0; p < kShapes.size(); ++p) {
-    const ShardRange real = layout.real_range(static_cast<int>(p), 2);
-    const auto at = [&](const at::Tensor& t) { return t.narrow(0, real.offset, real.numel); };
-    // One step of AdamW from zero states moves by lr*sign(g).
-    const at::Tensor expected =
-        at(before) * (1 - kLr * (p % 2 == 0 ? kDecay : 0.0)) - kLr * at(shard.gradient).sign();
-    EXPECT_LE((at(shard.weight) - expected).abs().sum().item<double>(), 1e-4);
+  std::vector<AdamWShard> shards(3);
+  const auto errors = testing::on_ranks(3, [&](int rank) {
+    const auto executor = make_executor(plan, board, rank);
+    AdamWShard& shard = shards[rank];
+    shard = {Model::shard_of(model.weights, layout, rank), Model::shard_of(gradients, layout, rank),
+             at::zeros({layout.shard_numel()}), at::zeros({layout.shard_numel()})};
+    const std::vector<SubGroupTask> tasks = {
+        AdamWTask{0, shard, {kLr, kDecay, 0.9, 0.95, 1e-8, 1}}};
+    executor->step(tasks);
+  });
+  for (int rank = 0; rank < 3; ++rank) {
+    EXPECT_EQ(errors[rank], "");
+    const AdamWShard& shard = shards[rank];
+    const at::Tensor before = Model::shard_of(model.weights, layout, rank);
+    EXPECT_TRUE(shard.weight.isnan().equal(before.isnan()));
+    EXPECT_TRUE(shard.exp_avg.masked_select(before.isnan()).eq(0).all().item<bool>());
+    for (size_t p = 0; p < kShapes.size(); ++p) {
+      const ShardRange real = layout.real_range(static_cast<int>(p), rank);
+      const auto at = [&](const at::Tensor& t) { return t.narrow(0, real.offset, real.numel); };
+      // One step of AdamW from zero states moves by lr*sign(g).
+      const at::Tensor expected =
+          at(before) * (1 - kLr * (p % 2 == 0 ? kDecay : 0.0)) - kLr * at(shard.gradient).sign();
+      EXPECT_LE((at(shard.weight) - expected).abs().sum().item<double>(), 1e-4);
+    }
   }
 }
 
@@ -262,7 +203,7 @@ Failure fail(const Model& model, const PlanOptions& o,
   auto board = std::make_shared<comm::InProcessBoard>(2);
   Failure failure{{}, std::vector<std::string>(2), std::vector<char>(2)};
   failure.first = testing::on_ranks(2, [&](int rank) {
-    StepExecutor executor = make_executor(plan, board, rank);
+    const auto executor = make_executor(plan, board, rank);
     MuonShard shard{Model::shard_of(model.weights, layout, rank),
                     Model::shard_of(model.gradients(0), layout, rank),
                     at::zeros({layout.shard_numel()})};
@@ -270,11 +211,11 @@ Failure fail(const Model& model, const PlanOptions& o,
     spoil(rank, shard);
     const MuonHyperParameters hyper{kLr, 0.0, kMomentum, ops::MomentumKind::kEma, true};
     try {
-      executor.muon_step(0, shard, hyper);
+      step(*executor, shard, hyper);
     } catch (const StepError&) {
       failure.weights_unchanged[rank] = shard.weight.nan_to_num(0).equal(before.nan_to_num(0));
       try {
-        executor.muon_step(0, shard, hyper);
+        step(*executor, shard, hyper);
       } catch (const StepError& again) {
         failure.second[rank] = again.what();
       }
@@ -303,7 +244,8 @@ TEST(StepExecutor, AnOverflowInsideNewtonSchulzStopsAllAndNamesTheMatrix) {
   const Model model(kShapes, 18);
   PlanOptions o = options(2);
   // Grows without bound: finite momentum in, infinite result out.
-  o.coefficients = ops::custom_coefficient_set(std::vector<ops::Triple>(4, {1e10, 1e10, 1e10}));
+  o.newton_schulz.coefficients =
+      ops::custom_coefficient_set(std::vector<ops::Triple>(4, {1e10, 1e10, 1e10}));
   const auto failure = fail(model, o, [](int, MuonShard&) {});
   for (int rank = 0; rank < 2; ++rank) {
     EXPECT_NE(failure.first[rank].find("Newton-Schulz result of"), std::string::npos)
@@ -327,34 +269,35 @@ TEST(StepExecutor, AnErrorNamesTheBucketsThatWereApplied) {
 TEST(StepExecutor, ATensorOfAnotherSizeIsRefusedBeforeAnythingChanges) {
   const Model model(kShapes, 20);
   const StepPlan plan = make_step_plan(options(1), {model.spec(Role::kMuon, 1)});
-  StepExecutor executor = make_executor(plan, std::make_shared<comm::InProcessBoard>(1), 0);
+  const auto executor = make_executor(plan, std::make_shared<comm::InProcessBoard>(1), 0);
   const int64_t numel = plan.sub_groups[0].layout.shard_numel();
   const MuonHyperParameters hyper{kLr, 0.0, kMomentum, ops::MomentumKind::kEma, true};
   MuonShard shard{at::randn({numel}), at::randn({numel + 1}), at::zeros({numel})};
   const at::Tensor before = shard.weight.clone();
   try {
-    executor.muon_step(0, shard, hyper);
+    step(*executor, shard, hyper);
     FAIL() << "accepted";
   } catch (const ValueError& error) {
     EXPECT_NE(std::string(error.what()).find("attach()"), std::string::npos) << error.what();
   }
   EXPECT_TRUE(shard.weight.equal(before));
   shard.gradient = at::randn({numel});
-  executor.muon_step(0, shard, hyper);  // not poisoned
+  step(*executor, shard, hyper);  // not poisoned
   EXPECT_FALSE(shard.weight.equal(before));
 }
 
 TEST(StepExecutor, ANewtonSchulzRunsOncePerMatrixAndStep) {
   const Model model(kShapes, 21);
   const StepPlan plan = make_step_plan(options(1), {model.spec(Role::kMuon, 1)});
-  StepExecutor executor = make_executor(plan, std::make_shared<comm::InProcessBoard>(1), 0);
+  const auto executor = make_executor(plan, std::make_shared<comm::InProcessBoard>(1), 0);
   const int64_t numel = plan.sub_groups[0].layout.shard_numel();
   const MuonShard shard{at::randn({numel}), at::randn({numel}), at::zeros({numel})};
-  for (int step = 1; step <= 3; ++step) {
-    executor.muon_step(0, shard, {kLr, 0.0, kMomentum, ops::MomentumKind::kEma, true});
-    EXPECT_EQ(executor.counters().newton_schulz_matrices,
-              step * static_cast<int64_t>(kShapes.size()));
-    EXPECT_EQ(executor.traffic().calls, 2 * step);
+  for (int number = 1; number <= 3; ++number) {
+    step(*executor, shard, {kLr, 0.0, kMomentum, ops::MomentumKind::kEma, true});
+    EXPECT_EQ(executor->counters().newton_schulz_matrices,
+              number * static_cast<int64_t>(kShapes.size()));
+    // There, back, and the closing word.
+    EXPECT_EQ(executor->traffic().calls, 3 * number);
   }
 }
 

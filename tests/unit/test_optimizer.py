@@ -35,7 +35,7 @@ def test_no_eligible_parameter_is_an_error():
 @pytest.mark.parametrize("options, expected", [
     ({"momentun": 0.9}, '"?momentum"?'), ({"lr": -1e-3}, "lr"), ({"betas": (0.9, 1.0)}, "betas"),
     ({"momentum": 1.0}, "momentum"), ({"ns": "jordon"}, "jordan"), ({"ns_form": "grams"}, "gram"),
-    ({"ns_dtype": "bfloat16"}, "not available"), ({"momentum_device": "cpu_streamed"}, "not available"),
+    ({"ns_dtype": "float16"}, "not available"), ({"cpu_kernels": "sse"}, "avx2"), ({"momentum_device": "gpu"}, "cpu_streamed"),
     ({"fused_step": True}, "fused_step"), ({"lr": 0.0, "adam_lr": 1e-3}, "adam_lr"),
     ({"ns": [[1.0, float("nan"), 0.0]]}, "finite")])
 def test_bad_options_are_refused_at_construction(options, expected, capsys):

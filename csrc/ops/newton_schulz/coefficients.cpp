@@ -42,7 +42,8 @@ std::vector<Triple> deepseek_v4() {
 
 std::vector<CoefficientSet> make_sets() {
   return {
-      {"jordan", std::vector<Triple>(5, kJordan), 1.0, false, "K. Jordan, Muon; torch.optim.Muon"},
+      {"jordan", std::vector<Triple>(5, kJordan), 1.0, false, "K. Jordan, Muon; torch.optim.Muon",
+       BFloat16Use::kEveryForm},
       {"you",
        {{4.0848, -6.8946, 2.9270},
         {3.9505, -6.3029, 2.6377},
@@ -51,12 +52,13 @@ std::vector<CoefficientSet> make_sets() {
         {2.8366, -3.0525, 1.2012}},
        1.0,
        false,
-       "J. You, quintic; modded-nanogpt"},
+       "J. You, quintic; modded-nanogpt",
+       BFloat16Use::kEveryForm},
       {"polar_express", polar_express(5), kPolarExpressSafety, false, "arXiv 2505.16932, 5 steps"},
-      {"polar_express_6", polar_express(6), kPolarExpressSafety, false,
-       "arXiv 2505.16932, 6 steps"},
-      {"polar_express_8", polar_express(8), kPolarExpressSafety, false,
-       "arXiv 2505.16932, 8 steps"},
+      {"polar_express_6", polar_express(6), kPolarExpressSafety, false, "arXiv 2505.16932, 6 steps",
+       BFloat16Use::kStandardForm},
+      {"polar_express_8", polar_express(8), kPolarExpressSafety, false, "arXiv 2505.16932, 8 steps",
+       BFloat16Use::kStandardForm},
       {"cans",
        {{8.4703, -25.1081, 18.6293},
         {4.1828, -3.1087, 0.5806},
@@ -74,8 +76,10 @@ std::vector<CoefficientSet> make_sets() {
         {2.2230472, -0.963065, 0}},
        1.0,
        false,
-       "arXiv 2606.00371, no quintic term"},
-      {"deepseek_v4", deepseek_v4(), 1.0, false, "DeepSeek-V4, 8 + 2 steps"},
+       "arXiv 2606.00371, no quintic term",
+       BFloat16Use::kEveryForm},
+      {"deepseek_v4", deepseek_v4(), 1.0, false, "DeepSeek-V4, 8 + 2 steps",
+       BFloat16Use::kStandardForm},
       {"aol_4",
        {{4.0098, -7.0585, 2.4635},
         {3.4585, -5.5479, 2.5959},
@@ -83,7 +87,8 @@ std::vector<CoefficientSet> make_sets() {
         {2.7215, -3.0494, 1.3169}},
        1.0,
        true,
-       "arXiv 2512.04632, rows scaled first"},
+       "arXiv 2512.04632, rows scaled first",
+       BFloat16Use::kStandardForm},
   };
 }
 

@@ -1,108 +1,139 @@
 #include "csrc/ops/newton_schulz/newton_schulz.h"
 
-#include <cmath>
+#include <algorithm>
 #include <utility>
 
-#include "csrc/base/check.h"
+#include "csrc/base/parallel.h"
 
 namespace zeromuon::ops {
-
-struct NewtonSchulz::Scratch {
-  Matrix x;           // [rows, cols]
-  Matrix squares[4];  // [m, m]; the standard form uses two
-  double* partial_sums;
-  float* row_scales;  // [m]
-
-  Scratch(const NewtonSchulzPlan& plan, float* memory) {
-    const int64_t m = plan.short_side();
-    const auto take = [&memory](int64_t numel) {
-      return std::exchange(memory, memory + (numel + 15) / 16 * 16);
-    };
-    x = {take(plan.rows * plan.cols), plan.rows, plan.cols};
-    const int count = plan.form == NewtonSchulzForm::kStandard ? 2 : 4;
-    for (int i = 0; i < count; ++i) squares[i] = {take(m * m), m, m};
-    const int64_t chunks = (plan.rows * plan.cols + kNormChunk - 1) / kNormChunk;
-    partial_sums = reinterpret_cast<double*>(take(2 * chunks));
-    row_scales = take(m);
-  }
-};
-
-// out = X X^T of the short side.
-void NewtonSchulz::gram_product(Matrix x, Matrix out) const {
-  if (plan_.tall()) {
-    products_.symmetric(transpose(x), as_is(x), x.rows, 1.0f, 0.0f, out);
-  } else {
-    products_.symmetric(as_is(x), transpose(x), x.cols, 1.0f, 0.0f, out);
-  }
+// out = a b, of commuting polynomials of one symmetric matrix.
+void NewtonSchulz::square_product(Matrix a, Matrix b, Matrix out, bool rounds) const {
+  const bool rounded = plan_.rounds_squares();
+  Product product{plan_.square, Operand{a, false, rounded},
+                  Operand{b, plan_.square.transposed, rounded}};
+  product.out = out;
+  product.symmetric = true;
+  product.rounds = rounds;
+  products_.multiply(product);
 }
 
-// out = b R + c R R (without the diagonal term a).
-void NewtonSchulz::polynomial(const Triple& t, Matrix r, Matrix out) const {
+// out = diagonal I + b R + c R R.
+void NewtonSchulz::polynomial(const Triple& t, float diagonal, Matrix r, Matrix out,
+                              bool rounds) const {
   const auto b = static_cast<float>(t.b), c = static_cast<float>(t.c);
-  if (t.c == 0) return products_.scale(r, b, out);
-  products_.copy(r, out);
-  products_.symmetric(as_is(r), as_is(r), r.rows, c, b, out);
+  if (t.c == 0) return products_.linear(r, b, diagonal, rounds, out);
+  const bool rounded = plan_.rounds_squares();
+  Product product{plan_.square, Operand{r, false, rounded},
+                  Operand{r, plan_.square.transposed, rounded}};
+  product.alpha = c;
+  product.beta = b;
+  product.addend = r.data;
+  product.addend_stride = r.stride;
+  product.diagonal = diagonal;
+  product.out = out;
+  product.symmetric = true;
+  product.rounds = rounds;
+  products_.multiply(product);
 }
 
-// Each iteration reads x and writes other, then they change places.
-void NewtonSchulz::run_standard(Matrix x, Matrix other, const Scratch& scratch) const {
-  const auto& [gram, factor] = std::pair(scratch.squares[0], scratch.squares[1]);
-  bool first = true;
-  for (const Triple& t : plan_.coefficients.triples) {
-    gram_product(x, gram);
-    if (std::exchange(first, false) && plan_.coefficients.scale_rows) {
-      products_.scale_rows_aol(gram, x, plan_.tall(), scratch.row_scales);
-    }
-    polynomial(t, gram, factor);
-    products_.copy(x, other);
-    const Operand left = as_is(plan_.tall() ? x : factor);
-    const Operand right = as_is(plan_.tall() ? factor : x);
-    products_.general(left, right, gram.rows, 1.0f, static_cast<float>(t.a), other);
-    std::swap(x, other);
-  }
+// out = q x + a x.
+void NewtonSchulz::apply(Matrix q, Matrix x, double a, Matrix out, bool rounds) const {
+  const bool rounded = plan_.dtype != DType::kFloat32;
+  Product product{plan_.apply, Operand{q, false, rounded}, Operand{x, false, rounded}};
+  product.beta = static_cast<float>(a);
+  product.addend = x.data;
+  product.addend_stride = x.stride;
+  product.out = out;
+  product.rounds = rounds;
+  products_.multiply(product);
 }
 
 // P_k = a I + b R_k + c R_k^2;  Q_k+1 = P_k Q_k;  R_k+1 = P_k R_k P_k. All of them commute.
-void NewtonSchulz::run_gram(Matrix x, Matrix out, const Scratch& scratch) const {
-  auto [r, p, q, spare] =
-      std::tuple(scratch.squares[0], scratch.squares[1], scratch.squares[2], scratch.squares[3]);
-  const int64_t m = r.rows;
-  gram_product(x, r);
-  if (plan_.coefficients.scale_rows) {
-    products_.scale_rows_aol(r, x, plan_.tall(), scratch.row_scales);
-  }
-  const auto& triples = plan_.coefficients.triples;
+// squares: R, and scratch for P, Q and one more. Returns Q.
+Matrix NewtonSchulz::accumulate(std::span<const Triple> triples,
+                                const std::array<Matrix, 4>& squares) const {
+  auto [r, p, q, spare] = squares;
+  const bool rounds = plan_.rounds_squares(), applied_rounded = plan_.dtype != DType::kFloat32;
   for (size_t k = 0; k < triples.size(); ++k) {
-    polynomial(triples[k], r, p);
-    products_.add_to_diagonal(p, static_cast<float>(triples[k].a));
-    if (k == 0) {
-      products_.copy(p, q);
-    } else {
-      products_.symmetric(as_is(p), as_is(q), m, 1.0f, 0.0f, spare);
+    const bool last = k + 1 == triples.size();
+    const Matrix& factor = k == 0 ? q : p;
+    polynomial(triples[k], static_cast<float>(triples[k].a), r, factor, rounds);
+    if (k > 0) {
+      square_product(p, q, spare, rounds || (last && applied_rounded));
       std::swap(q, spare);
     }
-    if (k + 1 == triples.size()) break;
-    products_.symmetric(as_is(p), as_is(r), m, 1.0f, 0.0f, spare);
-    products_.symmetric(as_is(spare), as_is(p), m, 1.0f, 0.0f, r);
+    if (last) break;
+    square_product(k == 0 ? q : p, r, spare, rounds);
+    square_product(spare, k == 0 ? q : p, r, rounds);
   }
-  const Operand left = as_is(plan_.tall() ? x : q);
-  const Operand right = as_is(plan_.tall() ? q : x);
-  products_.general(left, right, m, 1.0f, 0.0f, out);
+  return q;
 }
 
-void NewtonSchulz::run(float* matrix, float* memory) const {
-  const Scratch scratch(plan_, memory);
-  const Matrix u{matrix, plan_.rows, plan_.cols};
-  const double norm = std::sqrt(products_.squared_norm(u, scratch.partial_sums));
-  if (norm == 0) return;
-  const double factor = 1.0 / (plan_.coefficients.safety * norm);
-  // The normalised input goes where the last product will not write.
-  const bool standard = plan_.form == NewtonSchulzForm::kStandard;
-  const bool in_place = standard && plan_.coefficients.triples.size() % 2 == 0;
-  const Matrix x = in_place ? u : scratch.x;
-  const Matrix other = in_place ? scratch.x : u;
-  products_.scale(u, factor, x);
-  standard ? run_standard(x, other, scratch) : run_gram(x, other, scratch);
+void NewtonSchulz::segment(std::span<const Triple> triples, const NewtonSchulzScratch& scratch,
+                           const Segment& at) const {
+  const Matrix& x = at.x;
+  const bool rounds = plan_.dtype != DType::kFloat32;
+  std::array<Matrix, 4> squares;
+  for (int i = 0; i < 4; ++i) {
+    squares[i] = {scratch.squares[i],
+                  scratch.squares_rounded[i],
+                  x.rows,
+                  x.rows,
+                  row_stride(x.rows),
+                  x.batch};
+  }
+  Product gram{plan_.gram, Operand{x, false, rounds}, Operand{x, true, rounds}};
+  gram.out = squares[0];
+  gram.symmetric = true;
+  gram.rounds = plan_.rounds_squares();
+  products_.multiply(gram);
+  if (at.first && plan_.coefficients.scale_rows) {
+    products_.scale_rows_aol(squares[0], x, rounds, scratch.row_scales);
+  }
+  if (triples.size() == 1) {
+    polynomial(triples[0], 0, squares[0], squares[1], rounds);
+    return apply(squares[1], x, triples[0].a, at.out, rounds && !at.last);
+  }
+  apply(accumulate(triples, squares), x, 0, at.out, rounds && !at.last);
+}
+
+void NewtonSchulz::run_batch(std::span<float* const> matrices, float* memory) const {
+  const NewtonSchulzScratch scratch = lay_out_scratch(plan_, memory);
+  const int64_t m = plan_.short_side(), n = plan_.long_side();
+  const Caller caller{matrices, plan_.rows, plan_.cols};
+  const bool rounds = plan_.dtype != DType::kFloat32;
+  Matrix x{scratch.x, scratch.x_rounded, m, n, row_stride(n), plan_.batch};
+  Matrix other{scratch.other, scratch.other_rounded, m, n, row_stride(n), plan_.batch};
+  if (other.data == nullptr) {
+    other = {matrices[0], scratch.other_rounded, m, n, n, 1};
+    // The last segment writes into a wide matrix of the caller.
+    if (!plan_.tall() && plan_.segments.size() % 2 == 0) std::swap(x, other);
+  }
+  products_.normalize(caller, plan_.coefficients.safety, rounds, x, scratch.partial_sums);
+  std::span<const Triple> triples = plan_.coefficients.triples;
+  for (size_t s = 0; s < plan_.segments.size(); ++s) {
+    const auto length = static_cast<size_t>(plan_.segments[s]);
+    segment(triples.first(length), scratch, {x, other, s == 0, s + 1 == plan_.segments.size()});
+    triples = triples.subspan(length);
+    std::swap(x, other);
+  }
+  products_.store(x, caller, scratch.x);
+}
+
+void NewtonSchulz::run(std::span<float* const> matrices, float* scratch, int lanes) const {
+  if (matrices.empty()) return;
+  size_t done = 0;
+  if (plan_.takes_lanes() && lanes > 1) {
+    done = matrices.size() / lanes * lanes;
+    parallel_for(static_cast<int64_t>(done), lanes, [&](int64_t i, int lane) {
+      run_batch(matrices.subspan(i, 1), scratch + lane * plan_.scratch_numel);
+    });
+  }
+  while (done < matrices.size()) {
+    const size_t count = std::min(matrices.size() - done, static_cast<size_t>(plan_.batch));
+    run_batch(matrices.subspan(done, count), scratch);
+    done += count;
+  }
 }
 
 }  // namespace zeromuon::ops

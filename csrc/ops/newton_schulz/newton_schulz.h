@@ -2,13 +2,16 @@
 //
 //   X = U / (safety*||U||_F);  per triple (a, b, c):  A = X X^T,  X <- a X + (b A + c A A) X
 //
-// standard works on X itself. gram iterates on R = X X^T (m x m), accumulates the polynomial Q and
-// finishes with Q X: fewer operations once the long side is 1.5 times the short one.
+// See Note [Forms] in plan.h for the ways of computing it.
 // Source: K. Jordan et al., Muon (2024); the Gram form, arXiv 2505.16932 appendix.
 #pragma once
 
+#include <array>
+#include <span>
+
 #include "csrc/ops/newton_schulz/plan.h"
 #include "csrc/ops/newton_schulz/products.h"
+#include "csrc/ops/newton_schulz/scratch.h"
 
 namespace zeromuon::ops {
 
@@ -19,17 +22,29 @@ class NewtonSchulz {
 
   const NewtonSchulzPlan& plan() const { return plan_; }
 
-  // In place. Scale-free: the norm is taken in double. A zero matrix stays zero.
-  // matrix: [rows, cols] fp32. scratch: [plan().scratch_numel] fp32, contents are overwritten.
-  // Both on the memory that `products` works on, 64-byte aligned.
-  void run(float* matrix, float* scratch) const;
+  // In place. Scale-free: the norm is taken on the whole matrix. A zero matrix stays zero; a NaN or
+  // an infinity in a matrix makes its result not finite.
+  //
+  // matrices: [rows, cols] fp32 each. scratch: [lanes * plan().scratch_numel] fp32, contents are
+  // overwritten, 64-byte aligned. Both on the memory that `products` works on.
+  // lanes: how many small matrices may be worked on at once, one thread each. The bits of a result
+  // depend neither on it nor on the other matrices.
+  void run(std::span<float* const> matrices, float* scratch, int lanes) const;
 
  private:
-  struct Scratch;
-  void run_standard(Matrix x, Matrix other, const Scratch& scratch) const;
-  void run_gram(Matrix x, Matrix out, const Scratch& scratch) const;
-  void gram_product(Matrix x, Matrix out) const;
-  void polynomial(const Triple& t, Matrix r, Matrix out) const;
+  // One segment of Note [Forms]: reads x, writes out.
+  struct Segment {
+    Matrix x, out;
+    bool first, last;
+  };
+
+  void run_batch(std::span<float* const> matrices, float* memory) const;
+  void segment(std::span<const Triple> triples, const NewtonSchulzScratch& scratch,
+               const Segment& at) const;
+  Matrix accumulate(std::span<const Triple> triples, const std::array<Matrix, 4>& squares) const;
+  void polynomial(const Triple& t, float diagonal, Matrix r, Matrix out, bool rounds) const;
+  void square_product(Matrix a, Matrix b, Matrix out, bool rounds) const;
+  void apply(Matrix q, Matrix x, double a, Matrix out, bool rounds) const;
 
   NewtonSchulzPlan plan_;
   Products& products_;

@@ -1,74 +1,245 @@
 #include "csrc/ops/newton_schulz/plan.h"
 
+#include <algorithm>
+#include <optional>
+#include <sstream>
+
 #include "csrc/base/check.h"
+#include "csrc/ops/newton_schulz/scratch.h"
+#include "csrc/ops/newton_schulz/tuned_table.h"
 
 namespace zeromuon::ops {
 namespace {
 
-// Floats are booked in cache lines so that every scratch matrix starts on one.
-constexpr int64_t kLine = 16;
-int64_t in_lines(int64_t numel) { return (numel + kLine - 1) / kLine * kLine; }
+constexpr const char* kForms[] = {"auto", "standard", "gram", "gram_restarts"};
+constexpr const char* kDTypes[] = {"auto", "float32", "bfloat16"};
+constexpr const char* kBackends[] = {"blas", "onednn", "libtorch"};
 
-// Partial sums of the Frobenius norm, as doubles, one per kNormChunk elements (see products.h).
-constexpr int64_t kNormChunk = 4096;
+// Matrices of one shape that a GPU works on together: enough to fill it with small ones, and a
+// fixed number, the last batch padded, because cuBLAS picks its kernels by it.
+constexpr int kCudaBatch = 8;
+constexpr int64_t kCudaBatchNumel = int64_t{1} << 22;
 
-NewtonSchulzForm choose_form(int64_t short_side, int64_t long_side) {
-  return 2 * long_side >= 3 * short_side ? NewtonSchulzForm::kGram : NewtonSchulzForm::kStandard;
+// More than that is a mistake, and its tiles alone would fill memory.
+constexpr int64_t kLargestSide = int64_t{1} << 24;
+
+std::vector<int> segments_of(NewtonSchulzForm form, int iterations) {
+  if (form == NewtonSchulzForm::kGram) return {iterations};
+  if (form == NewtonSchulzForm::kStandard) return std::vector<int>(iterations, 1);
+  std::vector<int> segments = {1};
+  for (int left = iterations - 1; left > 0; left -= 2) segments.push_back(std::min(2, left));
+  return segments;
+}
+
+void add_grid(std::vector<Tile>& tiles, const Tile& area, int64_t size) {
+  for (int64_t r = 0; r < area.rows; r += size) {
+    for (int64_t c = 0; c < area.cols; c += size) {
+      tiles.push_back({area.row + r, area.col + c, std::min(size, area.rows - r),
+                       std::min(size, area.cols - c)});
+    }
+  }
+}
+
+// The lower triangle of the square that begins at (at, at), in tiles of `size`; those on the
+// diagonal are cut again into tiles of `leaf`.
+void add_triangle(std::vector<Tile>& tiles, int64_t at, int64_t side, int64_t size, int64_t leaf) {
+  for (int64_t r = 0; r < side; r += size) {
+    const int64_t rows = std::min(size, side - r);
+    if (r > 0) add_grid(tiles, {at + r, at, rows, r}, size);
+    if (size > leaf) {
+      add_triangle(tiles, at + r, rows, leaf, leaf);
+    } else {
+      tiles.push_back({at + r, at + r, rows, rows});
+    }
+  }
+}
+
+struct Operations {
+  double gram = 0, square = 0, apply = 0;  // number of products of each kind
+};
+
+Operations count_products(const NewtonSchulzPlan& plan) {
+  Operations count;
+  size_t next = 0;
+  for (const int length : plan.segments) {
+    count.gram += 1;
+    count.apply += 1;
+    for (int k = 0; k < length; ++k) {
+      const bool first = k == 0, last = k + 1 == length;
+      count.square += plan.coefficients.triples[next++].c != 0 ? 1 : 0;
+      count.square += (first ? 0 : 1) + (last ? 0 : 2);
+    }
+  }
+  return count;
+}
+
+double computed_or(double numel, const ProductPlan& product, bool computed, double factor) {
+  return computed && !product.tiles.empty() ? product.computed_numel() : numel * factor;
+}
+
+double seconds_of(const NewtonSchulzPlan& plan, const ProductTarget& target) {
+  const auto rate = [&](ProductKind kind, DType dtype) {
+    return 1e9 * find_tuned(target, dtype, kind, plan.short_side()).gflops;
+  };
+  const Operations count = count_products(plan);
+  const double m = static_cast<double>(plan.short_side());
+  const double n = static_cast<double>(plan.long_side());
+  const DType squares = plan.rounds_squares() ? plan.dtype : DType::kFloat32;
+  const double gram = 2 * n * computed_or(m * m, plan.gram, true, 1);
+  const double square = 2 * m * computed_or(m * m, plan.square, true, 1);
+  return count.gram * gram / rate(ProductKind::kGram, plan.dtype) +
+         count.square * square / rate(ProductKind::kSquare, squares) +
+         count.apply * 2 * m * m * n / rate(ProductKind::kApply, plan.dtype);
+}
+
+NewtonSchulzPlan plan_one(int64_t rows, int64_t cols, NewtonSchulzForm form, DType dtype,
+                          const CoefficientSet& coefficients, const ProductTarget& target) {
+  NewtonSchulzPlan plan;
+  plan.rows = rows;
+  plan.cols = cols;
+  plan.form = form;
+  plan.dtype = dtype;
+  plan.target = target.name();
+  plan.coefficients = coefficients;
+  plan.segments = segments_of(form, static_cast<int>(coefficients.triples.size()));
+  const int64_t m = plan.short_side(), n = plan.long_side();
+  const DType squares = plan.rounds_squares() ? dtype : DType::kFloat32;
+  plan.gram = cut_product(find_tuned(target, dtype, ProductKind::kGram, m), m, m, true);
+  plan.square = cut_product(find_tuned(target, squares, ProductKind::kSquare, m), m, m, true);
+  plan.apply = cut_product(find_tuned(target, dtype, ProductKind::kApply, m), m, n, false);
+  if (target.cuda && m * n <= kCudaBatchNumel / kCudaBatch) plan.batch = kCudaBatch;
+  plan.scratch_numel = scratch_numel(plan);
+  plan.seconds = seconds_of(plan, target);
+  return plan;
+}
+
+std::vector<DType> candidates(const NewtonSchulzRequest& request, const ProductTarget& target) {
+  const NewtonSchulzDType dtype = request.dtype;
+  if (dtype == NewtonSchulzDType::kFloat32) return {DType::kFloat32};
+  if (dtype == NewtonSchulzDType::kAuto && !target.has_bfloat16()) return {DType::kFloat32};
+  require(target.has_bfloat16(),
+          "ns_dtype: bfloat16 needs a processor with AVX512_BF16 or AMX, and "
+          "a build with oneDNN; this one is ",
+          target.name(), " (within ZEROMUON_MAX_CPU_ISA, where that is set)",
+          ", where a bfloat16 product is hundreds of times slower: \"auto\" would use float32");
+  if (dtype == NewtonSchulzDType::kBFloat16) return {DType::kBFloat16};
+  return {DType::kFloat32, DType::kBFloat16};
+}
+
+// A matrix of few rows has its singular values near 1 after normalisation, where cubic and others
+// turn what bf16 rounds into 0.35 (1x7); from 64 rows on it is 0.03.
+constexpr int64_t kLeastBFloat16Side = 64;
+
+bool is_safe(DType dtype, NewtonSchulzForm form, const CoefficientSet& coefficients) {
+  if (dtype == DType::kFloat32) return true;
+  return form == NewtonSchulzForm::kStandard ? coefficients.bfloat16 != BFloat16Use::kNone
+                                             : coefficients.bfloat16 == BFloat16Use::kEveryForm;
+}
+
+// What "auto" leaves open is filled with what is safe; who names bfloat16 gets it, in the form that
+// is named or else in the standard one at least.
+bool is_allowed(const NewtonSchulzRequest& request, DType dtype, NewtonSchulzForm form,
+                int64_t short_side) {
+  const bool tiny = dtype != DType::kFloat32 && short_side < kLeastBFloat16Side;
+  if (is_safe(dtype, form, request.coefficients) && !tiny) return true;
+  return request.dtype == NewtonSchulzDType::kBFloat16 &&
+         (request.form == form || form == NewtonSchulzForm::kStandard);
+}
+
+// The Gram forms take over at an aspect ratio of 1.5: on nearly square matrices they save little
+// and amplify the rounding of R most. Restarts serve bf16 only.
+std::vector<NewtonSchulzForm> candidates(NewtonSchulzForm form, DType dtype, int64_t rows,
+                                         int64_t cols) {
+  using enum NewtonSchulzForm;
+  if (form != kAuto) return {form};
+  if (2 * std::max(rows, cols) < 3 * std::min(rows, cols)) return {kStandard};
+  if (dtype == DType::kFloat32) return {kStandard, kGram};
+  return {kStandard, kGram, kGramRestarts};
+}
+
+void describe(std::ostream& out, const char* kind, const ProductPlan& product) {
+  out << " " << kind << " " << name_of(product.backend);
+  if (product.transposed) out << "^T";
+  if (!product.tiles.empty()) {
+    const auto& [first, last] = std::pair(product.tiles.front(), product.tiles.back());
+    out << " " << product.tiles.size() << "x" << first.rows << "x" << first.cols << "-" << last.rows
+        << "x" << last.cols;
+  }
 }
 
 }  // namespace
 
-NewtonSchulzForm parse_form(const std::string& name) {
-  if (name == "auto") return NewtonSchulzForm::kAuto;
-  if (name == "standard") return NewtonSchulzForm::kStandard;
-  if (name == "gram") return NewtonSchulzForm::kGram;
-  throw_value_error("ns_form: expected auto, standard or gram, got \"" + name + "\"");
-}
-
-const char* name_of(NewtonSchulzForm form) {
-  switch (form) {
-    case NewtonSchulzForm::kAuto:
-      return "auto";
-    case NewtonSchulzForm::kStandard:
-      return "standard";
-    case NewtonSchulzForm::kGram:
-      return "gram";
+ProductPlan cut_product(const TunedProduct& tuned, int64_t rows, int64_t cols, bool symmetric) {
+  ProductPlan plan{tuned.backend, tuned.transposed, {}};
+  if (tuned.backend == ProductBackend::kTensors) return plan;
+  if (symmetric) {
+    add_triangle(plan.tiles, 0, rows, tuned.tile, std::min(tuned.tile, tuned.leaf));
+  } else {
+    add_grid(plan.tiles, {0, 0, rows, cols}, tuned.tile);
   }
-  return "?";
-}
-
-NewtonSchulzPlan plan_newton_schulz(int64_t rows, int64_t cols, NewtonSchulzForm form,
-                                    const CoefficientSet& coefficients) {
-  require(rows > 0 && cols > 0, "Newton-Schulz needs a matrix, got shape (", rows, ", ", cols, ")");
-  NewtonSchulzPlan plan{rows, cols, form, coefficients, 0};
-  if (form == NewtonSchulzForm::kAuto) {
-    plan.form = choose_form(plan.short_side(), plan.long_side());
-  }
-  const int64_t square = in_lines(plan.short_side() * plan.short_side());
-  const int64_t squares = plan.form == NewtonSchulzForm::kStandard ? 2 : 4;
-  const int64_t partial_sums = 2 * ((rows * cols + kNormChunk - 1) / kNormChunk);
-  plan.scratch_numel = squares * square + in_lines(rows * cols) + in_lines(partial_sums) +
-                       in_lines(plan.short_side());
+  // Whatever number of threads takes them in this order ends nearly together.
+  std::stable_sort(plan.tiles.begin(), plan.tiles.end(),
+                   [](const Tile& a, const Tile& b) { return a.rows * a.cols > b.rows * b.cols; });
   return plan;
 }
 
-double newton_schulz_flops(const NewtonSchulzPlan& plan) {
+NewtonSchulzForm parse_form(const std::string& name) {
+  return static_cast<NewtonSchulzForm>(index_of(kForms, name, "ns_form"));
+}
+
+NewtonSchulzDType parse_newton_schulz_dtype(const std::string& name) {
+  return static_cast<NewtonSchulzDType>(index_of(kDTypes, name, "ns_dtype"));
+}
+
+const char* name_of(NewtonSchulzForm form) { return kForms[static_cast<int>(form)]; }
+const char* name_of(ProductBackend backend) { return kBackends[static_cast<int>(backend)]; }
+
+std::string ProductTarget::name() const {
+  return cuda ? "cuda" : concat(name_of(isa), onednn ? "+onednn" : "");
+}
+
+double ProductPlan::computed_numel() const {
+  double numel = 0;
+  for (const Tile& tile : tiles) numel += static_cast<double>(tile.rows * tile.cols);
+  return numel;
+}
+
+std::string NewtonSchulzPlan::arithmetic() const {
+  std::ostringstream out;
+  out << rows << " " << cols << " on " << target << " " << name_of(form) << " " << name_of(dtype);
+  describe(out, "gram", gram);
+  describe(out, "square", square);
+  describe(out, "apply", apply);
+  if (batch > 1) out << " batch " << batch;
+  return out.str();
+}
+
+NewtonSchulzPlan plan_newton_schulz(int64_t rows, int64_t cols, const NewtonSchulzRequest& request,
+                                    const ProductTarget& target) {
+  require(rows > 0 && cols > 0, "Newton-Schulz needs a matrix, got shape (", rows, ", ", cols, ")");
+  require(std::max(rows, cols) <= kLargestSide, "Newton-Schulz: expected sides of at most ",
+          kLargestSide, ", got shape (", rows, ", ", cols, ")");
+  require(!request.coefficients.triples.empty(), "Newton-Schulz needs at least one triple");
+  std::optional<NewtonSchulzPlan> best;
+  for (const DType dtype : candidates(request, target)) {
+    for (const NewtonSchulzForm form : candidates(request.form, dtype, rows, cols)) {
+      if (!is_allowed(request, dtype, form, std::min(rows, cols))) continue;
+      NewtonSchulzPlan plan = plan_one(rows, cols, form, dtype, request.coefficients, target);
+      if (!best || plan.seconds < best->seconds) best = std::move(plan);
+    }
+  }
+  invariant(best.has_value(), "no form is left for ", request.coefficients.name);
+  return std::move(*best);
+}
+
+double newton_schulz_flops(const NewtonSchulzPlan& plan, bool computed) {
+  const Operations count = count_products(plan);
   const double m = static_cast<double>(plan.short_side());
   const double n = static_cast<double>(plan.long_side());
-  const double rank_k = m * m * n;         // X X^T, one triangle
-  const double square = m * m * m;         // product of two m x m polynomials, one triangle
-  const double tall_product = 2 * rank_k;  // m x m times m x n
-  double flops = 0;
-  const auto& triples = plan.coefficients.triples;
-  if (plan.form == NewtonSchulzForm::kStandard) {
-    for (const Triple& t : triples) flops += rank_k + (t.c != 0 ? square : 0) + tall_product;
-    return flops;
-  }
-  for (size_t k = 0; k < triples.size(); ++k) {
-    const bool first = k == 0, last = k + 1 == triples.size();
-    flops += (triples[k].c != 0 ? square : 0) + (first ? 0 : square) + (last ? 0 : 2 * square);
-  }
-  return flops + rank_k + tall_product;
+  const double half = plan.gram.tiles.empty() && computed ? 1.0 : 0.5;
+  return count.gram * 2 * n * computed_or(m * m, plan.gram, computed, half) +
+         count.square * 2 * m * computed_or(m * m, plan.square, computed, half) +
+         count.apply * 2 * m * m * n;
 }
 
 }  // namespace zeromuon::ops

@@ -1,72 +1,82 @@
 // The few dense operations that Newton-Schulz is made of, on host memory and on any libtorch
 // device.
 //
-// All matrices are row-major and contiguous. `Operand` is a matrix read as it stands or transposed.
+// All matrices are row-major. B: matrices that go through together.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <cstdint>
+#include <memory>
+#include <span>
+
+#include "csrc/ops/newton_schulz/plan.h"
+#include "csrc/ops/newton_schulz/scratch.h"
 
 namespace zeromuon::ops {
 
 struct Matrix {
-  float* data;  // [rows, cols] fp32
-  int64_t rows, cols;
+  float* data = nullptr;        // [B, rows, cols] fp32
+  BFloat16* rounded = nullptr;  // [B, rows, cols], the same values; null in fp32 plans
+  int64_t rows = 0, cols = 0;
+  int64_t stride = 0;  // elements from one row to the next, of both; the next matrix follows
+  int64_t batch = 1;
 };
 
+// A factor of a product.
 struct Operand {
-  const float* data;
-  int64_t stride;  // elements from one stored row to the next
-  bool transposed;
+  Matrix matrix;
+  bool transposed = false;
+  bool rounded = false;  // the bf16 values are multiplied, not the fp32 ones
 };
 
-inline Operand as_is(const Matrix& m) { return {m.data, m.cols, false}; }
-inline Operand transpose(const Matrix& m) { return {m.data, m.cols, true}; }
+// out = alpha * a b + beta * addend + diagonal * I; every operation is rounded on its own.
+struct Product {
+  const ProductPlan& plan;
+  Operand a, b;
+  float alpha = 1;
+  float beta = 0;
+  const float* addend = nullptr;  // [B, rows, cols]; read where beta is not 0
+  int64_t addend_stride = 0;
+  float diagonal = 0;
+  Matrix out = {};
+  bool symmetric = false;  // by construction; `out` is exactly symmetric then
+  bool rounds = false;     // out.rounded is written, too
+};
 
-// Elements whose squares one partial sum of the Frobenius norm adds up.
-constexpr int64_t kNormChunk = 4096;
+// Matrices as the caller holds them, [rows, cols] each, contiguous.
+struct Caller {
+  std::span<float* const> matrices;
+  int64_t rows, cols;
 
-// Thread: used by one thread at a time; host products open an OpenMP team of their own.
+  bool tall() const { return rows > cols; }
+};
+
+// Thread: host products may be called from several threads, with different scratch; each call opens
+// an OpenMP team of its own unless it runs inside one.
 class Products {
  public:
   virtual ~Products() = default;
 
-  // out = alpha*a*b + beta*out; inner is the summed dimension.
-  virtual void general(Operand a, Operand b, int64_t inner, float alpha, float beta,
-                       Matrix out) = 0;
-  // The same for a product that is symmetric by construction; `out` is exactly symmetric after it.
-  virtual void symmetric(Operand a, Operand b, int64_t inner, float alpha, float beta,
-                         Matrix out) = 0;
-  // out = factor * in, computed in double and rounded. in and out may be the same matrix.
-  virtual void scale(Matrix in, double factor, Matrix out) = 0;
-  virtual void copy(Matrix in, Matrix out) = 0;
-  virtual void add_to_diagonal(Matrix square, float value) = 0;
-  // Sum of squares in double. `partial_sums` is scratch for one double per kNormChunk elements.
-  virtual double squared_norm(Matrix in, double* partial_sums) = 0;
-  // d_i = 1/sqrt(sum_j |square_ij|); square_ij *= d_i*d_j; x's short side is scaled by d. [m]
-  virtual void scale_rows_aol(Matrix square, Matrix x, bool x_is_tall, float* d) = 0;
+  virtual void multiply(const Product& product) = 0;
+  // out = U / (safety*||U||_F), wide, with the norm in double on the host; a zero U gives zero.
+  // Batch places beyond `in` become zero. partial_sums: one double per kNormChunk elements.
+  virtual void normalize(const Caller& in, double safety, bool rounds, Matrix out,
+                         double* partial_sums) = 0;
+  // Writes the first matrices of the batch back as the caller holds them. `wide` may be the memory
+  // of the caller's only matrix; `spare`, of the same size, is scratch then.
+  virtual void store(const Matrix& wide, const Caller& out, float* spare) = 0;
+  // out = factor * in + diagonal * I.
+  virtual void linear(const Matrix& in, float factor, float diagonal, bool rounds, Matrix out) = 0;
+  // d_i = 1/sqrt(sum_j |square_ij|); square_ij *= d_i*d_j; row i of x is scaled by d_i. d: [B, m]
+  virtual void scale_rows_aol(Matrix square, Matrix x, bool rounds, float* d) = 0;
 };
 
-// BLAS on fixed tiles of the result, one thread per tile.
-Products& host_products();
+// Tiles of the plan, one thread each, by BLAS or oneDNN.
+std::unique_ptr<Products> make_host_products();
 
-// libtorch operations on memory of `device`; the reference for host_products() when it is the CPU.
-class TensorProducts final : public Products {
- public:
-  explicit TensorProducts(at::Device device) : device_(device) {}
-  void general(Operand a, Operand b, int64_t inner, float alpha, float beta, Matrix out) override;
-  void symmetric(Operand a, Operand b, int64_t inner, float alpha, float beta, Matrix out) override;
-  void scale(Matrix in, double factor, Matrix out) override;
-  void copy(Matrix in, Matrix out) override;
-  void add_to_diagonal(Matrix square, float value) override;
-  double squared_norm(Matrix in, double* partial_sums) override;
-  void scale_rows_aol(Matrix square, Matrix x, bool x_is_tall, float* d) override;
-
- private:
-  at::Tensor view(const Matrix& matrix) const;
-  at::Tensor view(const Operand& operand, int64_t rows, int64_t cols) const;
-  at::Device device_;
-};
+// Whole products by libtorch, on memory of `device`; on the CPU this is what the CUDA path is
+// tested with.
+std::unique_ptr<Products> make_tensor_products(c10::Device device);
 
 }  // namespace zeromuon::ops

@@ -1,72 +1,141 @@
 #include <ATen/Context.h>
-#include <ATen/ops/abs.h>
-#include <ATen/ops/addmm.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/amax.h>
+#include <ATen/ops/baddbmm.h>
+#include <ATen/ops/bmm.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/rsqrt.h>
-#include <ATen/ops/scalar_tensor.h>
-#include <ATen/ops/sum.h>
 
-#include <cmath>
-#include <limits>
+#include <array>
 
 #include "csrc/ops/newton_schulz/products.h"
 
 namespace zeromuon::ops {
+namespace {
 
-at::Tensor TensorProducts::view(const Matrix& matrix) const {
-  return at::from_blob(matrix.data, {matrix.rows, matrix.cols},
-                       at::TensorOptions().dtype(at::kFloat).device(device_));
-}
+// Symmetric results are symmetric up to rounding only: libtorch has no product that halves them.
+class TensorProducts final : public Products {
+ public:
+  explicit TensorProducts(c10::Device device) : device_(device) {}
 
-at::Tensor TensorProducts::view(const Operand& operand, int64_t rows, int64_t cols) const {
-  const auto options = at::TensorOptions().dtype(at::kFloat).device(device_);
-  auto* data = const_cast<float*>(operand.data);  // from_blob has no const form; never written
-  return operand.transposed ? at::from_blob(data, {rows, cols}, {1, operand.stride}, options)
-                            : at::from_blob(data, {rows, cols}, {operand.stride, 1}, options);
-}
-
-void TensorProducts::general(Operand a, Operand b, int64_t inner, float alpha, float beta,
-                             Matrix out) {
-  // The products are fp32 whatever torch.set_float32_matmul_precision says: TF32 loses the small
-  // singular values (up to 0.11 relative on decaying spectra).
-  const at::NoTF32Guard fp32_products;
-  at::Tensor result = view(out);
-  at::addmm_out(result, result, view(a, out.rows, inner), view(b, inner, out.cols), beta, alpha);
-}
-
-void TensorProducts::symmetric(Operand a, Operand b, int64_t inner, float alpha, float beta,
-                               Matrix out) {
-  general(a, b, inner, alpha, beta, out);
-}
-
-void TensorProducts::scale(Matrix in, double factor, Matrix out) {
-  at::Tensor result = view(out);
-  if (std::fabs(factor) <= std::numeric_limits<float>::max()) {
-    at::mul_out(result, view(in), at::scalar_tensor(factor));
-  } else {  // denormal matrices
-    result.copy_(view(in).to(at::kDouble).mul_(factor));
+  void multiply(const Product& product) override {
+    // The products are fp32 whatever torch.set_float32_matmul_precision says: TF32 loses the small
+    // singular values (up to 0.11 relative on decaying spectra).
+    const at::NoTF32Guard fp32_products;
+    at::Tensor out = view(product.out);
+    const at::Tensor a = view(product.a), b = view(product.b);
+    if (product.a.rounded) {
+      multiply_rounded(out, a, b);
+      if (product.alpha != 1.0f) out.mul_(product.alpha);
+      if (product.beta != 0.0f) out.add_(addend(product), product.beta);
+    } else if (product.beta != 0.0f) {
+      at::baddbmm_out(out, addend(product), a, b, product.beta, product.alpha);
+    } else {
+      at::bmm_out(out, a, b);
+      if (product.alpha != 1.0f) out.mul_(product.alpha);
+    }
+    finish(out, product.diagonal, product.rounds, product.out);
   }
-}
 
-void TensorProducts::copy(Matrix in, Matrix out) { view(out).copy_(view(in)); }
+  void normalize(const Caller& in, double safety, bool rounds, Matrix out,
+                 double* /*partial_sums*/) override {
+    at::Tensor x = view(out);
+    for (size_t i = 0; i < in.matrices.size(); ++i) x[i].copy_(caller_view(in, i));
+    if (static_cast<int64_t>(in.matrices.size()) < out.batch) {
+      x.narrow(0, in.matrices.size(), out.batch - in.matrices.size()).zero_();
+    }
+    // Divided by its largest element first, a matrix of any scale has a norm that is an fp32
+    // number.
+    x.div_(or_one(x.abs().amax({1, 2}, true)));
+    x.div_(or_one(at::linalg_vector_norm(x, 2, {1, 2}, true, at::kDouble)).mul_(safety));
+    finish(x, 0, rounds, out);
+  }
 
-void TensorProducts::add_to_diagonal(Matrix square, float value) {
-  view(square).diagonal().add_(value);
-}
+  void store(const Matrix& wide, const Caller& out, float* /*spare*/) override {
+    const at::Tensor x = view(wide);
+    for (size_t i = 0; i < out.matrices.size(); ++i) caller_view(out, i).copy_(x[i]);
+  }
 
-double TensorProducts::squared_norm(Matrix in, double* /*partial_sums*/) {
-  const double norm = at::linalg_vector_norm(view(in), 2, {}, false, at::kDouble).item<double>();
-  return norm * norm;
-}
+  void linear(const Matrix& in, float factor, float diagonal, bool rounds, Matrix out) override {
+    at::Tensor result = view(out);
+    result.copy_(view(in)).mul_(factor);
+    finish(result, diagonal, rounds, out);
+  }
 
-void TensorProducts::scale_rows_aol(Matrix square, Matrix x, bool x_is_tall, float* /*d*/) {
-  at::Tensor gram = view(square);
-  at::Tensor d = at::rsqrt(gram.abs().sum(1));
-  d.nan_to_num_(0.0, 0.0, 0.0);
-  gram.mul_(d.unsqueeze(0)).mul_(d.unsqueeze(1));
-  view(x).mul_(d.unsqueeze(x_is_tall ? 0 : 1));
+  void scale_rows_aol(Matrix square, Matrix x, bool rounds, float* /*d*/) override {
+    at::Tensor gram = view(square), matrix = view(x);
+    at::Tensor d = at::rsqrt(gram.abs().sum(2));
+    d.masked_fill_(d.isinf(), 0.0);
+    gram.mul_(d.unsqueeze(1)).mul_(d.unsqueeze(2));
+    matrix.mul_(d.unsqueeze(2));
+    finish(matrix, 0, rounds, x);
+    finish(gram, 0, rounds && square.rounded != nullptr, square);
+  }
+
+ private:
+  at::TensorOptions options(at::ScalarType type) const {
+    return at::TensorOptions().dtype(type).device(device_);
+  }
+
+  static std::array<int64_t, 3> strides(const Matrix& matrix) {
+    return {matrix.rows * matrix.stride, matrix.stride, 1};
+  }
+
+  at::Tensor view(const Matrix& matrix) const {  // [B, rows, cols] fp32
+    return at::from_blob(matrix.data, {matrix.batch, matrix.rows, matrix.cols}, strides(matrix),
+                         options(at::kFloat));
+  }
+
+  at::Tensor view_rounded(const Matrix& matrix) const {  // [B, rows, cols] bf16
+    return at::from_blob(matrix.rounded, {matrix.batch, matrix.rows, matrix.cols}, strides(matrix),
+                         options(at::kBFloat16));
+  }
+
+  at::Tensor view(const Operand& operand) const {
+    const at::Tensor matrix = operand.rounded ? view_rounded(operand.matrix) : view(operand.matrix);
+    return operand.transposed ? matrix.transpose(1, 2) : matrix;
+  }
+
+  at::Tensor addend(const Product& product) const {
+    const Matrix& out = product.out;
+    auto* data = const_cast<float*>(product.addend);  // from_blob has no const form; never written
+    const int64_t stride = product.addend_stride;
+    return at::from_blob(data, {out.batch, out.rows, out.cols}, {out.rows * stride, stride, 1},
+                         options(at::kFloat));
+  }
+
+  // One matrix of the caller, wide.
+  at::Tensor caller_view(const Caller& caller, size_t index) const {
+    const at::Tensor matrix =
+        at::from_blob(caller.matrices[index], {caller.rows, caller.cols}, options(at::kFloat));
+    return caller.tall() ? matrix.t() : matrix;
+  }
+
+  // bf16 factors, fp32 sums and result.
+  void multiply_rounded(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) const {
+    if (device_.is_cuda()) {
+      at::bmm_out(out, a, b, at::kFloat);
+    } else {  // libtorch has this product on GPUs only; fp32 holds products of bf16 numbers exactly
+      at::bmm_out(out, a.to(at::kFloat), b.to(at::kFloat));
+    }
+  }
+
+  void finish(at::Tensor& result, float diagonal, bool rounds, const Matrix& out) const {
+    if (diagonal != 0.0f) result.diagonal(0, 1, 2).add_(diagonal);
+    if (rounds) view_rounded(out).copy_(result);
+  }
+
+  static at::Tensor or_one(at::Tensor divisor) { return divisor.masked_fill_(divisor.eq(0), 1.0); }
+
+  c10::Device device_;
+};
+
+}  // namespace
+
+std::unique_ptr<Products> make_tensor_products(c10::Device device) {
+  return std::make_unique<TensorProducts>(device);
 }
 
 }  // namespace zeromuon::ops

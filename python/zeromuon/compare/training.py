@@ -112,7 +112,7 @@ def optimizer_section(system: str) -> dict:
     """The same optimizer in the words of either system."""
     if system == OURS:
         return {"type": "ZeroMuon", "params": {"lr": LR * _spoilt["factor"], "adam_lr": ADAM_LR * _spoilt["factor"],
-                                               "eps": EPS, "scale": "original", "ns_form": "standard",
+                                               "eps": EPS, "scale": "original", "ns_form": "standard", "ns_dtype": "float32",
                                                "wire_dtype": "float32"}}
     return {"type": "Muon", "params": {"muon_lr": LR, "adam_lr": ADAM_LR, "eps": EPS, "betas": [0.9, 0.95],
                                        "momentum": BETA, "weight_decay": 0.0, "ns_method": "standard",

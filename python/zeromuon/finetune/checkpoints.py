@@ -46,15 +46,20 @@ def seed_random(seed: int, rank: int) -> None:
 
 def save(engine, folder, step: int, position: int) -> None:
     """Writes checkpoint `step<N>` under `folder`; every rank must call it. `latest` names it only once it is whole."""
-    client = {KEY: {"step": step, "position": position, "random": random_state()}}
+    import torch.distributed as dist
+
+    client = {KEY: {"step": step, "position": position, "random": random_state(), "rank": dist.get_rank()}}
     engine.save_checkpoint(str(folder), tag=f"step{step}", client_state=client)
 
 
-def load(engine, folder) -> dict | None:
+def load(engine, folder, seed: int) -> dict | None:
     """Loads the newest checkpoint under `folder` into `engine`; every rank must call it.
 
+    A resharded checkpoint gives some ranks the random state of another: those are seeded anew, from (seed, step, rank).
     Returns {"step", "position"}, or None if no checkpoint was completed. Raises ValueError if the checkpoint is not one of ours.
     """
+    import torch.distributed as dist
+
     if not (folder / "latest").exists():
         return None
     path, client = engine.load_checkpoint(str(folder))
@@ -63,5 +68,9 @@ def load(engine, folder) -> dict | None:
             f"{folder}: expected a checkpoint of zeromuon finetune, found one without its step and data"
             " position; start a new run"
         )
-    restore_random_state(client[KEY]["random"])
-    return {"step": client[KEY]["step"], "position": client[KEY]["position"]}
+    saved = client[KEY]
+    if saved.get("rank", dist.get_rank()) == dist.get_rank():
+        restore_random_state(saved["random"])
+    else:
+        seed_random(seed * 1_000_003 + saved["step"], dist.get_rank())
+    return {"step": saved["step"], "position": saved["position"]}

@@ -7,7 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import data, machine
@@ -15,11 +15,12 @@ from .ds_config import Machine, check_config, fill_auto, override, read_config
 from .memory_plan import plan_memory
 from .model_folder import open_model
 from .ranks import PARENT_VARIABLE
-from .run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder
+from .run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder, ranks_of, step_of
 from .settings import Settings
 
 RANKS_PER_CORE = 4  # more is refused
 POLL_SECONDS = 0.2
+MOVABLE = ("ranks", "batch")  # may differ when a run goes on with another number of ranks
 LOG_LINES = 15  # of the ranks' log, shown when a rank died without saying why
 
 
@@ -37,6 +38,8 @@ def check(settings: Settings) -> list[str]:
     for name in ("steps", "save_every", "batch", "seq_len", "keep_checkpoints"):
         if getattr(settings, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: expected at least 1")
+    if settings.trace:
+        check_trace_file(Path(settings.trace))
     model.check_length(settings.seq_len)
     gpus = machine.gpu_count()
     warnings = check_ranks(settings.ranks, machine.core_count(), gpus)
@@ -44,6 +47,15 @@ def check(settings: Settings) -> list[str]:
         machine.available_memory_bytes(), settings.model
     )
     return warnings
+
+
+def check_trace_file(path: Path) -> None:
+    """Raises ValueError unless a file can be written there."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(
+            f"--trace {path}: expected the name of a file in a folder that exists and can be written to; make"
+            " the folder, or choose another"
+        )
 
 
 def check_ranks(ranks: int, cores: int, gpus: int) -> list[str]:
@@ -217,15 +229,46 @@ def start(folder: RunFolder, settings: Settings) -> int:
 
 
 def resume(folder: RunFolder, given: dict) -> int:
-    """Goes on with a run. given: options asked for now; each must be what the run was started with, or ValueError is raised."""
+    """Goes on with a run. given: options asked for now; each must be what the run was started with, but for the number of
+    ranks (and with it the batch), which must be that of the newest checkpoint. Raises ValueError otherwise.
+    """
     settings = Settings.load(folder.settings)
-    differences = settings.differences(given)
+    moved = {name: given[name] for name in MOVABLE if name in given} if "ranks" in given else {}
+    differences = settings.differences({name: value for name, value in given.items() if name not in moved})
     if differences:
         raise ValueError(
             f"--resume {folder.path}: expected the options of the run, found others"
             f" ({'; '.join(differences)}); leave them out, or start a new run"
         )
-    return _launch(folder, settings, check(settings))
+    resumed = replace(settings, **moved)
+    require_same_ranks(folder, resumed.ranks)
+    warnings = check(resumed)
+    if resumed != settings:
+        warnings.append(moved_text(settings, resumed))
+        resumed.save(folder.settings)
+    return _launch(folder, resumed, warnings)
+
+
+def require_same_ranks(folder: RunFolder, ranks: int) -> None:
+    """Raises ValueError with the command that reshards, if the newest checkpoint is not one of `ranks` ranks."""
+    checkpoint = folder.newest_checkpoint()
+    saved = ranks_of(checkpoint) if checkpoint else ranks
+    if saved == ranks:
+        return
+    words = ["zeromuon", "ckpt", "reshard", str(folder.checkpoints), "-o", str(folder.checkpoints)]
+    words += ["--world-size", str(ranks), "--new-tag", f"step{step_of(checkpoint)}-{ranks}ranks"]
+    raise ValueError(
+        f"--resume {folder.path}: expected a checkpoint of {ranks} rank{'s' if ranks != 1 else ''}, found one of {saved} in"
+        f" {checkpoint}; say --ranks {saved}, or write one for {ranks} with: {shlex.join(words)}"
+    )
+
+
+def moved_text(before: Settings, now: Settings) -> str:
+    """What another number of ranks changes, in words."""
+    return (
+        f"{now.ranks} rank{'s' if now.ranks != 1 else ''} x {now.batch} sequences a micro-batch, where the run had"
+        f" {before.ranks} x {before.batch}; --batch with --ranks sets it"
+    )
 
 
 def _launch(folder: RunFolder, settings: Settings, warnings: list[str]) -> int:

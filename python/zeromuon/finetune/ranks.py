@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 PARENT_VARIABLE = "ZEROMUON_FINETUNE_PARENT"  # process id of the command that started the ranks
 
@@ -66,3 +68,14 @@ def connect() -> Ranks:
     deepspeed.init_distributed("nccl" if gpu else "gloo")
     device = f"cuda:{local}" if gpu else "cpu"
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this rank's process without the interpreter's teardown.
+
+    A thread of gloo can still hold the last reference to a tensor of Python when the last collective has returned. If it asks
+    for the GIL while the interpreter goes down, CPython ends the thread inside of a noexcept destructor: std::terminate.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

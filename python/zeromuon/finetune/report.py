@@ -12,19 +12,59 @@ SHORT = {
     "forward": "fwd",
     "backward": "bwd",
     "momentum": "mom",
+    "to_device": "h2d",
     "gather_to_owner": "gather",
     "newton_schulz": "ns",
     "scatter_to_shards": "scatter",
+    "to_host": "d2h",
     "apply": "apply",
     "adamw": "adamw",
+    "weights_to_device": "cast h2d",
+    "closing": "close",
     "zero3": "zero3",
 }
 MB = 1e6
+WARM_UP = 2  # steps of a run that the averages leave out
 
 
 def phases_text(seconds: dict[str, float]) -> str:
-    """Milliseconds by phase, in the order of a step."""
-    return " ".join(f"{SHORT[name]} {1000 * seconds[name]:.0f}" for name in SHORT if name in seconds)
+    """Milliseconds by phase, in the order of a step; those that took none are left out."""
+    return " ".join(f"{SHORT[name]} {1000 * seconds[name]:.0f}" for name in SHORT if seconds.get(name))
+
+
+def busy_and_hidden(entry: dict) -> tuple[float, float]:
+    """Seconds of one step: what the optimizer's lanes were busy for in all, and how much of that must have run while
+    another worked, because it exceeds the wall time."""
+    not_ours = ("forward", "backward", "zero3")
+    busy = sum(value for name, value in entry["seconds"].items() if name not in not_ours)
+    return busy, max(busy - entry["optimizer_wall_seconds"], 0.0)
+
+
+def split_text(steps: list[dict]) -> list[str]:
+    """Lines with the mean split of a step on rank 0, and how much of the optimizer's work was hidden.
+
+    steps: the metrics of each; the first two are left out where there are more.
+    """
+    steps = steps[WARM_UP:] or steps
+    if not steps:
+        return []
+    seconds = {name: sum(s["seconds"].get(name, 0.0) for s in steps) / len(steps) for name in SHORT}
+    busy, hidden = (1000 * sum(values) / len(steps) for values in zip(*map(busy_and_hidden, steps)))
+    wall = 1000 * sum(s["optimizer_wall_seconds"] for s in steps) / len(steps)
+    lines = [f"split of a step     ms: {phases_text(seconds)} (rank 0, mean of {len(steps)} steps)"]
+    if busy:
+        lines.append(
+            f"hidden              the optimizer's lanes were busy for {busy:.0f} ms in {wall:.0f} ms: at least {hidden:.0f} ms"
+            f" ({100 * hidden / busy:.0f} %) beside other work"
+        )
+    return lines
+
+
+def lanes_text(lanes: dict) -> str:
+    """A line with how busy each lane was in the recorded step. lanes: as trace.busy_by_lane."""
+    wall = lanes["wall_seconds"]
+    shares = ", ".join(f"{lane} {100 * busy / wall:.0f} %" for lane, busy in lanes["busy_seconds"].items())
+    return f"lanes               {shares} busy in a step of {1000 * wall:.0f} ms (rank 0)"
 
 
 class Progress:
@@ -43,7 +83,8 @@ class Progress:
     def show(self, entry: dict) -> None:
         """One step's metrics."""
         speed = f"loss {entry['loss']:.3f} | {entry['tokens_per_second']:.0f} tokens/s"
-        phases = f"ms: {phases_text(entry['seconds'])} | {entry['bytes_sent'] / MB:.1f} MB sent"
+        hidden = 1000 * busy_and_hidden(entry)[1]
+        phases = f"ms: {phases_text(entry['seconds'])}, {hidden:.0f} hidden | {entry['bytes_sent'] / MB:.1f} MB sent"
         if self._terminal:
             self._open_bar(entry["step"] - 1)
             self._bar.set_postfix_str(speed, refresh=False)
@@ -136,8 +177,8 @@ class StateBytes:
     adamw: int
 
 
-def summary(result: dict, folder: Path) -> str:
-    """The last lines of a run that reached its last step."""
+def summary(result: dict, folder: Path, steps: list[dict]) -> str:
+    """The last lines of a run that reached its last step. steps: the metrics of each."""
     state = StateBytes(result["state_bytes"], result["adamw_state_bytes"])
     gap = result["baseline"] - result["held_out_after"]
     lines = [
@@ -157,6 +198,11 @@ def summary(result: dict, folder: Path) -> str:
             f"optimizer state     {state.resident / MB:.1f} MB on {result['ranks']} ranks; AdamW would"
             f" hold {state.adamw / MB:.1f} MB ({share:.0f} %)"
         )
+    lines += split_text(steps)
+    if result.get("lanes"):
+        lines.append(lanes_text(result["lanes"]))
+    if result.get("trace"):
+        lines.append(f"trace               {result['trace']}: open it in ui.perfetto.dev")
     if result.get("verified"):
         lines.append("saved model         loaded again: no missing keys, the same logits bit for bit")
     lines.append(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..whole_file import whole_file
 
 RUNNING, INTERRUPTED, FINISHED, FAILED = "running", "interrupted", "finished", "failed"
 DEFAULT_PARENT = Path("runs")
@@ -64,13 +67,30 @@ class RunFolder:
     def drop_metrics_after(self, step: int) -> None:
         """Forgets the steps that a checkpoint of `step` does not contain."""
         kept = [entry for entry in self.read_metrics() if entry["step"] <= step]
-        self.metrics.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        with whole_file(self.metrics) as part:
+            part.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
 
     def drop_old_checkpoints(self, keep: int) -> None:
         """Removes all but the `keep` newest checkpoint folders."""
-        folders = sorted(self.checkpoints.glob("step*"), key=lambda folder: int(folder.name[4:]))
+        folders = sorted(self.checkpoints.glob("step*"), key=lambda folder: (step_of(folder), folder.stat().st_mtime))
         for folder in folders[:-keep]:
             shutil.rmtree(folder)
+
+    def newest_checkpoint(self) -> Path | None:
+        """The folder that `latest` names; None if no checkpoint was completed."""
+        latest = self.checkpoints / "latest"
+        return self.checkpoints / latest.read_text().strip() if latest.exists() else None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in the name of a checkpoint: 40 for step40 and for step40-3ranks; -1 if it has none."""
+    found = re.match(r"step(\d+)", checkpoint.name)
+    return int(found[1]) if found else -1
+
+
+def ranks_of(checkpoint: Path) -> int:
+    """How many ranks wrote the checkpoint: its files of model states."""
+    return len(list(checkpoint.glob("zero_pp_rank_*_mp_rank_00_model_states.pt")))
 
 
 def new_folder(chosen: str | None, model_name: str) -> RunFolder:

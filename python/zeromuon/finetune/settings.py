@@ -24,6 +24,7 @@ class Settings:
     overrides: tuple[str, ...] = ()  # KEY=VALUE
     verify: bool = False
     demo: bool = False
+    trace: str | None = None  # absolute path of the trace file to write
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")

@@ -11,16 +11,22 @@ from .ranks import Ranks, stop_wanted
 from .report import Progress
 from .run_folder import RunFolder
 from .settings import Settings
+from .tracing import StepTracer
 
-OPTIMIZER_PHASES = ("momentum", "gather_to_owner", "newton_schulz", "scatter_to_shards", "apply", "adamw")
+NO_COUNTS = {"seconds": {}, "wall_seconds": 0.0, "bytes_sent": 0, "bytes_self": 0}
 
 
 @dataclass
 class StepClock:
-    """Seconds by phase of one optimizer step; "zero3" is what DeepSpeed's step takes around the optimizer's phases."""
+    """Seconds by phase of one optimizer step. Phases of the optimizer run at the same time: what each was busy for.
+    "zero3" is what DeepSpeed's step takes around the optimizer's.
+
+    optimizer_wall: seconds that all phases of the optimizer took together.
+    """
 
     device: str
     seconds: dict[str, float] = field(default_factory=dict)
+    optimizer_wall: float = 0.0
 
     def measure(self, phase: str, work):
         """Runs `work` and books its wall time."""
@@ -35,18 +41,16 @@ class StepClock:
 
     def split_step(self, before: dict, after: dict) -> None:
         """Takes the optimizer's own phases out of the time of DeepSpeed's step."""
-        phases = {name: after["seconds"][name] - before["seconds"][name] for name in after["seconds"]}
-        rest = self.seconds.pop("step") - sum(phases.values())
+        phases = {name: after["seconds"][name] - before["seconds"].get(name, 0.0) for name in after["seconds"]}
+        self.optimizer_wall = after["wall_seconds"] - before["wall_seconds"]
         self.seconds.update(phases)
-        self.seconds["zero3"] = max(rest, 0.0)
+        self.seconds["zero3"] = max(self.seconds.pop("step") - self.optimizer_wall, 0.0)
 
 
 def optimizer_counters(engine) -> dict:
     """The optimizer's counters; zeros for an optimizer that keeps none."""
     optimizer = engine.optimizer.optimizer
-    if hasattr(optimizer, "counters"):
-        return optimizer.counters()
-    return {"seconds": {name: 0.0 for name in OPTIMIZER_PHASES}, "bytes_sent": 0, "bytes_self": 0}
+    return optimizer.counters() if hasattr(optimizer, "counters") else NO_COUNTS
 
 
 @dataclass
@@ -59,6 +63,7 @@ class Trainer:
     folder: RunFolder
     ranks: Ranks
     progress: Progress
+    tracer: StepTracer
     step: int = 0
 
     def train(self) -> bool:
@@ -76,7 +81,8 @@ class Trainer:
         start = time.perf_counter()
         clock = StepClock(self.ranks.device)
         before = optimizer_counters(self.engine)
-        losses = [self._micro_batch(clock) for _ in range(self.engine.gradient_accumulation_steps())]
+        with self.tracer.around_step():
+            losses = [self._micro_batch(clock) for _ in range(self.engine.gradient_accumulation_steps())]
         after = optimizer_counters(self.engine)
         clock.split_step(before, after)
         self.step += 1
@@ -105,6 +111,7 @@ class Trainer:
             "step_seconds": wall,
             "tokens_per_second": tokens / wall,
             "seconds": {name: round(value, 6) for name, value in clock.seconds.items()},
+            "optimizer_wall_seconds": round(clock.optimizer_wall, 6),
             "bytes_sent": bytes_sent,
             "skipped_steps": self.engine.skipped_steps,
         }

@@ -16,9 +16,10 @@ from . import baseline, checkpoints, data, evaluation, export, machine, report
 from .ds_config import Machine, check_config, fill_auto, override, read_config
 from .model_folder import CAUSAL, DEMO_PACKAGE
 from .model_loading import LoadedModel, load_model
-from .ranks import Ranks, connect
+from .ranks import Ranks, connect, leave
 from .run_folder import FINISHED, INTERRUPTED, RUNNING, RunFolder
 from .settings import Settings
+from .tracing import StepTracer
 from .training import Trainer
 
 
@@ -134,7 +135,7 @@ def make_trainer(
 ) -> Trainer:
     """A trainer at step 0, or at the newest checkpoint of the folder."""
     checkpoints.seed_random(settings.seed, ranks.rank)
-    point = checkpoints.load(engine, folder.checkpoints) or {"step": 0, "position": 0}
+    point = checkpoints.load(engine, folder.checkpoints, settings.seed) or {"step": 0, "position": 0}
     batches = data.TrainingBatches(
         prepared.chunks,
         prepared.layout,
@@ -150,14 +151,16 @@ def make_trainer(
         folder.set_status(RUNNING, point["step"])
     if point["step"]:
         progress.note(f"going on from the checkpoint of step {point['step']}")
-    return Trainer(engine, batches, settings, folder, ranks, progress, step=point["step"])
+    steps_to_go = settings.steps - point["step"]
+    tracer = StepTracer(engine.optimizer.optimizer, settings.trace, steps_to_go, progress.note)
+    return Trainer(engine, batches, settings, folder, ranks, progress, tracer, step=point["step"])
 
 
 def first_loss(trainer: Trainer, prepared: Prepared, say) -> float:
-    """The held-out loss before training: measured at step 0, read from the metrics when going on."""
-    for entry in trainer.folder.read_metrics():
-        if entry["step"] == 0:
-            return entry["held_out_loss"]
+    """The held-out loss before training: measured at step 0, read from the metrics when going on. Every rank must call it."""
+    known = saved_first_loss(trainer.folder, trainer.ranks)
+    if known is not None:
+        return known
     loss = evaluation.held_out_loss(
         trainer.engine, prepared.held_out, trainer.settings.batch, trainer.ranks
     )
@@ -168,6 +171,14 @@ def first_loss(trainer: Trainer, prepared: Prepared, say) -> float:
         flush=True,
     )
     return loss
+
+
+def saved_first_loss(folder: RunFolder, ranks: Ranks) -> float | None:
+    """What the metrics say of step 0, the same on every rank: rank 0 alone reads them, as it alone rewrites them."""
+    entries = folder.read_metrics() if ranks.rank == 0 else []
+    found = [entry["held_out_loss"] for entry in entries if entry["step"] == 0][:1]
+    count, loss = ranks.sum([float(len(found)), sum(found)])
+    return loss if count else None
 
 
 def finish(trainer: Trainer, prepared: Prepared, before: float, say) -> None:
@@ -194,11 +205,14 @@ def finish(trainer: Trainer, prepared: Prepared, before: float, say) -> None:
         "verified": settings.verify,
         "logits_sha256": digest,
         "random_parameters": list(prepared.loaded.random_parameters),
+        "lanes": trainer.tracer.lanes,
+        "trace": settings.trace,
     }
     folder.append_metric({"step": trainer.step, "held_out_loss": after})
     folder.result.write_text(json.dumps(result, indent=2) + "\n")
-    report.draw_curve(folder.curve, [entry for entry in folder.read_metrics() if "loss" in entry], result)
-    say(report.summary(result, folder.path), flush=True)
+    steps = [entry for entry in folder.read_metrics() if "loss" in entry]
+    report.draw_curve(folder.curve, steps, result)
+    say(report.summary(result, folder.path, steps), flush=True)
     folder.set_status(FINISHED, trainer.step)
 
 
@@ -265,8 +279,7 @@ def main(argv: list[str]) -> int:
         run(folder)
     except Exception as error:
         record_failure(folder, rank, error)
-        sys.stdout.flush()
-        os._exit(1)  # another rank may wait in a collective: do not wait for it in a destructor
+        return 1  # and no process group is destroyed: another rank may wait in a collective
     import torch
 
     torch.distributed.destroy_process_group()
@@ -274,4 +287,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -1,0 +1,48 @@
+// What the rest of zeromuon needs of the CUDA runtime besides kernels, without its headers.
+//
+// Unless it says otherwise, a call here and in elementwise.h puts its work in the order of the
+// stream and returns. The current device must be the stream's. Raises std::runtime_error with
+// CUDA's reason, also for work before it that failed.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace zeromuon::cuda {
+
+// Refers to a stream that another owns (cudaStream_t; libtorch's pools keep theirs for good).
+struct StreamRef {
+  void* handle = nullptr;  // null: the default stream of the current device
+};
+
+// Blocks the host until all work of the stream is done. Nothing else here waits on purpose; copies
+// of memory that is not registered may.
+void synchronize(StreamRef stream);
+
+// Host memory of a copy lies either in one registered range or in none.
+void copy_to_device(StreamRef stream, void* device, const void* host, int64_t bytes);
+void copy_to_host(StreamRef stream, void* host, const void* device, int64_t bytes);
+
+// Words of device memory, 8-byte aligned; `host` is as in the copies.
+void set_word(StreamRef stream, uint64_t* at, uint64_t value);
+void copy_word(StreamRef stream, uint64_t* to, const uint64_t* from);
+void read_word(StreamRef stream, uint64_t* host, const uint64_t* at);
+
+// Page-locks [memory, memory + bytes), of whole pages, for the copies of every device of this
+// process. Waits. Returns "", or why it could not be done; the memory is then as before.
+std::string register_memory(void* memory, int64_t bytes);
+// For what was registered, once no copy uses it. Waits. What CUDA still reports then is about work
+// before it or the end of the process, and is dropped.
+void unregister_memory(void* memory) noexcept;
+
+// What the calling thread does during the life of this object, under a name for profilers (NVTX).
+// Thread: made and destroyed by one thread, nested ones in reverse order.
+class Range {
+ public:
+  explicit Range(const char* name);
+  ~Range();
+  Range(const Range&) = delete;
+  Range& operator=(const Range&) = delete;
+};
+
+}  // namespace zeromuon::cuda

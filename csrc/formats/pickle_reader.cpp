@@ -1,0 +1,399 @@
+// The pickle machine: a stack, marks and a memo, over nodes instead of objects.
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "csrc/formats/format_error.h"
+#include "csrc/formats/pickle.h"
+
+namespace zeromuon::formats {
+namespace {
+
+constexpr const char* kNotOurs =
+    "the file is damaged, or is not a pickle of torch.save or DeepSpeed (protocols 2 to 5)";
+
+class Machine {
+ public:
+  Machine(const uint8_t* data, uint64_t bytes, const std::string& file, int64_t file_offset)
+      : data_(data), bytes_(bytes), file_(file), file_offset_(file_offset) {}
+
+  PickleGraph run() {
+    while (!step(next<uint8_t>("an opcode"))) {
+    }
+    return std::move(graph_);
+  }
+
+ private:
+  [[noreturn]] void fail(const std::string& expected, const std::string& got) const {
+    throw_format_error(file_, file_offset_ + static_cast<int64_t>(at_), expected, got, kNotOurs);
+  }
+  void check(bool good, const char* expected, const char* got) const {
+    if (!good) fail(expected, got);
+  }
+
+  template <typename T>
+  T next(const char* what) {
+    check(bytes_ - at_ >= sizeof(T), what, "the end of the pickle");
+    T value;
+    std::memcpy(&value, data_ + at_, sizeof value);
+    at_ += sizeof value;
+    return value;
+  }
+
+  std::string_view text(uint64_t length) {
+    if (length > bytes_ - at_) fail(concat(length, " bytes of text"), concat(bytes_ - at_));
+    const std::string_view out(reinterpret_cast<const char*>(data_) + at_, length);
+    at_ += length;
+    return out;
+  }
+
+  std::string_view line() {
+    const void* end = std::memchr(data_ + at_, '\n', bytes_ - at_);
+    check(end != nullptr, "a line", "no end of it");
+    const auto length = static_cast<const uint8_t*>(end) - (data_ + at_);
+    const std::string_view out = text(static_cast<uint64_t>(length));
+    ++at_;
+    return out;
+  }
+
+  void push(NodeId node) { stack_.push_back(node); }
+
+  template <typename Length>
+  bool push_text(NodeKind kind) {
+    push(graph_.text(kind, text(next<Length>("a length"))));
+    return true;
+  }
+
+  NodeId pop() {
+    const NodeId node = top();
+    stack_.pop_back();
+    return node;
+  }
+
+  NodeId& top() {
+    check(stack_.size() > floor(), "a value on the stack", "none");
+    return stack_.back();
+  }
+
+  size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
+
+  // Takes what was pushed since the last mark.
+  std::vector<NodeId> pop_to_mark() {
+    check(!marks_.empty(), "a mark", "none");
+    const auto begin = stack_.begin() + static_cast<std::ptrdiff_t>(marks_.back());
+    std::vector<NodeId> out(begin, stack_.end());
+    stack_.erase(begin, stack_.end());
+    marks_.pop_back();
+    return out;
+  }
+
+  std::vector<NodeId> pop_some(size_t count) {
+    check(stack_.size() - floor() >= count, "values on the stack", "too few");
+    std::vector<NodeId> out(stack_.end() - static_cast<std::ptrdiff_t>(count), stack_.end());
+    stack_.resize(stack_.size() - count);
+    return out;
+  }
+
+  // Picklers number their memo in order, so an index is below the number of opcodes.
+  void put(uint64_t index) {
+    check(index < bytes_, "a memo index in order", "a far one");
+    if (index >= memo_.size()) memo_.resize(index + 1, kNoNode);
+    memo_[index] = top();
+    memo_count_ = std::max(memo_count_, index + 1);
+  }
+
+  void get(uint64_t index) {
+    check(index < memo_.size() && memo_[index] != kNoNode, "a memo index that was set",
+          "another one");
+    push(memo_[index]);
+  }
+
+  void push_global(std::string_view module, std::string_view name) {
+    for (const char c : concat(module, name)) {
+      check(static_cast<uint8_t>(c) >= 0x20, "the name of a global", "control characters");
+    }
+    push(graph_.global(module, name));
+  }
+
+  void stack_global() {
+    const NodeId name = pop(), module = pop();
+    check(graph_.kind(name) == NodeKind::kString && graph_.kind(module) == NodeKind::kString,
+          "two strings that name a global", "other values");
+    push_global(std::string(graph_.as_text(module)), std::string(graph_.as_text(name)));
+  }
+
+  void push_call(CallKind kind, bool keywords) {
+    Call call;
+    call.kind = kind;
+    if (keywords) call.keywords = pop();
+    call.arguments = pop();
+    call.callable = pop();
+    check(graph_.kind(call.arguments) == NodeKind::kTuple, "a tuple of arguments", "another value");
+    push(graph_.call(std::move(call)));
+  }
+
+  void build() {
+    const NodeId state = pop();
+    Call* call = graph_.mutable_call(top());
+    check(call != nullptr && call->state == kNoNode, "an object that takes a state",
+          "another value, or a second state");
+    call->state = state;
+  }
+
+  void append(const std::vector<NodeId>& values) {
+    if (Call* call = graph_.mutable_call(top())) {
+      call->appended.insert(call->appended.end(), values.begin(), values.end());
+      return;
+    }
+    check(graph_.kind(top()) == NodeKind::kList, "a list to append to", "another value");
+    auto& items = graph_.mutable_items(top());
+    items.insert(items.end(), values.begin(), values.end());
+  }
+
+  void add_to_set(const std::vector<NodeId>& values) {
+    check(graph_.kind(top()) == NodeKind::kSet, "a set to add to", "another value");
+    auto& items = graph_.mutable_items(top());
+    items.insert(items.end(), values.begin(), values.end());
+  }
+
+  void set_items(const std::vector<NodeId>& flat) {
+    check(flat.size() % 2 == 0, "keys and values", "a key without value");
+    Call* call = graph_.mutable_call(top());
+    check(call != nullptr || graph_.kind(top()) == NodeKind::kDict, "a dict to put items into",
+          "another value");
+    auto& pairs = call != nullptr ? call->set_items : graph_.mutable_dict_items(top());
+    for (size_t i = 0; i < flat.size(); i += 2) pairs.emplace_back(flat[i], flat[i + 1]);
+  }
+
+  NodeId big_endian_real() {
+    const auto bits = __builtin_bswap64(next<uint64_t>("a float"));
+    double value;
+    std::memcpy(&value, &bits, sizeof value);
+    return graph_.real(value);
+  }
+
+  // Little-endian two's complement; what fits 64 bits becomes a plain integer.
+  NodeId long_integer(uint64_t length) {
+    const std::string_view digits = text(length);
+    if (length > 8) return graph_.text(NodeKind::kBigInt, digits);
+    uint64_t value = length > 0 && (digits.back() & 0x80) != 0 ? ~uint64_t{0} : 0;
+    std::memcpy(&value, digits.data(), length);
+    return graph_.integer(static_cast<int64_t>(value));
+  }
+
+  bool step(uint8_t opcode) {
+    if (step_value(opcode) || step_container(opcode) || step_machine(opcode)) return false;
+    if (opcode != '.') {
+      --at_;
+      fail("an opcode of protocols 2 to 5", concat("byte ", static_cast<int>(opcode)));
+    }
+    graph_.set_root(pop());
+    check(stack_.empty() && marks_.empty(), "one value at the end", "more values");
+    check(at_ == bytes_, "the end of the pickle", "more bytes");
+    return true;
+  }
+
+  // Opcodes that push a new value without looking at the stack.
+  bool step_value(uint8_t opcode) {
+    switch (opcode) {
+      case 'N':
+        push(graph_.none());
+        return true;
+      case 0x88:
+        push(graph_.boolean(true));
+        return true;
+      case 0x89:
+        push(graph_.boolean(false));
+        return true;
+      case 'J':
+        push(graph_.integer(next<int32_t>("an integer")));
+        return true;
+      case 'K':
+        push(graph_.integer(next<uint8_t>("an integer")));
+        return true;
+      case 'M':
+        push(graph_.integer(next<uint16_t>("an integer")));
+        return true;
+      case 0x8a:
+        push(long_integer(next<uint8_t>("a length")));
+        return true;
+      case 0x8b:
+        push(long_integer(next<uint32_t>("a length")));
+        return true;
+      case 'G':
+        push(big_endian_real());
+        return true;
+      case 'X':
+        return push_text<uint32_t>(NodeKind::kString);
+      case 0x8c:
+        return push_text<uint8_t>(NodeKind::kString);
+      case 0x8d:
+        return push_text<uint64_t>(NodeKind::kString);
+      case 'B':
+        return push_text<uint32_t>(NodeKind::kBytes);
+      case 'C':
+        return push_text<uint8_t>(NodeKind::kBytes);
+      case 0x8e:
+        return push_text<uint64_t>(NodeKind::kBytes);
+      case 0x96:
+        return push_text<uint64_t>(NodeKind::kByteArray);
+      // Strings of Python 2, which torch decodes as UTF-8.
+      case 'T':
+        return push_text<uint32_t>(NodeKind::kString);
+      case 'U':
+        return push_text<uint8_t>(NodeKind::kString);
+      case ')':
+        push(graph_.sequence(NodeKind::kTuple));
+        return true;
+      case ']':
+        push(graph_.sequence(NodeKind::kList));
+        return true;
+      case '}':
+        push(graph_.dict());
+        return true;
+      case 0x8f:
+        push(graph_.sequence(NodeKind::kSet));
+        return true;
+      case 'c': {
+        const std::string_view module = line();
+        push_global(module, line());
+        return true;
+      }
+      default:
+        return false;
+    }
+  }
+
+  // Opcodes that make values of those on the stack.
+  bool step_container(uint8_t opcode) {
+    switch (opcode) {
+      case 't':
+        push(graph_.sequence(NodeKind::kTuple, pop_to_mark()));
+        return true;
+      case 0x85:
+        push(graph_.sequence(NodeKind::kTuple, pop_some(1)));
+        return true;
+      case 0x86:
+        push(graph_.sequence(NodeKind::kTuple, pop_some(2)));
+        return true;
+      case 0x87:
+        push(graph_.sequence(NodeKind::kTuple, pop_some(3)));
+        return true;
+      case 'l':
+        push(graph_.sequence(NodeKind::kList, pop_to_mark()));
+        return true;
+      case 0x91:
+        push(graph_.sequence(NodeKind::kFrozenSet, pop_to_mark()));
+        return true;
+      case 'd': {
+        const std::vector<NodeId> items = pop_to_mark();
+        push(graph_.dict());
+        set_items(items);
+        return true;
+      }
+      case 'a':
+        append(pop_some(1));
+        return true;
+      case 'e':
+        append(pop_to_mark());
+        return true;
+      case 0x90:
+        add_to_set(pop_to_mark());
+        return true;
+      case 's':
+        set_items(pop_some(2));
+        return true;
+      case 'u':
+        set_items(pop_to_mark());
+        return true;
+      case 'R':
+        push_call(CallKind::kReduce, false);
+        return true;
+      case 0x81:
+        push_call(CallKind::kNewObject, false);
+        return true;
+      case 0x92:
+        push_call(CallKind::kNewObjectEx, true);
+        return true;
+      case 'b':
+        build();
+        return true;
+      case 'Q':
+        push(graph_.persistent(pop()));
+        return true;
+      case 0x93:
+        stack_global();
+        return true;
+      default:
+        return false;
+    }
+  }
+
+  // Opcodes about the machine itself.
+  bool step_machine(uint8_t opcode) {
+    switch (opcode) {
+      case 0x80: {
+        const auto protocol = next<uint8_t>("a protocol");
+        if (protocol < 2 || protocol > 5) fail("protocol 2 to 5", concat(int{protocol}));
+        return true;
+      }
+      case 0x95:
+        check(next<uint64_t>("a frame") <= bytes_ - at_, "a frame inside the pickle",
+              "a longer one");
+        return true;
+      case '(':
+        marks_.push_back(stack_.size());
+        return true;
+      case '0':
+        stack_.size() > floor() ? stack_.pop_back() : void(pop_to_mark());
+        return true;
+      case '1':
+        pop_to_mark();
+        return true;
+      case '2':
+        push(top());
+        return true;
+      case 'h':
+        get(next<uint8_t>("a memo index"));
+        return true;
+      case 'j':
+        get(next<uint32_t>("a memo index"));
+        return true;
+      case 'q':
+        put(next<uint8_t>("a memo index"));
+        return true;
+      case 'r':
+        put(next<uint32_t>("a memo index"));
+        return true;
+      case 0x94:
+        put(memo_count_);
+        return true;
+      default:
+        return false;
+    }
+  }
+
+  const uint8_t* data_;
+  uint64_t bytes_, at_ = 0;
+  const std::string& file_;
+  int64_t file_offset_;
+  PickleGraph graph_;
+  std::vector<NodeId> stack_, memo_;
+  std::vector<size_t> marks_;
+  uint64_t memo_count_ = 0;
+};
+
+}  // namespace
+
+PickleGraph read_pickle(const uint8_t* data, uint64_t bytes, const std::string& file,
+                        int64_t file_offset, const PickleLimits& limits) {
+  if (bytes > limits.bytes) {
+    throw_format_error(file, file_offset, concat("a pickle of at most ", limits.bytes, " bytes"),
+                       concat(bytes, " bytes"), kNotOurs);
+  }
+  PickleGraph graph = Machine(data, bytes, file, file_offset).run();
+  graph.check_depth(file, limits.depth);
+  return graph;
+}
+
+}  // namespace zeromuon::formats

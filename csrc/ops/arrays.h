@@ -1,0 +1,59 @@
+// The arrays that the element-wise kernels work on: pointers with their element types.
+//
+// All arrays of one call have the same number of elements, L. Arrays must not overlap, and may
+// start at any address that suits their type.
+#pragma once
+
+#include "csrc/base/dtype.h"
+
+namespace zeromuon::ops {
+
+struct Typed {
+  void* data = nullptr;
+  DType dtype = DType::kFloat32;
+
+  Typed() = default;
+  Typed(void* at, DType type) : data(at), dtype(type) {}
+  Typed(float* at) : data(at) {}
+  Typed(BFloat16* at) : data(at), dtype(DType::kBFloat16) {}
+  Typed(Float16* at) : data(at), dtype(DType::kFloat16) {}
+};
+
+struct ConstTyped {
+  const void* data = nullptr;
+  DType dtype = DType::kFloat32;
+
+  ConstTyped() = default;
+  ConstTyped(const void* at, DType type) : data(at), dtype(type) {}
+  ConstTyped(const float* at) : data(at) {}
+  ConstTyped(const BFloat16* at) : data(at), dtype(DType::kBFloat16) {}
+  ConstTyped(const Float16* at) : data(at), dtype(DType::kFloat16) {}
+  ConstTyped(const Typed& other) : data(other.data), dtype(other.dtype) {}
+};
+
+struct AdamWArrays {
+  float* weight;              // [L] fp32 master
+  ConstTyped gradient;        // [L] fp32 or bf16
+  Typed exp_avg, exp_avg_sq;  // [L] both fp32 or both bf16
+  Typed low_precision = {};   // [L] bf16 or fp16: the new weight, cast; without data: not written
+};
+
+struct MomentumArrays {
+  ConstTyped gradient;  // [L] fp32 or bf16
+  Typed momentum;       // [L] fp32 or bf16
+  Typed wire;           // [L] fp32 or bf16: the tensor to orthogonalise
+};
+
+struct ApplyArrays {
+  float* weight;             // [L] fp32 master
+  ConstTyped update;         // [L] fp32 or bf16
+  Typed low_precision = {};  // as in AdamWArrays
+};
+
+// Raise ValueError for element types that a kernel does not take.
+void check(const AdamWArrays& arrays);
+void check(const MomentumArrays& arrays);
+void check(const ApplyArrays& arrays);
+void check_wire(const ConstTyped& wire);
+
+}  // namespace zeromuon::ops

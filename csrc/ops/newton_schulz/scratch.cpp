@@ -1,0 +1,55 @@
+#include "csrc/ops/newton_schulz/scratch.h"
+
+#include <algorithm>
+
+namespace zeromuon::ops {
+namespace {
+
+constexpr int64_t kLineBytes = 64;
+
+class Layout {
+ public:
+  explicit Layout(float* memory) : memory_(reinterpret_cast<std::byte*>(memory)) {}
+
+  template <typename T>
+  T* take(bool wanted, int64_t numel) {
+    if (!wanted) return nullptr;
+    T* place = memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + bytes_);
+    bytes_ += (numel * static_cast<int64_t>(sizeof(T)) + kLineBytes - 1) / kLineBytes * kLineBytes;
+    return place;
+  }
+
+  int64_t numel() const { return bytes_ / static_cast<int64_t>(sizeof(float)); }
+
+ private:
+  std::byte* memory_;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace
+
+NewtonSchulzScratch lay_out_scratch(const NewtonSchulzPlan& plan, float* memory) {
+  Layout layout(memory);
+  NewtonSchulzScratch out{};
+  const int64_t m = plan.short_side(), n = plan.long_side();
+  const int64_t matrix = m * row_stride(n), square = m * row_stride(m);
+  const bool rounds = plan.dtype != DType::kFloat32;
+  const bool tensors = plan.apply.backend == ProductBackend::kTensors;
+  const bool long_segments = *std::max_element(plan.segments.begin(), plan.segments.end()) > 1;
+  out.x = layout.take<float>(true, plan.batch * matrix);
+  out.other = layout.take<float>(tensors, plan.batch * matrix);
+  out.x_rounded = layout.take<BFloat16>(rounds, plan.batch * matrix);
+  out.other_rounded =
+      layout.take<BFloat16>(rounds && plan.segments.size() > 1, plan.batch * matrix);
+  for (int i = 0; i < 4; ++i) {
+    const bool wanted = i < 2 || long_segments;
+    out.squares[i] = layout.take<float>(wanted, plan.batch * square);
+    out.squares_rounded[i] = layout.take<BFloat16>(wanted && rounds, plan.batch * square);
+  }
+  out.partial_sums = layout.take<double>(!tensors, (m * n + kNormChunk - 1) / kNormChunk);
+  out.row_scales = layout.take<float>(plan.coefficients.scale_rows && !tensors, m);
+  out.numel = layout.numel();
+  return out;
+}
+
+}  // namespace zeromuon::ops

@@ -1,0 +1,35 @@
+#include "offload/backend.h"
+
+#include "csrc/base/check.h"
+#include "offload/host_device.h"
+#include "offload/thread_lane.h"
+#ifdef ZEROMUON_WITH_CUDA
+#include "offload/cuda_backend.h"
+#endif
+
+namespace zeromuon::offload {
+namespace {
+
+// One thread for everything but the collectives: one OpenMP team.
+Backend host_backend(ops::CpuKernels kernels) {
+  Backend backend;
+  backend.compute = std::make_unique<HostDevice>(kernels);
+  backend.lanes.add(std::make_unique<ThreadLane>("cpu"),
+                    {LaneKind::kCpu, LaneKind::kToDevice, LaneKind::kCompute, LaneKind::kToHost});
+  backend.lanes.add(std::make_unique<ThreadLane>("comm"), {LaneKind::kCollective});
+  return backend;
+}
+
+}  // namespace
+
+Backend make_backend(const Placement& placement, ops::CpuKernels kernels) {
+  if (placement.shard.is_cpu() && placement.compute.is_cpu()) return host_backend(kernels);
+#ifdef ZEROMUON_WITH_CUDA
+  if (placement.compute.is_cuda()) return make_cuda_backend(placement, kernels);
+#endif
+  throw_value_error(concat("placement: this build of zeromuon cannot work on ",
+                           placement.compute.str(),
+                           "; rebuild it where nvcc is (ZEROMUON_CUDA=ON), or offload to the CPU"));
+}
+
+}  // namespace zeromuon::offload

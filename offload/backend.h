@@ -1,0 +1,31 @@
+// The devices and lanes that serve a placement.
+#pragma once
+
+#include <memory>
+
+#include "offload/device.h"
+#include "offload/lane.h"
+#include "offload/pinned_arena.h"
+#include "offload/placement.h"
+
+namespace zeromuon::offload {
+
+// Destroyed in the reverse order: lanes first.
+struct Backend {
+  std::unique_ptr<Device> shard_memory;  // null when the flat shard is on the compute device
+  std::unique_ptr<Device> compute;
+  std::unique_ptr<Registrar> registrar;  // pins host memory for copies; null where nothing does
+  PinnedArena::FirstTouch first_touch;   // of pinned memory; null: by the compute team
+  Lanes lanes;
+
+  bool staged() const { return shard_memory != nullptr; }
+  Device& shard() { return staged() ? *shard_memory : *compute; }
+  // Where work on the flat shard runs.
+  LaneKind shard_lane = LaneKind::kCpu;
+};
+
+// Raises ValueError when this build cannot work on such memory, or this CPU cannot run such
+// kernels.
+Backend make_backend(const Placement& placement, ops::CpuKernels kernels);
+
+}  // namespace zeromuon::offload

@@ -1,0 +1,75 @@
+#include "offload/cuda_backend.h"
+
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/ScopeExit.h>
+
+#include <optional>
+
+#include "csrc/cuda/runtime.h"
+#include "offload/cuda_device.h"
+#include "offload/host_device.h"
+#include "offload/thread_lane.h"
+
+namespace zeromuon::offload {
+namespace {
+
+// Shows each task to profilers, under the name of its stage.
+class RangeContext : public LaneContext {
+ public:
+  void begin(const Task& task) override { range_.emplace(task.stage); }
+  void finish(const Task&) override { range_.reset(); }
+
+ private:
+  std::optional<cuda::Range> range_;
+};
+
+// Gives the lane a stream of its own and waits for it after every task.
+class CudaLaneContext final : public RangeContext {
+ public:
+  explicit CudaLaneContext(c10::Device device) : device_(device) {}
+
+  void enter() override {
+    const c10::impl::VirtualGuardImpl guard(device_.type());
+    guard.setDevice(device_);
+    const c10::Stream stream = guard.getStreamFromGlobalPool(device_);
+    guard.exchangeStream(stream);
+    stream_ = {stream.native_handle()};
+  }
+
+  void finish(const Task& task) override {
+    const auto close_range = c10::make_scope_exit([&] { RangeContext::finish(task); });
+    cuda::synchronize(stream_);
+  }
+
+ private:
+  const c10::Device device_;
+  cuda::StreamRef stream_;
+};
+
+std::unique_ptr<Lane> gpu_lane(const char* name, c10::Device device) {
+  return std::make_unique<ThreadLane>(name, std::make_unique<CudaLaneContext>(device));
+}
+
+}  // namespace
+
+Backend make_cuda_backend(const Placement& placement, ops::CpuKernels kernels) {
+  const c10::Device gpu = placement.compute;
+  Backend backend;
+  if (placement.staged()) backend.shard_memory = std::make_unique<HostDevice>(kernels);
+  backend.compute = std::make_unique<CudaDevice>(gpu);
+  if (placement.staged()) {
+    backend.lanes.add(std::make_unique<ThreadLane>("cpu", std::make_unique<RangeContext>()),
+                      {LaneKind::kCpu});
+    backend.lanes.add(gpu_lane("h2d", gpu), {LaneKind::kToDevice});
+    backend.lanes.add(gpu_lane("compute", gpu), {LaneKind::kCompute});
+    backend.lanes.add(gpu_lane("d2h", gpu), {LaneKind::kToHost});
+  } else {
+    backend.lanes.add(gpu_lane("compute", gpu),
+                      {LaneKind::kCpu, LaneKind::kToDevice, LaneKind::kCompute, LaneKind::kToHost});
+    backend.shard_lane = LaneKind::kCompute;
+  }
+  backend.lanes.add(gpu_lane("comm", gpu), {LaneKind::kCollective});
+  return backend;
+}
+
+}  // namespace zeromuon::offload

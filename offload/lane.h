@@ -1,0 +1,69 @@
+// Where work of a step waits its turn.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace zeromuon::offload {
+
+// What a task takes of the machine. Simulated lanes turn it into time; the others ignore it.
+struct Cost {
+  int64_t dram_bytes = 0;  // read and written in host memory
+  int64_t link_bytes = 0;  // copied between host and device
+  int64_t wire_bytes = 0;  // sent to other processes or got from them, whichever is more
+  double flops = 0;        // of matrix products
+};
+
+// Urgent work goes first; filler takes a lane only while nothing urgent waits for it.
+enum class Urgency : uint8_t { kUrgent, kFiller };
+
+struct Task {
+  const char* stage;  // static string
+  int bucket = -1;    // of the step; -1: none
+  Urgency urgency = Urgency::kUrgent;
+  Cost cost = {};
+  std::function<void()> body = {};  // calls Device operations; may throw
+};
+
+struct Outcome {
+  std::exception_ptr error;          // what the body threw
+  int64_t begin_ns = 0, end_ns = 0;  // of the lane's clock
+};
+
+// An executor with an order: runs one task at a time, of equal urgency in the order of submit().
+// Thread: submit() and state() from any thread. `done` is called once, on any thread, when the
+// effects of the task are there; it must not block. The destructor waits for what was submitted.
+class Lane {
+ public:
+  using Done = std::function<void(Outcome)>;
+
+  virtual ~Lane() = default;
+  virtual void submit(Task task, Done done) = 0;
+  // For people, one line: what runs and since when, and how much waits.
+  virtual std::string state() const = 0;
+};
+
+enum class LaneKind : uint8_t { kCpu, kToDevice, kCompute, kToHost, kCollective };
+constexpr int kLaneKinds = 5;
+const char* name_of(LaneKind kind);
+
+// The lanes that a step uses; one lane may serve several kinds.
+class Lanes {
+ public:
+  // Each kind exactly once in all calls.
+  void add(std::unique_ptr<Lane> lane, std::initializer_list<LaneKind> kinds);
+  Lane& operator[](LaneKind kind) const { return *by_kind_[static_cast<int>(kind)]; }
+  // Of every lane, a line each.
+  std::string states() const;
+
+ private:
+  std::array<Lane*, kLaneKinds> by_kind_{};
+  std::vector<std::unique_ptr<Lane>> lanes_;
+};
+
+}  // namespace zeromuon::offload

@@ -1,0 +1,1 @@
+"""`zeromuon bench`: measurements of this package beside its peers, each in one process."""

@@ -1,0 +1,1 @@
+"""`zeromuon bench ckpt`: the checkpoint tool beside DeepSpeed's scripts."""

@@ -1,0 +1,84 @@
+"""Who converts in `zeromuon bench ckpt`, and by which commands. No torch."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..results import OURS, PEER, ROOF
+from .measure import Runner
+
+EXPORT, UNIVERSAL, LARGE = "export", "universal", "large"
+OURS_OF = {EXPORT: "zeromuon ckpt export", UNIVERSAL: "zeromuon ckpt universal", LARGE: "zeromuon ckpt export"}
+PEER_OF = {EXPORT: "zero_to_fp32", UNIVERSAL: "ds_to_universal"}
+WITHOUT_IMPORTS = ", without its imports"
+WRITE = "writing as much"
+_PEER = Path(__file__).with_name("peer.py")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A ZeRO-3 checkpoint. words: how it was made. weights_bytes: as fp32. folder holds `latest`."""
+
+    folder: Path
+    words: str
+    weights_bytes: int
+
+    @property
+    def tag_folder(self) -> Path:
+        return self.folder / (self.folder / "latest").read_text().strip()
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """command: gets the runner whose output it writes."""
+
+    name: str
+    kind: str
+    command: object
+
+
+def of_part(part: str, source: Source) -> list[Conversion]:
+    """Ours first, then the peer, then the roof."""
+    if part == LARGE:
+        return [_ours(part, source)]
+    return [_ours(part, source), _peer(part, source), _roof(part, source)]
+
+
+def output_of(part: str, runner: Runner) -> Path:
+    """Where the weights or the universal checkpoint lie."""
+    return runner.output / "universal" if part == UNIVERSAL else runner.output
+
+
+def _ours(part: str, source: Source) -> Conversion:
+    verb = "universal" if part == UNIVERSAL else "export"
+
+    def command(runner: Runner) -> list[str]:
+        output = str(output_of(part, runner))
+        return [sys.executable, "-m", "zeromuon", "ckpt", verb, str(source.folder), "--output", output, "--quiet"]
+
+    return Conversion(OURS_OF[part], OURS, command)
+
+
+def _peer(part: str, source: Source) -> Conversion:
+    folder = source.tag_folder if part == UNIVERSAL else source.folder
+
+    def command(runner: Runner) -> list[str]:
+        return _script(runner, PEER_OF[part], str(folder), str(output_of(part, runner)))
+
+    return Conversion(PEER_OF[part], PEER, command)
+
+
+def _roof(part: str, source: Source) -> Conversion:
+    size = written_bytes(part, source)
+    return Conversion(WRITE, ROOF, lambda runner: _script(runner, "write", str(size), str(runner.output / "zeros")))
+
+
+def written_bytes(part: str, source: Source) -> int:
+    """Weights; with both moments for universal."""
+    return source.weights_bytes * (3 if part == UNIVERSAL else 1)
+
+
+def _script(runner: Runner, name: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(_PEER), str(runner.imports_file), name, *arguments]

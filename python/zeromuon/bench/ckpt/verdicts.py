@@ -1,0 +1,58 @@
+"""The figures that `zeromuon bench ckpt` is to reach. No torch."""
+
+from __future__ import annotations
+
+from ..results import Case, Figure, Results
+from .contenders import EXPORT, LARGE, OURS_OF, PEER_OF, UNIVERSAL, WITHOUT_IMPORTS
+
+PEAK, ALL, TEMPORARY, SYNC, WRITTEN = ("peak of a process, MB", "all processes, MB", "temporary disk, MB", "sync, s",
+                                       "written, MB")  # fmt: skip
+_LARGE_MOST_MB = 600
+_TEMPORARY_MOST_MB = 1.0  # names of folders
+
+
+def figures(results: Results) -> list[Figure]:
+    """One per figure to reach of the cases that were asked for."""
+    found = []
+    for case in results.of_part(EXPORT):
+        found += [
+            _faster(case, 5.0, PEER_OF[EXPORT]),
+            _faster(case, 2.0, PEER_OF[EXPORT] + WITHOUT_IMPORTS),
+            _share_of_peak(case),
+        ]
+    for case in results.of_part(UNIVERSAL):
+        found += [_faster(case, 5.0, PEER_OF[UNIVERSAL]), _no_temporary(case)]
+    return found + [_bounded(case) for case in results.of_part(LARGE)]
+
+
+def _faster(case: Case, least: float, peer: str) -> Figure:
+    row = case.measured(peer)
+    what = f"{OURS_OF[case.part]}, times {peer}"
+    if row is None or row.ratio is None:
+        return Figure(what, least, None, case.why_not(peer, PEER_OF[case.part], OURS_OF[case.part]))
+    return Figure(what, least, row.ratio.median, f"{row.ratio.least:.2f} to {row.ratio.greatest:.2f}")
+
+
+def _share_of_peak(case: Case) -> Figure:
+    what = "peak memory of export, of zero_to_fp32's"
+    ours, peer = case.measured(OURS_OF[EXPORT]), case.measured(PEER_OF[EXPORT])
+    if ours is None or peer is None:
+        return Figure(what, 0.2, None, case.why_not(OURS_OF[EXPORT], PEER_OF[EXPORT]), "<=")
+    why = f"{ours.values[PEAK]:,.0f} of {peer.values[PEAK]:,.0f} MB"
+    return Figure(what, 0.2, ours.values[PEAK] / peer.values[PEAK], why, "<=")
+
+
+def _no_temporary(case: Case) -> Figure:
+    what = "temporary disk of universal, MB"
+    ours = case.measured(OURS_OF[UNIVERSAL])
+    if ours is None:
+        return Figure(what, _TEMPORARY_MOST_MB, None, case.why_not(OURS_OF[UNIVERSAL]), "<=")
+    return Figure(what, _TEMPORARY_MOST_MB, ours.values[TEMPORARY], "beyond the output", "<=")
+
+
+def _bounded(case: Case) -> Figure:
+    what = f"peak memory of export, {case.key}, MB"
+    ours = case.measured(OURS_OF[LARGE])
+    if ours is None:
+        return Figure(what, _LARGE_MOST_MB, None, case.why_not(OURS_OF[LARGE]), "<=")
+    return Figure(what, _LARGE_MOST_MB, ours.values[PEAK], sense="<=")

@@ -1,0 +1,43 @@
+"""`zeromuon bench`: the list of benches and the way to each. No torch."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+# name -> (module of this package with `run(arguments) -> exit status`, what it measures)
+BENCHES = {
+    "ckpt": ("ckpt.command", "zeromuon ckpt beside DeepSpeed's zero_to_fp32 and ds_to_universal: time, memory, disk"),
+    "kernels": ("kernels", "AdamW and Newton-Schulz on the CPU beside DeepSpeed's, torch's and the roofs"),
+    "pipeline": ("pipeline.command", "the pipeline of a step of large models, on a virtual clock with the rates of a file"),
+    "step": ("step", "engine.step() of ZeRO-3 with ZeroMuon and with DeepSpeed's Muon: time, memory, bytes sent"),
+    "tune": ("tune", "how the products of Newton-Schulz are best cut here; prints rows of the tuned table, for developers"),
+}
+
+
+def run(argv: list[str]) -> int:
+    """`zeromuon bench`; returns the exit status: 0, or 130 when interrupted.
+
+    Raises ValueError for bad arguments, before anything is measured or written.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    return _module_of(argv[0]).run(argv[1:])
+
+
+def usage() -> str:
+    benches = "\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in BENCHES.items())
+    return (
+        f"usage: zeromuon bench BENCH [options]\n\nbenches:\n{benches}\n\n"
+        "`zeromuon bench BENCH --help` tells a bench's options."
+    )
+
+
+def _module_of(word: str):
+    if word not in BENCHES:
+        nearest = difflib.get_close_matches(word, BENCHES, 1, cutoff=0.4) or list(BENCHES)[:1]
+        raise ValueError(
+            f'zeromuon bench {word}: expected a bench ({", ".join(BENCHES)}), found "{word}"; did you mean "{nearest[0]}"?'
+        )
+    return importlib.import_module(f".{BENCHES[word][0]}", __package__)

@@ -1,0 +1,1 @@
+"""`zeromuon bench pipeline`: a step of large models on a virtual clock."""

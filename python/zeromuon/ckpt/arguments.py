@@ -1,0 +1,58 @@
+"""What the functions of zeromuon.ckpt share: types of arguments, and how they reach the C++ module. No torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+PathLike = str | os.PathLike[str]
+Progress = Callable[[int, int], None]  # (bytes done, bytes in all), at most every 100 ms; what it raises cancels
+DEFAULT_MEMORY_BYTES = 256 << 20
+
+
+def text_of(path: PathLike, what: str) -> str:
+    """`path` as text. Raises ValueError for what is no path, naming the argument `what`."""
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        text = None
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"{what}: got {path!r}, expected a path")
+    return text
+
+
+def existing(path: PathLike, what: str = "path") -> str:
+    """Raises ValueError when nothing is there."""
+    text = text_of(path, what)
+    if not os.path.exists(text):
+        raise ValueError(f"{text}: expected a file or folder, got nothing there; check the path")
+    return text
+
+
+def reading(progress: Progress | None, max_memory_bytes: int, threads: int) -> dict:
+    """Keyword arguments of the verbs that read. Raises ValueError for numbers that are not whole or out of range."""
+    require_whole("max_memory_bytes", max_memory_bytes, 1 << 20)
+    require_whole("threads", threads, 0)
+    return {"progress": progress, "max_memory": max_memory_bytes, "threads": threads}
+
+
+def writing(progress: Progress | None, max_memory_bytes: int, threads: int, force: bool, resume: bool) -> dict:
+    """Keyword arguments of the verbs that write."""
+    return {**reading(progress, max_memory_bytes, threads), "force": bool(force), "resume": bool(resume)}
+
+
+def require_whole(name: str, value: int, least: int) -> int:
+    """`value`. Raises ValueError unless it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+    if value >= 1 << 63:
+        raise ValueError(f"{name}: got {value}, expected less than 2^63")
+    return value
+
+
+def patterns(given, what: str) -> list[str]:
+    """Shell patterns as a list; one text is one pattern. Raises ValueError for anything but texts."""
+    found = [given] if isinstance(given, str) else list(given or ())
+    if not all(isinstance(pattern, str) and pattern for pattern in found):
+        raise ValueError(f"{what}: got {given!r}, expected shell patterns of tensor names (texts)")
+    return found

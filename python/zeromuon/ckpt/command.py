@@ -1,0 +1,202 @@
+"""`zeromuon ckpt VERB`: runs the verb, prints what it found, and says how it ended. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from . import inspect_text, report_text
+from .options import NUMBERS, VERBS, parser_of
+from .progress import ProgressBar
+from .text import printable
+
+FINE, FOUND = 0, 1
+JOURNAL = ".zeromuon-journal"  # beside the outputs of a run that was interrupted
+
+
+def run(argv: list[str]) -> int:
+    """`zeromuon ckpt`; returns the exit status: 0; 1 where verify found problems or diff differences; 130 after Ctrl-C
+    (143 after SIGTERM, 141 when nobody reads the output).
+
+    Raises ValueError for bad options and bad input.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return FINE
+    require_verb(argv[0])
+    options = parser_of(argv[0]).parse(argv[1:])
+    try:
+        with _terminable():
+            return _RUN[argv[0]](options)
+    except (KeyboardInterrupt, Terminated) as stop:
+        print(interrupted_text(argv, options), file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except MemoryError:
+        raise ValueError(f"zeromuon ckpt {argv[0]}: out of memory; lower --max-memory or --threads") from None
+    except ValueError as error:
+        raise ValueError(printable(str(error))) from error
+
+
+def usage() -> str:
+    verbs = "\n".join(f"  {name:<18} {verb.purpose}" for name, verb in VERBS.items())
+    return (
+        f"usage: zeromuon ckpt VERB PATH [options]\n\nverbs:\n{verbs}\n\n"
+        "PATH is a folder of ZeRO-3, universal, safetensors, pytorch_model.bin or DCP, or a file of safetensors or torch."
+        "\nExit status: 0 fine, 1 verify found problems or diff differences, 2 bad options or input, 130 interrupted."
+        "\n`zeromuon ckpt VERB --help` tells a verb's options."
+    )
+
+
+def require_verb(word: str) -> None:
+    """Raises ValueError that names the nearest verb if `word` is not one."""
+    if word in VERBS:
+        return
+    nearest = difflib.get_close_matches(word, VERBS, 1, cutoff=0.4)
+    hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
+    raise ValueError(f'zeromuon ckpt {word}: expected a verb ({", ".join(VERBS)}), found "{word}"{hint}')
+
+
+# ---- verbs ---------------------------------------------------------------------------------------
+
+
+def _inspect(options: Namespace) -> int:
+    from .reading import inspect
+
+    found = inspect(options.path, tag=options.tag)
+    _print(options, found, lambda: inspect_text.inspect_text(found, options.all))
+    return FINE
+
+
+def _verify(options: Namespace) -> int:
+    from .reading import verify
+
+    started = time.monotonic()
+    with _progress("verify", options) as run:
+        found = verify(options.path, tag=options.tag, check_crc=not options.no_crc, **run)
+    seconds = time.monotonic() - started
+    _print(options, found, lambda: report_text.verify_text(found, seconds, options.all))
+    return FINE if found["ok"] else FOUND
+
+
+def _diff(options: Namespace) -> int:
+    from .reading import diff
+
+    tags = {"tag_a": options.tag_a or options.tag, "tag_b": options.tag_b or options.tag}
+    with _progress("diff", options) as run:
+        found = diff(options.a, options.b, **tags, states=not options.no_states, **run)
+    _print(options, found, lambda: report_text.diff_text(found))
+    return FINE if found["same"] else FOUND
+
+
+def _export(options: Namespace) -> int:
+    from .writing import export
+
+    dtypes: dict[str, str] = {}
+    for pattern, dtype in options.dtype_for:
+        dtypes.setdefault(pattern, dtype)
+    return _write(
+        "export", export, options, format=options.format, dtype=options.dtype, dtype_for=dtypes, include=options.include,
+        exclude=options.exclude, max_shard_bytes=options.max_shard_size, config_from=options.config_from,
+    )
+
+
+def _reshard(options: Namespace) -> int:
+    from .writing import reshard
+
+    return _write("reshard", reshard, options, world_size=options.world_size, sub_group_size=options.sub_group_size,
+                  new_tag=options.new_tag)
+
+
+def _universal(options: Namespace) -> int:
+    from .writing import universal
+
+    return _write("universal", universal, options)
+
+
+def _convert_optimizer(options: Namespace) -> int:
+    from .roles import read_roles, roles_of_model
+    from .writing import convert_optimizer
+
+    roles = read_roles(options.roles) if options.roles else roles_of_model(options.model) if options.model else None
+    numbers = {name: getattr(options, name) for name in NUMBERS if getattr(options, name) is not None}
+    return _write("convert-optimizer", convert_optimizer, options, to=options.to, roles=roles, numbers=numbers,
+                  momentum_kind=options.momentum_kind, new_tag=options.new_tag)
+
+
+_RUN = {"inspect": _inspect, "verify": _verify, "diff": _diff, "export": _export, "reshard": _reshard,
+        "universal": _universal, "convert-optimizer": _convert_optimizer}
+
+
+def _write(name: str, verb, options: Namespace, **arguments) -> int:
+    started = time.monotonic()
+    with _progress(name, options) as run:
+        written = verb(options.path, options.output, tag=options.tag, force=options.force, resume=options.resume,
+                       **arguments, **run)
+    print(report_text.written_text(written, time.monotonic() - started))
+    return FINE
+
+
+def _print(options: Namespace, found: dict, text) -> None:
+    print(json.dumps(report_text.finite(found), indent=1, allow_nan=False) if options.json else text(), flush=True)
+
+
+@contextlib.contextmanager
+def _progress(name: str, options: Namespace):
+    """Keyword arguments of every verb but inspect; the bar goes when the verb ends."""
+    bar = None if options.quiet else ProgressBar(name)
+    try:
+        yield {"progress": bar, "max_memory_bytes": options.max_memory, "threads": options.threads}
+    finally:
+        if bar:
+            bar.close()
+
+
+# ---- being stopped -------------------------------------------------------------------------------
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+@contextlib.contextmanager
+def _terminable():
+    """SIGTERM ends the verb as Ctrl-C does: threads joined, unfinished files removed."""
+
+    def stop(*_):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def interrupted_text(argv: list[str], options: Namespace) -> str:
+    """What an interrupted verb has left, and how to go on."""
+    output = getattr(options, "output", None)
+    if output is None:
+        return "interrupted; nothing was written"
+    journals = [folder / JOURNAL for folder in (Path(output), *_below(Path(output)), Path(output).parent)]
+    journal = next((path for path in journals if path.is_file()), None)
+    if journal is None:
+        return f"interrupted; no file was finished, {output} is as it was"
+    finished = len(journal.read_text(errors="replace").splitlines()) - 1
+    words = argv if options.resume else [*argv, "--resume"]
+    return (f"interrupted; {finished} file{'s' if finished != 1 else ''} finished in {journal.parent}, the rest was"
+            f" removed; go on with: {shlex.join(['zeromuon', 'ckpt', *words])}")
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []

@@ -1,0 +1,151 @@
+"""The options of `zeromuon ckpt VERB`. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+
+from ..argument_parser import Parser
+from .arguments import DEFAULT_MEMORY_BYTES
+
+NUMBERS = ("lr", "adam_lr", "momentum", "beta1", "beta2", "eps", "weight_decay")
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line. purpose: of the usage; add: its options beside PATH."""
+
+    purpose: str
+    add: object  # (parser) -> None
+    writes: bool = False
+    two_inputs: bool = False
+
+
+def parser_of(name: str) -> Parser:
+    """The parser of the verb `name`."""
+    verb = VERBS[name]
+    parser = Parser(prog=f"zeromuon ckpt {name}", description=verb.purpose + ".", allow_abbrev=False)
+    for path in ("a", "b") if verb.two_inputs else ("path",):
+        parser.add_argument(path, metavar=path.upper(), help="folder or file of a checkpoint or model")
+    parser.add_argument("--tag", help="which folder of a ZeRO-3 checkpoint (default: the one that `latest` names)")
+    if verb.writes:
+        parser.add_argument("-o", "--output", metavar="DIR", required=True, help="what to write")
+    verb.add(parser)
+    if name != "inspect":
+        _add_run(parser, verb.writes)
+    return parser
+
+
+def _add_run(parser: Parser, writes: bool) -> None:
+    add = parser.add_argument
+    add("--max-memory", type=byte_count, default=DEFAULT_MEMORY_BYTES, metavar="SIZE",
+        help="bytes of buffers, e.g. 64MB or 64MiB (default: 256MiB)")
+    add("--threads", type=whole(0), default=0, metavar="N", help="0: one per core, at most 16 (default: 0)")
+    add("-q", "--quiet", action="store_true", help="no progress")
+    if writes:
+        add("--force", action="store_true", help="replace outputs that exist")
+        add("--resume", action="store_true", help="keep what an interrupted run of this very command has finished")
+
+
+def _add_json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_inspect(parser: Parser) -> None:
+    _add_json(parser)
+    parser.add_argument("--all", action="store_true", help="a row for every tensor; alike ones are not folded")
+
+
+def _add_verify(parser: Parser) -> None:
+    _add_json(parser)
+    parser.add_argument("--all", action="store_true", help="the norm of every tensor and state, not the ten largest")
+    parser.add_argument("--no-crc", action="store_true", help="do not compare the CRC of every record")
+
+
+def _add_diff(parser: Parser) -> None:
+    _add_json(parser)
+    parser.add_argument("--tag-a", metavar="TAG", help="tag of A alone")
+    parser.add_argument("--tag-b", metavar="TAG", help="tag of B alone")
+    parser.add_argument("--no-states", action="store_true", help="compare weights only")
+
+
+def _add_export(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--format", choices=("safetensors", "torch"), default="safetensors", help="(default: safetensors)")
+    add("--dtype", help="float32, bfloat16, float16 or float64, for all trained weights (default: as stored)")
+    add("--dtype-for", metavar="GLOB=DTYPE", type=dtype_for, action="append", default=[],
+        help="dtype of the tensors whose names match; may be given again, the first that matches wins")
+    add("--include", metavar="GLOB", action="append", default=[], help="only these tensors; may be given again")
+    add("--exclude", metavar="GLOB", action="append", default=[], help="not these tensors; may be given again")
+    add("--max-shard-size", metavar="SIZE", type=byte_count, default=5 * 10**9,
+        help="bytes of a safetensors file; 0: one file (default: 5GB)")
+    add("--config-from", metavar="FOLDER", help="copy config.json and the tokenizer of this model folder")
+
+
+def _add_reshard(parser: Parser) -> None:
+    parser.add_argument("--world-size", type=whole(1), required=True, metavar="N", help="ranks of the output")
+    parser.add_argument("--sub-group-size", type=whole(1), default=0, metavar="N",
+                        help="elements per rank of a sub-group (default: as the checkpoint's configuration says)")
+    _add_new_tag(parser)
+
+
+def _add_new_tag(parser: Parser) -> None:
+    parser.add_argument("--new-tag", metavar="TAG", help="tag of the output (default: that of the input)")
+
+
+def _add_convert(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--to", required=True, choices=("AdamW", "ZeroMuon"))
+    add("--momentum-kind", choices=("ema", "heavy_ball"), help="of ZeroMuon (default: as in the input, else ema)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--roles", metavar="FILE", help="who gets Muon: a file of zeromuon.param_groups(model).save()")
+    source.add_argument("--model", metavar="PATH", help="who gets Muon: asks this Hugging Face model (imports torch)")
+    for name in NUMBERS:
+        add(f"--{name.replace('_', '-')}", type=float, metavar="X", help="instead of what the checkpoint says")
+    _add_new_tag(parser)
+
+
+VERBS = {
+    "inspect": Verb("What a checkpoint holds: kind, ranks, optimizer, steps, tensors", _add_inspect),
+    "verify": Verb("Reads everything: missing files, damage, CRCs, NaN, Inf and norms", _add_verify),
+    "diff": Verb("Compares two checkpoints by names, across formats and world sizes", _add_diff, two_inputs=True),
+    "export": Verb("Writes the weights as safetensors or as a torch file", _add_export, writes=True),
+    "reshard": Verb("Writes a ZeRO-3 checkpoint for another number of ranks", _add_reshard, writes=True),
+    "universal": Verb("Writes DeepSpeed's universal checkpoint", lambda parser: None, writes=True),
+    "convert-optimizer": Verb("Turns states of AdamW into ZeroMuon's or back, EMA into heavy ball or back",
+                              _add_convert, writes=True),
+}
+
+
+# ---- values --------------------------------------------------------------------------------------
+
+
+def byte_count(text: str) -> int:
+    """"5GB" is 5e9, "5GiB" 5 * 2^30; without a unit bytes."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([a-zA-Z]*)", text.strip(), re.ASCII)
+    unit = match and _UNITS.get(match[2].upper().removesuffix("B") + "B" if match[2] else "")
+    if not unit:
+        raise argparse.ArgumentTypeError(f'got "{text}", expected a size such as 5GB, 256MiB or a number of bytes')
+    return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+
+
+def whole(least: int):
+    """A parser of whole numbers of at least `least`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or int(text) < least:
+            raise argparse.ArgumentTypeError(f'got "{text}", expected a whole number of at least {least}')
+        return int(text)
+
+    return parse
+
+
+def dtype_for(text: str) -> tuple[str, str]:
+    """(pattern, dtype) of "PATTERN=DTYPE"."""
+    pattern, separator, dtype = text.rpartition("=")
+    if not (separator and pattern and dtype):
+        raise argparse.ArgumentTypeError(f'got "{text}", expected GLOB=DTYPE, e.g. *.norm.*=float32')
+    return pattern, dtype

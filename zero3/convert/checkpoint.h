@@ -1,0 +1,82 @@
+// A checkpoint of any format as logical tensors: names, shapes, and where their bytes lie.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "csrc/formats/element_type.h"
+#include "csrc/formats/input_file.h"
+#include "csrc/formats/torch_file.h"
+
+namespace zeromuon::convert {
+
+enum class Kind : uint8_t { kZero3, kUniversal, kSafetensors, kTorch, kDcp };
+const char* name_of(Kind kind);  // "ZeRO-3", "universal", "safetensors", "torch", "DCP"
+
+// A contiguous run of a tensor's row-major bytes.
+struct ByteRange {
+  std::shared_ptr<const formats::InputFile> file;
+  uint64_t offset = 0, bytes = 0;
+};
+
+// The values of a tensor: `ranges` one after the other are its elements in row-major order. With
+// `strides` (elements, from the beginning of the only range) it is a view into that range instead.
+struct TensorSource {
+  formats::ElementType type = formats::ElementType::kFloat32;
+  std::vector<int64_t> shape;
+  std::vector<ByteRange> ranges;
+  std::vector<int64_t> strides;
+
+  int64_t numel() const;
+  int64_t bytes() const { return numel() * formats::size_of(type); }
+};
+
+enum class TensorRole : uint8_t { kUnknown, kMuon, kAdamW, kFrozen, kBuffer };
+const char* name_of(TensorRole role);  // "", "muon", "adamw", "frozen", "buffer"
+
+struct NamedTensor {
+  std::string name;
+  TensorRole role = TensorRole::kUnknown;
+  TensorSource value;                          // master weights for ZeRO-3 and universal
+  std::map<std::string, TensorSource> states;  // "exp_avg", "exp_avg_sq", "momentum_buffer"
+  int sub_group = -1;                          // of ZeRO-3
+};
+
+// A flat group of ZeRO-3: parameters that are optimized together.
+struct SubGroup {
+  std::vector<int> tensors;  // of Checkpoint::tensors, in flat order
+  int param_group = 0;       // of the optimizer
+};
+
+// Facts from the checkpoint for people; absent ones are left out of `facts`.
+struct Checkpoint {
+  Kind kind = Kind::kTorch;
+  std::string path;           // what was asked for
+  std::string folder;         // where the files lie
+  std::string tag;            // ZeRO-3 and universal
+  int world_size = 0;         // 0: not sharded
+  std::string optimizer;      // "AdamW", "ZeroMuon", "Muon (DeepSpeed)", other, or ""
+  std::string momentum_kind;  // "ema", "heavy_ball" or ""
+  std::map<std::string, std::string> facts;  // dtype, step, global_samples, ds_version, ...
+  std::vector<NamedTensor> tensors;
+  std::vector<SubGroup> sub_groups;
+  std::map<std::string, std::string> aliases;  // tied name -> name of the stored tensor
+  std::vector<std::string> files;
+  std::vector<std::string> warnings;
+
+  // Files of ZeRO-3, one per rank, and of universal (optimizer_state.pt, model states): for what
+  // verbs copy besides tensors.
+  std::vector<std::shared_ptr<const formats::TorchFile>> model_files, optim_files;
+
+  const NamedTensor* find(const std::string& name) const;
+};
+
+// Opens what `path` names: a folder of any of the formats, or a file. tag: which folder of a ZeRO-3
+// run, "" for the one that `latest` names. Raises FormatError, also for missing ranks and mixed
+// tags.
+Checkpoint open_checkpoint(const std::string& path, const std::string& tag = "");
+
+}  // namespace zeromuon::convert

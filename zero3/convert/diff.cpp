@@ -1,0 +1,130 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "csrc/formats/torch_file.h"
+#include "zero3/convert/elements.h"
+#include "zero3/convert/outputs.h"
+
+namespace zeromuon::convert {
+namespace {
+
+using Parts = std::map<std::pair<std::string, std::string>, const TensorSource*>;
+
+// Everything that can be compared, by name and part; tied names count, too.
+Parts parts_of(const Checkpoint& checkpoint, bool states) {
+  Parts out;
+  std::map<std::string, const NamedTensor*> names;
+  for (const NamedTensor& tensor : checkpoint.tensors) {
+    names[tensor.name] = &tensor;
+    out[{tensor.name, "value"}] = &tensor.value;
+    if (!states) continue;
+    for (const auto& [part, source] : tensor.states) out[{tensor.name, part}] = &source;
+  }
+  for (const auto& [alias, stored] : checkpoint.aliases) {
+    const auto found = names.find(stored);
+    if (found != names.end()) out[{alias, "value"}] = &found->second->value;
+  }
+  return out;
+}
+
+bool has_states(const Checkpoint& checkpoint) {
+  return std::any_of(checkpoint.tensors.begin(), checkpoint.tensors.end(),
+                     [](const NamedTensor& t) { return !t.states.empty(); });
+}
+
+std::string text_of(const std::vector<int64_t>& shape) {
+  std::string out = "(";
+  for (const int64_t size : shape) out += (out.size() > 1 ? ", " : "") + std::to_string(size);
+  return out + ")";
+}
+
+std::string label_of(const Parts::key_type& key) {
+  return key.second == "value" ? key.first : key.first + ": " + key.second;
+}
+
+// Counts where the elements differ: by bits when both have one type, by value otherwise.
+void compare(const TensorSource& a, const uint8_t* in_a, const TensorSource& b, const uint8_t* in_b,
+             int64_t count, TensorDifference& out) {
+  const auto size = static_cast<size_t>(formats::size_of(a.type));
+  if (a.type == b.type && std::memcmp(in_a, in_b, size * static_cast<size_t>(count)) == 0) return;
+  for (int64_t i = 0; i < count; ++i) {
+    const double x = value_of(a.type, in_a, i), y = value_of(b.type, in_b, i);
+    const size_t at = static_cast<size_t>(i) * size;
+    const bool same = a.type == b.type ? std::memcmp(in_a + at, in_b + at, size) == 0
+                                       : x == y || (std::isnan(x) && std::isnan(y));
+    if (same) continue;
+    ++out.different;
+    const double distance = std::abs(x - y), scale = std::max(std::abs(x), std::abs(y));
+    if (std::isnan(distance)) {
+      out.max_abs = INFINITY;
+    } else {
+      out.max_abs = std::max(out.max_abs, distance);
+      if (scale > 0) out.max_rel = std::max(out.max_rel, distance / scale);
+    }
+  }
+}
+
+}  // namespace
+
+DiffReport diff(const DiffOptions& options) {
+  const Checkpoint a = open_checkpoint(options.a.path, options.a.tag);
+  const Checkpoint b = open_checkpoint(options.b.path, options.b.tag);
+  check_verb(a, "diff");
+  check_verb(b, "diff");
+  const bool states = options.states && has_states(a) && has_states(b);
+  const Parts in_a = parts_of(a, states), in_b = parts_of(b, states);
+  DiffReport report;
+  std::vector<Block> blocks;
+  std::vector<TensorDifference> found;
+  std::vector<BlockReader> others;
+  std::vector<Block> other_blocks;
+  for (const auto& [key, source] : in_b) {
+    if (!in_a.contains(key)) report.only_in_b.push_back(label_of(key));
+  }
+  for (const auto& [key, source] : in_a) {
+    const auto other = in_b.find(key);
+    if (other == in_b.end()) {
+      report.only_in_a.push_back(label_of(key));
+      continue;
+    }
+    ++report.compared;
+    const TensorSource& second = *other->second;
+    if (source->shape != second.shape) {
+      report.differences.push_back(
+          {key.first, key.second, "shape", text_of(source->shape), text_of(second.shape), 0, 0, 0});
+      continue;
+    }
+    blocks.push_back(block_of(*source, source->type));
+    other_blocks.push_back(block_of(second, second.type));
+    found.push_back({key.first, key.second, "", formats::name_of(source->type),
+                     formats::name_of(second.type), 0, 0, 0});
+  }
+  for (const Block& block : other_blocks) others.emplace_back(block);
+  std::mutex mutex;
+  read_blocks(blocks, options.run,
+              [&](int block, int64_t begin, const uint8_t* data, int64_t count) {
+                thread_local std::vector<uint8_t> second, scratch;
+                const TensorSource &x = blocks[block].pieces[0].source,
+                                   &y = other_blocks[block].pieces[0].source;
+                second.resize(static_cast<size_t>(count * formats::size_of(y.type)));
+                others[block].read(begin, count, second.data(), scratch);
+                TensorDifference part;
+                compare(x, data, y, second.data(), count, part);
+                const std::lock_guard lock(mutex);
+                found[block].different += part.different;
+                found[block].max_abs = std::max(found[block].max_abs, part.max_abs);
+                found[block].max_rel = std::max(found[block].max_rel, part.max_rel);
+              });
+  for (TensorDifference& difference : found) {
+    difference.reason = difference.different > 0             ? "values"
+                        : difference.in_a != difference.in_b ? "dtype"
+                                                             : "";
+    difference.reason.empty() ? void(++report.equal) : report.differences.push_back(difference);
+  }
+  return report;
+}
+
+}  // namespace zeromuon::convert

@@ -1,0 +1,243 @@
+#include <algorithm>
+#include <filesystem>
+#include <unordered_map>
+
+#include "csrc/formats/format_error.h"
+#include "csrc/formats/output_file.h"
+#include "zero3/convert/elements.h"
+#include "zero3/convert/outputs.h"
+
+namespace zeromuon::convert {
+namespace {
+
+namespace fs = std::filesystem;
+using formats::ElementType;
+using formats::PlannedTensor;
+
+// One tensor of the output and where it comes from.
+struct Exported {
+  PlannedTensor planned;
+  const NamedTensor* from = nullptr;
+};
+
+ElementType parse_dtype(const std::string& name) {
+  ElementType type;
+  require(formats::parse_element_type(name, type),
+          "dtype: expected float32, bfloat16, float16 or float64, got \"", name, "\"");
+  return type;
+}
+
+class SafetensorsOutput : public OpenOutput {
+ public:
+  SafetensorsOutput(const std::string& path, const std::vector<Exported>& tensors,
+                    const std::map<std::string, std::string>& metadata, bool replace)
+      : writer_(path, planned(tensors), metadata, replace) {
+    for (const Exported& e : tensors) blocks_.push_back(block_of(e.from->value, e.planned.type));
+  }
+
+  const std::vector<Block>& blocks() const override { return blocks_; }
+  void write(int block, uint64_t offset, const void* data, uint64_t bytes) override {
+    writer_.write(block, offset, data, bytes);
+  }
+  void finish() override { writer_.finish(); }
+
+  static std::vector<PlannedTensor> planned(const std::vector<Exported>& tensors) {
+    std::vector<PlannedTensor> out;
+    for (const Exported& e : tensors) out.push_back(e.planned);
+    return out;
+  }
+
+ private:
+  formats::SafetensorsWriter writer_;
+  std::vector<Block> blocks_;
+};
+
+class Export {
+ public:
+  explicit Export(const ExportOptions& options)
+      : options_(options), source_(open_checkpoint(options.source.path, options.source.tag)) {
+    check_verb(source_, "export");
+    require(options_.format == "safetensors" || options_.format == "torch",
+            "format: expected safetensors or torch, got \"", options_.format, "\"");
+    require(source_.kind != Kind::kSafetensors || options_.format == "safetensors",
+            "format: a safetensors model is exported to safetensors with another dtype; got \"",
+            options_.format, "\"");
+    require(options_.max_shard_bytes >= 0, "max_shard_bytes: expected 0 or more, got ",
+            options_.max_shard_bytes);
+    require(!options_.output.empty(), "output: expected a path, got an empty text");
+    choose();
+  }
+
+  OutputReport run() {
+    report_.tensors = static_cast<int64_t>(tensors_.size());
+    options_.format == "torch" ? write_torch() : write_safetensors();
+    return std::move(report_);
+  }
+
+ private:
+  bool wanted(const std::string& name) const {
+    return (options_.include.empty() || matches_any(options_.include, name)) &&
+           !matches_any(options_.exclude, name);
+  }
+
+  // The first pattern that fits; else one dtype for all that is trained or of unknown role.
+  ElementType type_for(const NamedTensor& tensor) const {
+    const ElementType own = tensor.value.type;
+    for (const auto& [pattern, dtype] : options_.dtype_patterns) {
+      if (!matches_any({pattern}, tensor.name)) continue;
+      const ElementType type = parse_dtype(dtype);
+      require(can_convert(own, type), "\"", tensor.name, "\": ", formats::name_of(own),
+              " is not converted to ", dtype, "; change the pattern \"", pattern, "\"");
+      return type;
+    }
+    const bool keeps = tensor.role == TensorRole::kFrozen || tensor.role == TensorRole::kBuffer;
+    if (options_.dtype.empty() || keeps || !formats::is_floating(own)) return own;
+    const ElementType type = parse_dtype(options_.dtype);
+    return can_convert(own, type) ? type : own;
+  }
+
+  void choose() {
+    if (!options_.dtype.empty()) {
+      require(can_convert(ElementType::kFloat32, parse_dtype(options_.dtype)),
+              "dtype: expected float32, bfloat16, float16 or float64, got \"", options_.dtype,
+              "\"");
+    }
+    for (const NamedTensor& tensor : source_.tensors) {
+      by_name_[tensor.name] = &tensor;
+      if (!wanted(tensor.name)) continue;
+      tensors_.push_back({{tensor.name, type_for(tensor), tensor.value.shape}, &tensor});
+    }
+    for (const auto& [alias, stored] : source_.aliases) add_alias(alias, stored);
+    require(!tensors_.empty(), source_.path, ": include and exclude leave no tensor of ",
+            source_.tensors.size());
+  }
+
+  // A tied name goes with its tensor; alone, when that one is excluded.
+  void add_alias(const std::string& alias, const std::string& stored) {
+    if (!wanted(alias) || by_name_.contains(alias)) return;
+    if (by_name_.contains(stored) && wanted(stored)) {
+      report_.aliases[alias] = stored;
+      return;
+    }
+    const auto from = by_name_.find(stored);
+    if (from == by_name_.end()) return;
+    const NamedTensor& tensor = *from->second;
+    const auto [taken, first] = stand_ins_.emplace(stored, alias);
+    if (first) {
+      tensors_.push_back({{alias, type_for(tensor), tensor.value.shape}, &tensor});
+    } else {
+      report_.aliases[alias] = taken->second;
+    }
+  }
+
+  std::string identity() const {
+    std::string out = concat("export ", options_.format, " ", options_.max_shard_bytes);
+    for (const Exported& e : tensors_)
+      out += concat("\n", e.planned.name, " ", formats::name_of(e.planned.type));
+    return out;
+  }
+
+  int64_t bytes_of(const std::vector<Exported>& tensors) const {
+    int64_t sum = 0;
+    for (const Exported& e : tensors) {
+      sum += formats::numel_of(e.planned.shape) * formats::size_of(e.planned.type);
+    }
+    return sum;
+  }
+
+  void write_safetensors() {
+    const std::vector<PlannedTensor> all = SafetensorsOutput::planned(tensors_);
+    const auto shards = formats::plan_shards(all, static_cast<uint64_t>(options_.max_shard_bytes));
+    const int count = static_cast<int>(shards.size());
+    std::map<std::string, std::string> metadata;
+    for (const auto& [alias, stored] : report_.aliases)
+      metadata["zeromuon.alias." + alias] = stored;
+    std::vector<PlannedOutput> outputs;
+    std::vector<std::string> names;
+    for (int i = 0; i < count; ++i) {
+      std::vector<Exported> tensors;
+      for (const int t : shards[i]) tensors.push_back(tensors_[t]);
+      const std::string path = (fs::path(options_.output) / formats::shard_name(i, count)).string();
+      const bool replace = options_.run.force;
+      names.push_back(path);
+      outputs.push_back(
+          {path, bytes_of(tensors),
+           [=] { return std::make_unique<SafetensorsOutput>(path, tensors, metadata, replace); }});
+    }
+    const std::string index = (fs::path(options_.output) / "model.safetensors.index.json").string();
+    if (count > 1) names.push_back(index);
+    Journal journal(options_.output, identity(), source_, options_.run, names);
+    formats::make_folders(options_.output);
+    write_journalled(std::move(outputs), journal, options_.run, report_);
+    if (count > 1) {
+      formats::write_safetensors_index(options_.output, all, shards, true);
+      report_.files.push_back(index);
+    }
+    remove_stale(names);
+    journal.remove();
+  }
+
+  // With --force: what an earlier export left would be read instead of, or beside, this one.
+  void remove_stale(const std::vector<std::string>& names) {
+    if (!options_.run.force) return;
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(options_.output, error)) {
+      const std::string name = entry.path().filename().string();
+      const bool ours = matches_any({"model.safetensors", "model.safetensors.index.json",
+                                     "model-[0-9]*-of-[0-9]*.safetensors"},
+                                    name);
+      if (!ours || std::find(names.begin(), names.end(), entry.path().string()) != names.end())
+        continue;
+      fs::remove(entry.path(), error);
+      report_.notes.push_back("removed " + entry.path().string() + " of an earlier export");
+    }
+  }
+
+  // A folder gets pytorch_model.bin; a name with an ending is the file itself.
+  std::string torch_path() const {
+    const std::string ending = fs::path(options_.output).extension().string();
+    const bool file = ending == ".pt" || ending == ".bin" || ending == ".pth";
+    return file ? options_.output : (fs::path(options_.output) / "pytorch_model.bin").string();
+  }
+
+  std::unique_ptr<OpenOutput> open_torch(const std::string& path) const {
+    auto out = std::make_unique<TorchOutput>(path, options_.run.force);
+    formats::PickleGraph& graph = out->writer().graph();
+    std::vector<std::pair<formats::NodeId, formats::NodeId>> items;
+    std::map<std::string, formats::NodeId> nodes;
+    for (const Exported& e : tensors_) {
+      const formats::NodeId node =
+          out->add_tensor(block_of(e.from->value, e.planned.type), e.planned.shape);
+      items.emplace_back(graph.string(e.planned.name), node);
+      nodes[e.planned.name] = node;
+    }
+    for (const auto& [alias, stored] : report_.aliases) {
+      items.emplace_back(graph.string(alias), nodes.at(stored));
+    }
+    out->begin(graph.ordered_dict(std::move(items)));
+    return out;
+  }
+
+  void write_torch() {
+    const std::string path = torch_path(), folder = fs::path(path).parent_path().string();
+    Journal journal(folder, identity(), source_, options_.run, {path});
+    if (!folder.empty()) formats::make_folders(folder);
+    std::vector<PlannedOutput> outputs;
+    outputs.push_back({path, bytes_of(tensors_), [=, this] { return open_torch(path); }});
+    write_journalled(std::move(outputs), journal, options_.run, report_);
+    journal.remove();
+  }
+
+  ExportOptions options_;
+  Checkpoint source_;
+  std::vector<Exported> tensors_;
+  std::unordered_map<std::string, const NamedTensor*> by_name_;
+  std::map<std::string, std::string> stand_ins_;  // excluded tensor -> tied name written instead
+  OutputReport report_;
+};
+
+}  // namespace
+
+OutputReport export_weights(const ExportOptions& options) { return Export(options).run(); }
+
+}  // namespace zeromuon::convert

@@ -1,0 +1,181 @@
+#include "zero3/convert/outputs.h"
+
+#include <fnmatch.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <sstream>
+#include <utility>
+
+#include "csrc/formats/format_error.h"
+#include "csrc/formats/output_file.h"
+
+namespace zeromuon::convert {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kJournal = ".zeromuon-journal";
+
+// FNV-1a: tells runs apart, and is no protection against anyone.
+uint64_t hash_of(const std::string& text) {
+  uint64_t hash = 14695981039346656037ull;
+  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 1099511628211ull;
+  return hash;
+}
+
+uint64_t size_on_disk(const std::string& path) {
+  std::error_code error;
+  const auto size = fs::file_size(path, error);
+  return error ? UINT64_MAX : size;
+}
+
+}  // namespace
+
+Journal::Journal(const std::string& folder, const std::string& what, const Checkpoint& source,
+                 const RunOptions& run, const std::vector<std::string>& outputs)
+    : path_((fs::path(folder) / kJournal).string()) {
+  std::string identity = what;
+  for (const std::string& file : source.files) {
+    identity += "\n" + file + " " + formats::InputFile(file).fingerprint();
+  }
+  head_ = concat("zeromuon ckpt journal 1 ", hash_of(identity), "\n");
+  if (run.resume) read_old(outputs);
+  std::error_code ignored;
+  for (const std::string& output : outputs) {
+    if (run.force || finished_.contains(output) || !fs::exists(output, ignored)) continue;
+    formats::throw_format_error(
+        output, -1, "no file of this name", "one that exists",
+        fs::exists(path_, ignored)
+            ? "an earlier run was interrupted: go on with --resume, or replace it with --force"
+            : "choose another output, or say --force to replace it");
+  }
+}
+
+// Lines "bytes path"; the first one tells which run it was.
+void Journal::read_old(const std::vector<std::string>& outputs) {
+  std::error_code ignored;
+  if (!fs::exists(path_, ignored)) return;
+  const std::string old = formats::read_text(path_, 64 << 20);
+  if (!old.starts_with(head_)) {
+    formats::throw_format_error(path_, 0, "the journal of this run",
+                                "that of a run with other options or other sources",
+                                "repeat the options of then, or start again with --force");
+  }
+  std::istringstream lines(old.substr(head_.size()));
+  const std::set<std::string> known(outputs.begin(), outputs.end());
+  uint64_t bytes = 0;
+  std::string output;
+  while (lines >> bytes && std::getline(lines >> std::ws, output)) {
+    if (!known.contains(output) || size_on_disk(output) != bytes) continue;
+    finished_.insert(output);
+    kept_lines_ += concat(bytes, " ", output, "\n");
+  }
+  // A file whose line was lost with the run is written again.
+  for (const std::string& planned : outputs) {
+    if (!finished_.contains(planned)) fs::remove(planned, ignored);
+  }
+}
+
+void Journal::add(const std::string& output) {
+  if (!lines_.is_open()) {
+    formats::write_text(path_, head_ + kept_lines_, true);
+    lines_.open(path_, std::ios::app);
+  }
+  lines_ << size_on_disk(output) << " " << output << std::endl;
+}
+
+void Journal::remove() {
+  std::error_code ignored;
+  fs::remove(path_, ignored);
+}
+
+formats::NodeId TorchOutput::add_tensor(Block block, const std::vector<int64_t>& shape,
+                                        bool requires_grad) {
+  const formats::ElementType type = block.type;
+  const int storage = writer_.add_storage(type, static_cast<uint64_t>(block.bytes()));
+  blocks_.push_back(std::move(block));
+  storages_.push_back(storage);
+  return writer_.add_tensor(storage, type, shape, 0, {}, requires_grad);
+}
+
+formats::NodeId TorchOutput::add_repeated(Block block, int64_t numel) {
+  const formats::ElementType type = block.type;
+  const int storage = writer_.add_storage(type, static_cast<uint64_t>(block.bytes()));
+  blocks_.push_back(std::move(block));
+  storages_.push_back(storage);
+  return writer_.add_tensor(storage, type, {numel}, 0, {0});
+}
+
+void TorchOutput::begin(formats::NodeId root) {
+  for (const auto& copied : writer_.copied()) {
+    TensorSource source{formats::ElementType::kUInt8, {static_cast<int64_t>(copied.bytes)}, {}, {}};
+    if (copied.bytes > 0) source.ranges.push_back({copied.file, copied.file_offset, copied.bytes});
+    blocks_.push_back(block_of(source, source.type));
+    storages_.push_back(copied.storage);
+  }
+  writer_.begin(root);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    if (blocks_[i].numel() == 0) writer_.set_crc(storages_[i], 0);
+  }
+}
+
+void TorchOutput::write(int block, uint64_t offset, const void* data, uint64_t bytes) {
+  writer_.write(storages_.at(block), offset, data, bytes);
+}
+
+void TorchOutput::set_crc(int block, uint32_t crc) { writer_.set_crc(storages_.at(block), crc); }
+
+void write_journalled(std::vector<PlannedOutput> outputs, Journal& journal, const RunOptions& run,
+                      OutputReport& report) {
+  for (const PlannedOutput& output : outputs) report.files.push_back(output.path);
+  report.kept_files = journal.kept();
+  std::erase_if(outputs, [&](const PlannedOutput& o) { return journal.finished(o.path); });
+  for (const PlannedOutput& output : outputs) report.bytes_written += output.bytes;
+  std::set<std::string> folders;
+  write_outputs(std::move(outputs), run, [&](const std::string& path) {
+    const fs::path folder = fs::path(path).parent_path();
+    folders.insert(folder.string());
+    folders.insert(folder.parent_path().string());
+    journal.add(path);
+  });
+  for (const std::string& folder : folders) formats::sync_folder(folder);
+}
+
+Block block_of(const TensorSource& source, formats::ElementType type) {
+  Block block;
+  block.type = type;
+  block.pieces.push_back({source, 0, source.numel(), 1});
+  return block;
+}
+
+bool matches_any(const std::vector<std::string>& patterns, const std::string& name) {
+  return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
+    require(!pattern.empty(), "pattern: expected a glob, got an empty text");
+    return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+  });
+}
+
+std::vector<std::string> verbs_of(Kind kind) {
+  switch (kind) {
+    case Kind::kZero3:
+      return {"inspect", "verify", "diff", "export", "reshard", "universal", "convert-optimizer"};
+    case Kind::kUniversal:
+      return {"inspect", "verify", "diff", "export", "reshard", "convert-optimizer"};
+    case Kind::kDcp:
+      return {"inspect", "export"};
+    default:
+      return {"inspect", "verify", "diff", "export"};
+  }
+}
+
+void check_verb(const Checkpoint& checkpoint, const std::string& verb) {
+  const std::vector<std::string> verbs = verbs_of(checkpoint.kind);
+  if (std::find(verbs.begin(), verbs.end(), verb) != verbs.end()) return;
+  std::string possible;
+  for (const std::string& v : verbs) possible += (possible.empty() ? "" : ", ") + v;
+  throw_value_error(concat(checkpoint.path, ": a ", name_of(checkpoint.kind),
+                           " checkpoint goes with ", possible, "; not with ", verb));
+}
+
+}  // namespace zeromuon::convert

@@ -1,0 +1,81 @@
+// What the verbs that write share: names of outputs, the journal of finished ones, roles of files.
+#pragma once
+
+#include <fstream>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "csrc/formats/safetensors.h"
+#include "csrc/formats/torch_writer.h"
+#include "zero3/convert/transfer.h"
+#include "zero3/convert/verbs.h"
+
+namespace zeromuon::convert {
+
+// Which outputs of this very run (same sources, same options) are finished. It lies in the output
+// folder while the verb works, and goes when it is done.
+// Thread: one at a time.
+class Journal {
+ public:
+  // what: verb and options, as text. Raises FormatError when an output exists and neither --force
+  // nor --resume goes with it.
+  Journal(const std::string& folder, const std::string& what, const Checkpoint& source,
+          const RunOptions& run, const std::vector<std::string>& outputs);
+
+  bool finished(const std::string& output) const { return finished_.contains(output); }
+  int kept() const { return static_cast<int>(finished_.size()); }
+  // The output is on disk. A line that a crash loses only costs its file's time again.
+  void add(const std::string& output);
+  void remove();
+
+ private:
+  void read_old(const std::vector<std::string>& outputs);
+
+  std::string path_, head_, kept_lines_;
+  std::ofstream lines_;  // opened by the first add()
+  std::set<std::string> finished_;
+};
+
+// A torch file from blocks: one storage for each, in order of their numbers, then copied storages.
+class TorchOutput : public OpenOutput {
+ public:
+  TorchOutput(const std::string& path, bool replace) : writer_(path, replace) {}
+
+  formats::TorchFileWriter& writer() { return writer_; }
+  // A tensor of its own storage that the block fills.
+  formats::NodeId add_tensor(Block block, const std::vector<int64_t>& shape,
+                             bool requires_grad = false);
+  // One stored element that stands for `numel`.
+  formats::NodeId add_repeated(Block block, int64_t numel);
+  // After the last tensor: adds copied storages and begins the file.
+  void begin(formats::NodeId root);
+
+  const std::vector<Block>& blocks() const override { return blocks_; }
+  bool wants_crc() const override { return true; }
+  void write(int block, uint64_t offset, const void* data, uint64_t bytes) override;
+  void set_crc(int block, uint32_t crc) override;
+  void finish() override { writer_.finish(false); }  // write_journalled() syncs the folder
+
+ private:
+  formats::TorchFileWriter writer_;
+  std::vector<Block> blocks_;
+  std::vector<int> storages_;  // of the blocks
+};
+
+// Writes those outputs that the journal does not have, and syncs their folders.
+void write_journalled(std::vector<PlannedOutput> outputs, Journal& journal, const RunOptions& run,
+                      OutputReport& report);
+
+// A block that copies `source`, converted to `type`.
+Block block_of(const TensorSource& source, formats::ElementType type);
+
+// Whether a glob of `patterns` matches. Raises ValueError for an empty pattern.
+bool matches_any(const std::vector<std::string>& patterns, const std::string& name);
+
+// Raises ValueError that lists what is possible when the verb does not go with this kind.
+void check_verb(const Checkpoint& checkpoint, const std::string& verb);
+
+}  // namespace zeromuon::convert

@@ -1,0 +1,193 @@
+// Model files without optimizer: safetensors and torch state dicts.
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <set>
+
+#include "csrc/formats/format_error.h"
+#include "csrc/formats/safetensors.h"
+#include "zero3/convert/read_formats.h"
+#include "zero3/convert/tensor_reader.h"
+
+namespace zeromuon::convert {
+namespace {
+
+namespace fs = std::filesystem;
+using formats::kNoNode;
+using formats::NodeId;
+using formats::PickleGraph;
+
+// The files of a model, and which one holds which tensor where there is an index.
+struct ModelFolder {
+  std::vector<fs::path> files;
+  std::map<std::string, std::string> index;
+};
+
+ModelFolder files_of(const fs::path& path, const std::string& stem, const std::string& ending) {
+  ModelFolder out;
+  std::error_code ignored;
+  const bool is_index = path.extension() == ".json";
+  const fs::path folder = is_index ? path.parent_path() : path;
+  if (!is_index && !fs::is_directory(path, ignored)) return {{path}, {}};
+  const fs::path index = is_index ? path : folder / (stem + ending + ".index.json");
+  if (!is_index && fs::is_regular_file(folder / (stem + ending), ignored)) {
+    return {{folder / (stem + ending)}, {}};
+  }
+  if (fs::is_regular_file(index, ignored)) {
+    out.index = formats::read_safetensors_index(index.string());
+    std::set<std::string> names;
+    for (const auto& [tensor, file] : out.index) names.insert(file);
+    for (const std::string& name : names) out.files.push_back(folder / name);
+    return out;
+  }
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    if (entry.path().extension() == ending) out.files.push_back(entry.path());
+  }
+  std::sort(out.files.begin(), out.files.end());
+  return out;
+}
+
+class ModelReader {
+ public:
+  ModelReader(Kind kind, const fs::path& path, const ModelFolder& model) : model_(model) {
+    out_.kind = kind;
+    out_.folder = (fs::is_directory(path) ? path : path.parent_path()).string();
+    out_.path = path.string();
+  }
+
+  Checkpoint finish() {
+    for (const auto& [name, file] : model_.index) {
+      if (names_.contains(name)) continue;
+      refuse((fs::path(out_.folder) / file).string(), "the tensor \"" + name + "\" of the index",
+             "none", "the model is incomplete: download or restore it");
+    }
+    std::map<std::string, int64_t> types;
+    for (const NamedTensor& t : out_.tensors)
+      types[formats::name_of(t.value.type)] += t.value.numel();
+    const auto most =
+        std::max_element(types.begin(), types.end(),
+                         [](const auto& a, const auto& b) { return a.second < b.second; });
+    if (most != types.end()) out_.facts["dtype"] = most->first;
+    return std::move(out_);
+  }
+
+  void add_safetensors(const fs::path& path) {
+    const formats::SafetensorsFile file(path.string());
+    file.file().park();
+    out_.files.push_back(path.string());
+    for (const formats::SafetensorsEntry& entry : file.entries()) {
+      TensorSource source{entry.type, entry.shape, {}, {}};
+      if (entry.bytes > 0)
+        source.ranges.push_back({file.shared_file(), entry.file_offset, entry.bytes});
+      add(path, entry.name, std::move(source));
+    }
+    for (const auto& [key, value] : file.metadata()) {
+      constexpr std::string_view kAlias = "zeromuon.alias.";
+      if (key.starts_with(kAlias)) {
+        out_.aliases[key.substr(kAlias.size())] = value;
+      } else {
+        out_.facts["metadata." + key] = value;
+      }
+    }
+  }
+
+  void add_torch(const fs::path& path) {
+    const TorchFilePtr file = open_torch_file(path);
+    file->file().park();
+    out_.files.push_back(path.string());
+    const size_t before = out_.tensors.size();
+    const NodeId dict = state_dict_of(*file);
+    flatten(*file, dict, "", 0);
+    if (out_.tensors.size() == before) {
+      refuse(path.string(), "a dict of tensors", file->graph().describe(file->root(), 80),
+             "this is no model's state dict");
+    }
+  }
+
+ private:
+  // {"state_dict": {...}} and its like are looked into.
+  static NodeId state_dict_of(const formats::TorchFile& file) {
+    const PickleGraph& graph = file.graph();
+    for (const auto& [key, value] : graph.dict_items(file.root())) {
+      if (file.tensor(value)) return file.root();
+    }
+    for (const char* key : {"state_dict", "model_state_dict", "model", "module"}) {
+      const NodeId node = graph.get(file.root(), key);
+      if (node != kNoNode && graph.is_dict(node)) return node;
+    }
+    return file.root();
+  }
+
+  void flatten(const formats::TorchFile& file, NodeId node, const std::string& prefix, int depth) {
+    constexpr int kMaxDepth = 16;
+    const PickleGraph& graph = file.graph();
+    if (depth > kMaxDepth) return;
+    for (const auto& [key, value] : graph.dict_items(node)) {
+      const bool text = graph.kind(key) == formats::NodeKind::kString;
+      const std::string name =
+          prefix + (text ? std::string(graph.as_text(key)) : graph.describe(key, 40));
+      if (const auto stored = file.tensor(value)) {
+        add_stored(file, name, *stored);
+      } else if (++visited_ < graph.size()) {  // shared dicts must not multiply
+        flatten(file, value, name + ".", depth + 1);
+      }
+    }
+  }
+
+  // The same elements under a second name are an alias.
+  void add_stored(const formats::TorchFile& file, const std::string& name,
+                  const formats::StoredTensor& stored) {
+    if (stored.numel() > 0) {
+      const ViewKey key{file.path(), stored.storage, stored.file_offset,
+                        stored.type, stored.shape,   stored.strides};
+      const auto [found, added] = views_.emplace(key, name);
+      if (!added) {
+        if (found->second != name) out_.aliases[name] = found->second;
+        names_.insert(name);
+        return;
+      }
+    }
+    add(file.path(), name, source_of(file, stored));
+  }
+
+  void add(const fs::path& path, const std::string& name, TensorSource source) {
+    if (!names_.insert(name).second) {
+      refuse(path.string(), "tensor names that differ", "\"" + name + "\", which is in two places",
+             "remove the file that does not belong to the model");
+    }
+    const auto indexed = model_.index.find(name);
+    if (!model_.index.empty() && indexed == model_.index.end()) {
+      out_.warnings.push_back(path.string() + ": \"" + name + "\" is not in the index");
+    }
+    NamedTensor tensor;
+    tensor.name = name;
+    tensor.value = std::move(source);
+    out_.tensors.push_back(std::move(tensor));
+  }
+
+  using ViewKey = std::tuple<std::string, std::string, uint64_t, formats::ElementType,
+                             std::vector<int64_t>, std::vector<int64_t>>;
+  const ModelFolder& model_;
+  Checkpoint out_;
+  std::set<std::string> names_;
+  std::map<ViewKey, std::string> views_;
+  size_t visited_ = 0;
+};
+
+}  // namespace
+
+Checkpoint read_safetensors(const fs::path& path) {
+  const ModelFolder model = files_of(path, "model", ".safetensors");
+  ModelReader reader(Kind::kSafetensors, path, model);
+  for (const fs::path& file : model.files) reader.add_safetensors(file);
+  return reader.finish();
+}
+
+Checkpoint read_torch(const fs::path& path) {
+  const ModelFolder model = files_of(path, "pytorch_model", ".bin");
+  ModelReader reader(Kind::kTorch, path, model);
+  for (const fs::path& file : model.files) reader.add_torch(file);
+  return reader.finish();
+}
+
+}  // namespace zeromuon::convert

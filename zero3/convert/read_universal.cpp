@@ -1,0 +1,119 @@
+#include <algorithm>
+#include <filesystem>
+
+#include "csrc/formats/format_error.h"
+#include "zero3/convert/read_formats.h"
+#include "zero3/convert/tensor_reader.h"
+
+namespace zeromuon::convert {
+namespace {
+
+namespace fs = std::filesystem;
+using formats::kNoNode;
+using formats::NodeId;
+
+// The folder with zero/, which `latest_universal` may name.
+fs::path universal_folder(const fs::path& path) {
+  std::error_code ignored;
+  if (fs::is_directory(path / "zero", ignored)) return path;
+  if (!fs::is_regular_file(path / "latest_universal", ignored)) return {};
+  std::string name = formats::read_text((path / "latest_universal").string(), 4096);
+  while (!name.empty() && std::isspace(static_cast<unsigned char>(name.back()))) name.pop_back();
+  if (!is_file_name(name)) return {};
+  return fs::is_directory(path / name / "zero", ignored) ? path / name : fs::path();
+}
+
+class UniversalReader {
+ public:
+  explicit UniversalReader(const fs::path& folder) : folder_(folder) {
+    out_.kind = Kind::kUniversal;
+    out_.folder = folder.string();
+    out_.tag = folder.filename().string();
+  }
+
+  Checkpoint read() {
+    open_model_files();
+    read_model_files(out_);
+    // A second look at the world that was: universal checkpoints have none.
+    out_.facts["saved_on_ranks"] = concat(out_.model_files.size());
+    read_parameters();
+    const TorchFilePtr optimizer = open_torch_file(folder_ / "zero" / "optimizer_state.pt");
+    out_.optim_files.push_back(optimizer);
+    out_.files.push_back(optimizer->path());
+    read_optimizer(out_,
+                   {optimizer, optimizer->graph().get(optimizer->root(), "optimizer_state_dict")});
+    drop_placeholders(out_);
+    return std::move(out_);
+  }
+
+ private:
+  void open_model_files() {
+    for (int rank = 0;; ++rank) {
+      const fs::path path = folder_ / concat("zero_pp_rank_", rank, "_mp_rank_00_model_states.pt");
+      std::error_code ignored;
+      if (!fs::exists(path, ignored)) break;
+      out_.model_files.push_back(open_torch_file(path));
+      out_.files.push_back(path.string());
+    }
+    if (out_.model_files.empty()) {
+      refuse(folder_.string(), "zero_pp_rank_0_mp_rank_00_model_states.pt", "none",
+             "this is no universal checkpoint of ZeRO stage 3");
+    }
+  }
+
+  void read_parameters() {
+    for (NamedTensor& tensor : out_.tensors) {
+      if (tensor.sub_group < 0) continue;
+      if (tensor.sub_group >= static_cast<int>(out_.sub_groups.size())) {
+        out_.sub_groups.resize(tensor.sub_group + 1);
+      }
+      out_.sub_groups[tensor.sub_group].tensors.push_back(
+          static_cast<int>(&tensor - out_.tensors.data()));
+      read_parameter(tensor);
+    }
+  }
+
+  void read_parameter(NamedTensor& tensor) {
+    if (!is_file_name(tensor.name)) {
+      refuse(folder_.string(), "the name of a parameter that is a file name",
+             "\"" + tensor.name + "\"", formats::kDamaged);
+    }
+    const fs::path folder = folder_ / "zero" / tensor.name;
+    for (const char* part : {"fp32", "exp_avg", "exp_avg_sq", "momentum_buffer"}) {
+      const fs::path path = folder / (std::string(part) + ".pt");
+      const bool weights = std::string(part) == "fp32";
+      std::error_code ignored;
+      if (!weights && !fs::exists(path, ignored)) continue;
+      (weights ? tensor.value : tensor.states[part]) = read_part(path, tensor.value.shape);
+    }
+  }
+
+  TensorSource read_part(const fs::path& path, const std::vector<int64_t>& shape) {
+    const TorchFilePtr file = open_torch_file(path);
+    out_.files.push_back(path.string());
+    NodeId node = file->root();
+    if (file->graph().is_dict(node)) node = file->graph().get(node, "param");
+    const auto stored = node == kNoNode ? std::nullopt : file->tensor(node);
+    if (!stored || stored->numel() != formats::numel_of(shape)) {
+      refuse(path.string(), concat("a tensor of ", formats::numel_of(shape), " elements"),
+             stored ? concat(stored->numel()) : "none", formats::kDamaged);
+    }
+    TensorSource out = source_of(*file, *stored);
+    if (out.strides.empty()) out.shape = shape;
+    file->file().park();
+    return out;
+  }
+
+  fs::path folder_;
+  Checkpoint out_;
+};
+
+}  // namespace
+
+bool looks_like_universal(const fs::path& folder) { return !universal_folder(folder).empty(); }
+
+Checkpoint read_universal(const fs::path& path) {
+  return UniversalReader(universal_folder(path)).read();
+}
+
+}  // namespace zeromuon::convert

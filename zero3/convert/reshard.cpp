@@ -1,0 +1,60 @@
+#include <cstdlib>
+
+#include "zero3/convert/outputs.h"
+#include "zero3/convert/verbs.h"
+#include "zero3/convert/write_universal.h"
+#include "zero3/convert/write_zero3.h"
+
+namespace zeromuon::convert {
+namespace {
+
+constexpr int64_t kDefaultSubGroupSize = 1'000'000'000;  // DeepSpeed's
+
+int64_t sub_group_size_of(const Checkpoint& source, int64_t asked) {
+  require(asked >= 0, "sub_group_size: expected 0 or more, got ", asked);
+  if (asked > 0) return asked;
+  const auto said = source.facts.find("sub_group_size");
+  const int64_t own =
+      said == source.facts.end() ? 0 : std::strtoll(said->second.c_str(), nullptr, 10);
+  return own > 0 ? own : kDefaultSubGroupSize;
+}
+
+}  // namespace
+
+OutputReport reshard(const ReshardOptions& options) {
+  const Checkpoint source = open_checkpoint(options.source.path, options.source.tag);
+  check_verb(source, "reshard");
+  const int64_t size = sub_group_size_of(source, options.sub_group_size);
+  const std::string tag = options.tag.empty() ? source.tag : options.tag;
+  const std::string what = concat("reshard ", options.world_size, " ", size, " ", tag);
+  OutputReport report;
+  const auto ranks = static_cast<int>(source.model_files.size());
+  if (options.world_size > ranks) {
+    const int last = options.world_size - 1;
+    const std::string which = ranks == last ? concat("rank ", last, " takes")
+                                            : concat("ranks ", ranks, " to ", last, " take");
+    report.notes.push_back(concat(which, " the client state (random states, too) of rank r % ",
+                                  ranks, ": seed them anew where ranks must differ"));
+  }
+  write_zero3(source, *same_optimizer(source),
+              {options.output, tag, options.world_size, size, what}, options.run, report);
+  return report;
+}
+
+OutputReport universal(const UniversalOptions& options) {
+  const Checkpoint source = open_checkpoint(options.source.path, options.source.tag);
+  check_verb(source, "universal");
+  OutputReport report;
+  if (source.optimizer == "Muon (DeepSpeed)") {
+    report.notes.push_back(
+        "momentum_buffer is written as exp_avg, the only name that DeepSpeed's loader knows; that "
+        "loader copies the hyper-parameters of the first group (use_muon, too) onto all, so its "
+        "own "
+        "Muon does not resume from a universal checkpoint: use reshard, or convert-optimizer");
+  }
+  write_universal(source, *same_optimizer(source), options.output, "universal", options.run,
+                  report);
+  return report;
+}
+
+}  // namespace zeromuon::convert
