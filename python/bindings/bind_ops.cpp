@@ -133,8 +133,8 @@ py::dict describe_plan(const BoundNewtonSchulz& op) {
   return out;
 }
 
-// out = a b, all [n, n] fp32, by one backend in tiles on all threads: what Newton-Schulz could
-// reach at best.
+// out = a b, all [n, n] fp32, rows of any stride, by one backend in tiles on all threads: what
+// Newton-Schulz could reach at best.
 void multiply(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
               const std::string& backend) {
   const int64_t n = out.dim() == 2 ? out.size(0) : 0;
@@ -142,10 +142,11 @@ void multiply(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
           "multiply_: out must not share memory with a "
           "or b");
   for (const at::Tensor& t : {out, a, b}) {
-    require(t.dim() == 2 && n > 0 && t.size(0) == n && t.size(1) == n && t.is_contiguous() &&
-                t.scalar_type() == at::kFloat && t.device().is_cpu(),
-            "multiply_: expected contiguous square float32 CPU tensors of one size, got ",
-            t.sizes());
+    require(t.dim() == 2 && n > 0 && t.size(0) == n && t.size(1) == n && t.stride(1) == 1 &&
+                t.stride(0) >= n && t.scalar_type() == at::kFloat && t.device().is_cpu(),
+            "multiply_: expected square float32 CPU tensors of one size, elements of a row next to "
+            "each other, got ",
+            t.scalar_type(), " of ", t.sizes(), " with strides ", t.strides());
   }
   require(backend == "blas" || backend == "onednn", "multiply_: expected blas or onednn, got \"",
           backend, "\"");
@@ -162,7 +163,7 @@ void multiply(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
       0};
   const ops::ProductPlan plan = ops::cut_product(row, n, n, false);
   const auto matrix = [n](const at::Tensor& t) {
-    return ops::Matrix{t.mutable_data_ptr<float>(), nullptr, n, n, n, 1};
+    return ops::Matrix{t.mutable_data_ptr<float>(), nullptr, n, n, t.stride(0), 1};
   };
   const py::gil_scoped_release released;
   ops::Product product{plan, {matrix(a), false, false}, {matrix(b), false, false}};

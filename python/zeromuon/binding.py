@@ -10,7 +10,7 @@ from typing import Callable
 import torch
 import torch.distributed as dist
 
-from . import _core, host, host_loop, placement
+from . import _core, gloo_exit, host, host_loop, placement
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -51,6 +51,7 @@ def bind(optimizer, specs: dict, params: list, options: dict, allocate: Callable
     options: of the optimizer, and whatever else must be equal on all ranks. allocate: makes the states of a sub-group of
     a binding. Raises ValueError, on every rank, when a rank cannot bind or two ranks differ in options or plan.
     """
+    gloo_exit.let_threads_finish_at_exit()
     zero3 = host.find_zero3(params)
     group = host.process_group(zero3)
     ranks = _exchange(zero3, group, options)

@@ -104,16 +104,20 @@ void NewtonSchulz::run_batch(std::span<float* const> matrices, float* memory) co
   const bool rounds = plan_.dtype != DType::kFloat32;
   Matrix x{scratch.x, scratch.x_rounded, m, n, row_stride(n), plan_.batch};
   Matrix other{scratch.other, scratch.other_rounded, m, n, row_stride(n), plan_.batch};
+  const Matrix own{matrices[0], scratch.other_rounded, m, n, n, 1};
+  // On the host the last segment writes into a wide matrix of the caller.
+  const bool lands = !plan_.tall() && plan_.apply.backend != ProductBackend::kTensors;
   if (other.data == nullptr) {
-    other = {matrices[0], scratch.other_rounded, m, n, n, 1};
-    // The last segment writes into a wide matrix of the caller.
-    if (!plan_.tall() && plan_.segments.size() % 2 == 0) std::swap(x, other);
+    other = own;
+    if (lands && plan_.segments.size() % 2 == 0) std::swap(x, other);
   }
   products_.normalize(caller, plan_.coefficients.safety, rounds, x, scratch.partial_sums);
   std::span<const Triple> triples = plan_.coefficients.triples;
   for (size_t s = 0; s < plan_.segments.size(); ++s) {
     const auto length = static_cast<size_t>(plan_.segments[s]);
-    segment(triples.first(length), scratch, {x, other, s == 0, s + 1 == plan_.segments.size()});
+    const bool last = s + 1 == plan_.segments.size();
+    if (last && lands) other = own;
+    segment(triples.first(length), scratch, {x, other, s == 0, last});
     triples = triples.subspan(length);
     std::swap(x, other);
   }

@@ -41,13 +41,13 @@ void add_grid(std::vector<Tile>& tiles, const Tile& area, int64_t size) {
 }
 
 // The lower triangle of the square that begins at (at, at), in tiles of `size`; those on the
-// diagonal are cut again into tiles of `leaf`.
+// diagonal are cut again into tiles of half that size, until it is `leaf`.
 void add_triangle(std::vector<Tile>& tiles, int64_t at, int64_t side, int64_t size, int64_t leaf) {
   for (int64_t r = 0; r < side; r += size) {
     const int64_t rows = std::min(size, side - r);
     if (r > 0) add_grid(tiles, {at + r, at, rows, r}, size);
     if (size > leaf) {
-      add_triangle(tiles, at + r, rows, leaf, leaf);
+      add_triangle(tiles, at + r, rows, std::max(leaf, size / 2), leaf);
     } else {
       tiles.push_back({at + r, at + r, rows, rows});
     }

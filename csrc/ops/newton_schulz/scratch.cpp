@@ -35,9 +35,11 @@ NewtonSchulzScratch lay_out_scratch(const NewtonSchulzPlan& plan, float* memory)
   const int64_t matrix = m * row_stride(n), square = m * row_stride(m);
   const bool rounds = plan.dtype != DType::kFloat32;
   const bool tensors = plan.apply.backend == ProductBackend::kTensors;
+  // Segments after the first read what the one before wrote, from rows that are well apart.
+  const bool pair = tensors || (plan.segments.size() > 1 && row_stride(n) != n);
   const bool long_segments = *std::max_element(plan.segments.begin(), plan.segments.end()) > 1;
   out.x = layout.take<float>(true, plan.batch * matrix);
-  out.other = layout.take<float>(tensors, plan.batch * matrix);
+  out.other = layout.take<float>(pair, plan.batch * matrix);
   out.x_rounded = layout.take<BFloat16>(rounds, plan.batch * matrix);
   out.other_rounded =
       layout.take<BFloat16>(rounds && plan.segments.size() > 1, plan.batch * matrix);
