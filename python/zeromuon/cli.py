@@ -62,11 +62,12 @@ def require_verb(word: str) -> None:
     """Raises ValueError that names the nearest verb if `word` is not one."""
     if word in VERBS:
         return
-    nearest = difflib.get_close_matches(word, VERBS, 1, cutoff=0.4) or list(VERBS)[:1]
-    raise ValueError(
-        f'zeromuon {word}: expected a verb ({", ".join(VERBS)}), found "{word}"; did you mean'
-        f' "{nearest[0]}"?'
-    )
+    from .ckpt.options import VERBS as CHECKPOINT_VERBS
+
+    whole = {**{verb: verb for verb in VERBS}, **{verb: f"zeromuon ckpt {verb}" for verb in CHECKPOINT_VERBS}}
+    nearest = difflib.get_close_matches(word, whole, 1, cutoff=0.4)
+    hint = f'; did you mean "{whole[nearest[0]]}"?' if nearest else ""
+    raise ValueError(f'zeromuon {word}: expected a verb ({", ".join(VERBS)}), found "{word}"{hint}')
 
 
 def finetune_parser() -> Parser:

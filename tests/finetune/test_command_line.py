@@ -15,6 +15,20 @@ def test_an_unknown_verb_is_answered_with_the_nearest(capsys):
     assert 'did you mean "finetune"?' in capsys.readouterr().err
 
 
+def test_a_word_that_is_like_no_verb_gets_no_guess(capsys):
+    assert cli.main(["xyzzy"]) == 2
+    err = capsys.readouterr().err
+    assert 'expected a verb (finetune, ckpt, compare, bench), found "xyzzy"' in err and "did you mean" not in err
+
+
+def test_a_demo_without_its_package_says_what_installs_it(capsys, monkeypatch):
+    monkeypatch.delenv("ZEROMUON_DEMO_MODEL", raising=False)
+    monkeypatch.setattr("zeromuon.finetune.model_folder.DEMO_PACKAGE", "no_such_package_of_zeromuon")
+    assert cli.main(["finetune", "--demo"]) == 2
+    err = capsys.readouterr().err
+    assert "run ./run demo, which installs it, or set ZEROMUON_DEMO_MODEL" in err
+
+
 def test_an_unknown_option_is_answered_with_the_nearest(capsys):
     assert cli.main(["finetune", "--modle", "x"]) == 2
     assert 'unknown argument "--modle"; did you mean "--model"?' in capsys.readouterr().err

