@@ -40,4 +40,7 @@ class FormatError : public ValueError {
 constexpr const char* kDamaged =
     "the file is damaged or was not written completely: restore it, or use an older checkpoint";
 
+constexpr const char* kUnknownType =
+    "take a newer version that knows it, or save the tensor with another type";
+
 }  // namespace zeromuon::formats

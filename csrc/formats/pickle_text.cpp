@@ -18,6 +18,12 @@ void quote(std::string_view text, size_t limit, std::string& out) {
   out += '\'';
 }
 
+// The last place up to `at` that cuts no UTF-8 character.
+size_t before_character(std::string_view text, size_t at) {
+  while (at > 0 && (static_cast<uint8_t>(text[at]) & 0xc0) == 0x80) --at;
+  return at;
+}
+
 std::string number(double value) {
   std::ostringstream out;
   out.precision(12);
@@ -108,7 +114,7 @@ void PickleGraph::describe_into(NodeId node, size_t limit, int depth, std::strin
 std::string PickleGraph::describe(NodeId node, size_t limit) const {
   std::string out;
   describe_into(node, limit, 0, out);
-  if (out.size() > limit) out = out.substr(0, limit) + "...";
+  if (out.size() > limit) out = out.substr(0, before_character(out, limit)) + "...";
   return out;
 }
 

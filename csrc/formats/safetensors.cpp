@@ -75,8 +75,9 @@ class HeaderReader : public JsonEvents {
       return;
     }
     check(field_ == "dtype", "a string only as dtype", "\"" + field_ + "\"");
-    check(parse_safetensors_name(text, entry_.type), "an element type that this version knows",
-          "\"" + text + "\" for \"" + name_ + "\"");
+    if (parse_safetensors_name(text, entry_.type)) return;
+    throw_format_error(file_, 8, "an element type that this version knows",
+                       "\"" + text + "\" for \"" + name_ + "\"", kUnknownType);
   }
 
   void integer(uint64_t value) override {

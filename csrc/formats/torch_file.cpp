@@ -195,7 +195,11 @@ std::optional<StoredTensor> TorchFile::tensor(NodeId node) const {
   if (rebuild.untyped || storage.untyped) {
     const bool known = rebuild.untyped && arguments.size() > 6 &&
                        parse_torch_dtype(graph_, arguments[6], out.type);
-    if (!known) fail("an element type that this version knows", "another one");
+    if (!known) {
+      throw_format_error(path() + ": " + prefix_ + "data.pkl", -1,
+                         "an element type that this version knows",
+                         "another one in " + graph_.describe(node, 120), kUnknownType);
+    }
   }
   const ZipRecord* record = storage_record(storage.key);
   if (record == nullptr) fail("a record data/" + storage.key, "none");

@@ -79,6 +79,15 @@ TEST(Pickle, NothingIsCalledAndUnknownObjectsAreKept) {
   EXPECT_EQ(describe(rewritten(object)), describe(object));
 }
 
+TEST(Pickle, ADescriptionThatIsCutShortCutsNoCharacter) {
+  PickleGraph graph;
+  const NodeId text = graph.string("h\xc3\xa9\xe2\x82\xac!");
+  EXPECT_EQ(graph.describe(text, 3), "'h...");
+  EXPECT_EQ(graph.describe(text, 4), "'h\xc3\xa9...");
+  EXPECT_EQ(graph.describe(text, 6), "'h\xc3\xa9...");
+  EXPECT_EQ(graph.describe(text, 7), "'h\xc3\xa9\xe2\x82\xac...");
+}
+
 TEST(Pickle, EveryTruncationIsAnError) {
   for (const char* hex : kPicklesInHex) {
     const std::string whole = from_hex(hex);

@@ -76,6 +76,12 @@ TEST_F(Safetensors, HeadersThatDoNotAddUpAreRefused) {
   EXPECT_THAT(refusal("{" + entry("a", "F99", "3", 0, 12) + "}", 12), HasSubstr("F99"));
 }
 
+TEST_F(Safetensors, AnElementTypeOfALaterVersionIsNotCalledDamage) {
+  const std::string text = refusal("{" + entry("a", "F4_X", "2", 0, 1) + "}", 1);
+  EXPECT_THAT(text, HasSubstr("\"F4_X\" for \"a\"; take a newer version"));
+  EXPECT_THAT(text, Not(HasSubstr("damaged")));
+}
+
 TEST_F(Safetensors, DuplicateKeysAreRefused) {
   const std::string a = entry("a", "F32", "1", 0, 4);
   EXPECT_THAT(refusal("{" + a + "," + a + "}", 4), HasSubstr("twice"));
