@@ -221,11 +221,14 @@ TEST_F(Hostile, NamesThatLeaveTheFolderAreWrittenNowhere) {
   }
 }
 
-TEST_F(Hostile, ANameThatIsNoUtf8IsRefusedByJson) {
+TEST_F(Hostile, ANameThatIsNoUtf8IsAProblemOfItsFile) {
   SmallCheckpoint what;
   what.groups[0][1].name = "w\xff";
-  const std::string from = make("c", what);
-  EXPECT_THROW(export_to(from, "e"), ValueError);
+  const std::string from = make("c", what), file = rank_file(from, 0, "model");
+  EXPECT_THAT(refusal(from), HasSubstr(file + ": expected the name of a tensor in UTF-8"));
+  ASSERT_EQ(verified(from).problems.size(), 1u);
+  EXPECT_EQ(verified(from).problems[0].file, file);
+  EXPECT_THROW(export_to(from, "e"), formats::FormatError);
   EXPECT_TRUE(contents(path("e")).empty());
 }
 

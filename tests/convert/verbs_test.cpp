@@ -262,6 +262,17 @@ TEST_F(Verbs, OptionsOutOfRangeAreRefused) {
   options.dtype = "";
   options.run.max_memory_bytes = 100;
   EXPECT_THROW(export_weights(options), ValueError);
+  ConvertOptimizerOptions converted;
+  converted.source.path = from;
+  converted.output = path("m");
+  converted.to = "ZeroMuon";
+  converted.roles = {{"emb", "adamw"}, {"w", "muon"}, {"v", "muon"}, {"bias", "adamw"}};
+  for (const auto& [name, value] : std::vector<std::pair<const char*, double>>{
+           {"lr", -3}, {"adam_lr", INFINITY}, {"eps", NAN}, {"momentum", 1}, {"beta2", 1}}) {
+    converted.numbers = {{name, value}};
+    EXPECT_THROW(convert_optimizer(converted), ValueError) << name;
+  }
+  EXPECT_FALSE(fs::exists(path("m")));
   EXPECT_THAT(error_of([&] { open_checkpoint(path("absent")); }), HasSubstr("check the path"));
   EXPECT_THAT(error_of([&] { open_checkpoint(from, "step9"); }), HasSubstr("--tag"));
 }

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <string_view>
+#include <utility>
 
 #include "csrc/formats/torch_file.h"
 #include "zero3/convert/elements.h"
@@ -67,11 +69,24 @@ void compare(const TensorSource& a, const uint8_t* in_a, const TensorSource& b, 
   }
 }
 
+// open_checkpoint(), whose remedies name the option of this side.
+Checkpoint open_side(const Source& source, const std::string& option) {
+  try {
+    return open_checkpoint(source.path, source.tag);
+  } catch (const formats::FormatError& error) {
+    constexpr std::string_view kTag = "--tag";
+    formats::Finding finding = error.finding();
+    const size_t at = finding.remedy.find(kTag);
+    if (at != std::string::npos) finding.remedy.replace(at, kTag.size(), option + " (or --tag)");
+    throw formats::FormatError(std::move(finding));
+  }
+}
+
 }  // namespace
 
 DiffReport diff(const DiffOptions& options) {
-  const Checkpoint a = open_checkpoint(options.a.path, options.a.tag);
-  const Checkpoint b = open_checkpoint(options.b.path, options.b.tag);
+  const Checkpoint a = open_side(options.a, "--tag-a");
+  const Checkpoint b = open_side(options.b, "--tag-b");
   check_verb(a, "diff");
   check_verb(b, "diff");
   const bool states = options.states && has_states(a) && has_states(b);

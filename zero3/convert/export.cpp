@@ -5,6 +5,7 @@
 #include "csrc/formats/format_error.h"
 #include "csrc/formats/output_file.h"
 #include "zero3/convert/elements.h"
+#include "zero3/convert/names.h"
 #include "zero3/convert/outputs.h"
 
 namespace zeromuon::convert {
@@ -65,6 +66,8 @@ class Export {
     require(options_.max_shard_bytes >= 0, "max_shard_bytes: expected 0 or more, got ",
             options_.max_shard_bytes);
     require(!options_.output.empty(), "output: expected a path, got an empty text");
+    check_ending();
+    check_all_patterns();
     choose();
   }
 
@@ -75,6 +78,28 @@ class Export {
   }
 
  private:
+  // A folder of such a name would be taken for a file.
+  void check_ending() const {
+    const std::string ending = fs::path(options_.output).extension().string();
+    const bool torch = options_.format == "torch";
+    const bool good = !matches_any({".safetensors", ".pt", ".pth", ".bin", ".ckpt"}, ending) ||
+                      (torch && is_torch_file());
+    require(good, options_.output, ": export writes a folder",
+            torch ? ", or one file that ends in .pt, .pth or .bin" : "", ", and this name ends in ",
+            ending, "; name a folder",
+            torch                      ? ""
+            : ending == ".safetensors" ? ", the weights in it are model.safetensors"
+                                       : ", or say --format torch for one torch file");
+  }
+
+  void check_all_patterns() const {
+    std::vector<std::string> of_dtypes;
+    for (const auto& [pattern, dtype] : options_.dtype_patterns) of_dtypes.push_back(pattern);
+    check_patterns(source_, "--include", options_.include);
+    check_patterns(source_, "--exclude", options_.exclude);
+    check_patterns(source_, "--dtype-for", of_dtypes);
+  }
+
   bool wanted(const std::string& name) const {
     return (options_.include.empty() || matches_any(options_.include, name)) &&
            !matches_any(options_.exclude, name);
@@ -84,7 +109,11 @@ class Export {
   ElementType type_for(const NamedTensor& tensor) const {
     const ElementType own = tensor.value.type;
     for (const auto& [pattern, dtype] : options_.dtype_patterns) {
-      if (!matches_any({pattern}, tensor.name)) continue;
+      const auto& names = names_.at(tensor.name);
+      const bool fits = std::any_of(names.begin(), names.end(), [&, p = pattern](const auto& name) {
+        return matches_any({p}, name);
+      });
+      if (!fits) continue;
       const ElementType type = parse_dtype(dtype);
       require(can_convert(own, type), "\"", tensor.name, "\": ", formats::name_of(own),
               " is not converted to ", dtype, "; change the pattern \"", pattern, "\"");
@@ -102,6 +131,8 @@ class Export {
               "dtype: expected float32, bfloat16, float16 or float64, got \"", options_.dtype,
               "\"");
     }
+    for (const NamedTensor& tensor : source_.tensors) names_[tensor.name] = {tensor.name};
+    for (const auto& [alias, stored] : source_.aliases) names_[stored].push_back(alias);
     for (const NamedTensor& tensor : source_.tensors) {
       by_name_[tensor.name] = &tensor;
       if (!wanted(tensor.name)) continue;
@@ -109,7 +140,7 @@ class Export {
     }
     for (const auto& [alias, stored] : source_.aliases) add_alias(alias, stored);
     require(!tensors_.empty(), source_.path, ": include and exclude leave no tensor of ",
-            source_.tensors.size());
+            source_.tensors.size(), "; widen --include, or drop an --exclude");
   }
 
   // A tied name goes with its tensor; alone, when that one is excluded.
@@ -193,11 +224,15 @@ class Export {
     }
   }
 
+  bool is_torch_file() const {
+    const std::string ending = fs::path(options_.output).extension().string();
+    return ending == ".pt" || ending == ".bin" || ending == ".pth";
+  }
+
   // A folder gets pytorch_model.bin; a name with an ending is the file itself.
   std::string torch_path() const {
-    const std::string ending = fs::path(options_.output).extension().string();
-    const bool file = ending == ".pt" || ending == ".bin" || ending == ".pth";
-    return file ? options_.output : (fs::path(options_.output) / "pytorch_model.bin").string();
+    return is_torch_file() ? options_.output
+                           : (fs::path(options_.output) / "pytorch_model.bin").string();
   }
 
   std::unique_ptr<OpenOutput> open_torch(const std::string& path) const {
@@ -232,6 +267,7 @@ class Export {
   Checkpoint source_;
   std::vector<Exported> tensors_;
   std::unordered_map<std::string, const NamedTensor*> by_name_;
+  std::unordered_map<std::string, std::vector<std::string>> names_;  // its own and the tied ones
   std::map<std::string, std::string> stand_ins_;  // excluded tensor -> tied name written instead
   OutputReport report_;
 };

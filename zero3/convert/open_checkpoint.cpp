@@ -1,8 +1,15 @@
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
+#include <optional>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "csrc/formats/format_error.h"
+#include "csrc/formats/safetensors.h"
 #include "zero3/convert/checkpoint.h"
+#include "zero3/convert/names.h"
 #include "zero3/convert/read_formats.h"
 
 namespace zeromuon::convert {
@@ -24,18 +31,115 @@ bool has_ending(const fs::path& folder, const std::string& ending) {
   return false;
 }
 
-Checkpoint open_folder(const fs::path& folder, const std::string& tag) {
-  if (looks_like_universal(folder)) return read_universal(folder);
-  if (looks_like_zero3(folder)) return read_zero3(folder, tag);
-  if (has_file(folder, ".metadata")) return read_dcp(folder);
-  if (has_ending(folder, ".safetensors")) return read_safetensors(folder);
+std::optional<Kind> kind_of_folder(const fs::path& folder) {
+  if (looks_like_universal(folder)) return Kind::kUniversal;
+  if (looks_like_zero3(folder)) return Kind::kZero3;
+  if (has_file(folder, ".metadata")) return Kind::kDcp;
+  if (has_ending(folder, ".safetensors")) return Kind::kSafetensors;
   if (has_file(folder, "pytorch_model.bin") || has_file(folder, "pytorch_model.bin.index.json")) {
-    return read_torch(folder);
+    return Kind::kTorch;
   }
-  refuse(folder.string(),
+  return std::nullopt;
+}
+
+// A run's folder has its checkpoints one level down. ZeRO-3 comes before its exports.
+std::string remedy_for_parent(const fs::path& folder) {
+  std::error_code error;
+  std::vector<std::pair<Kind, fs::path>> found;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (!entry.is_directory(error)) continue;
+    if (const auto kind = kind_of_folder(entry.path())) found.emplace_back(*kind, entry.path());
+  }
+  if (found.empty()) return "check the path";
+  const auto& [kind, path] = *std::min_element(found.begin(), found.end());
+  return concat("name ", path.string(), ", a ", name_of(kind), " checkpoint");
+}
+
+void check_no_tag(const std::string& path, Kind kind, const std::string& tag) {
+  require(tag.empty() || kind == Kind::kZero3, path, ": a ", name_of(kind),
+          " checkpoint has no tags, got --tag \"", tag, "\"; leave --tag out",
+          kind == Kind::kUniversal ? ", and name the folder that has zero/ in it" : "");
+}
+
+Checkpoint read_as(Kind kind, const fs::path& path, const std::string& tag) {
+  switch (kind) {
+    case Kind::kUniversal:
+      return read_universal(path);
+    case Kind::kZero3:
+      return read_zero3(path, tag);
+    case Kind::kDcp:
+      return read_dcp(path);
+    case Kind::kSafetensors:
+      return read_safetensors(path);
+    default:
+      return read_torch(path);
+  }
+}
+
+// What a file is by its first bytes.
+enum class Begin : uint8_t { kZip, kPickle, kSafetensors, kNothing, kOther, kPointer };
+
+Begin begin_of(const std::string& path) {
+  constexpr std::string_view kPointer = "version https://git-lfs";
+  const formats::InputFile file(path);
+  std::string head(std::min<uint64_t>(file.size(), kPointer.size()), '\0');
+  file.read(0, head.data(), head.size());
+  uint64_t header_bytes = 0;
+  if (head.size() > sizeof header_bytes) std::memcpy(&header_bytes, head.data(), 8);
+  if (head.empty()) return Begin::kNothing;
+  if (head.starts_with("PK")) return Begin::kZip;
+  if (head.starts_with("\x80")) return Begin::kPickle;
+  if (head == kPointer) return Begin::kPointer;
+  const bool header = head.size() > 8 && head[8] == '{' &&
+                      header_bytes <= formats::SafetensorsFile::kMaxHeaderBytes;
+  return header ? Begin::kSafetensors : Begin::kOther;
+}
+
+// Raises FormatError when the file is none that a reader takes. The readers say what is damaged.
+void check_begin(const fs::path& path) {
+  const std::string name = path.string(), file = path.filename().string();
+  const bool safetensors = path.extension() == ".safetensors";
+  switch (begin_of(name)) {
+    case Begin::kPointer:
+      refuse(name, "a checkpoint", "a pointer of Git LFS to one",
+             "get the file itself: git lfs pull");
+    case Begin::kSafetensors:
+      if (safetensors) return;
+      refuse(name, "a name that ends in .safetensors", "another name of a safetensors file",
+             "rename it, or link to it");
+    case Begin::kZip:
+    case Begin::kPickle:
+      if (!safetensors) return;
+      refuse(name, "a safetensors file", "one that begins as those of torch.save do",
+             "give it a name that ends in .pt or .bin");
+    case Begin::kNothing:
+      return;
+    case Begin::kOther:
+      break;
+  }
+  const bool latest = file == "latest" || file == "latest_universal";
+  refuse(name,
+         "a checkpoint: a file of safetensors or of torch.save, or a folder of ZeRO-3, universal, "
+         "safetensors, torch or DCP",
+         "a file that begins like none of them",
+         latest ? "name its folder: " + (path.has_parent_path() ? path.parent_path().string() : ".")
+                : "name the file or folder of a checkpoint");
+}
+
+Kind kind_of(const fs::path& path, const std::string& tag) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) {
+    const std::string name = path.string();
+    if (name.ends_with(".safetensors.index.json")) return Kind::kSafetensors;
+    if (!name.ends_with(".bin.index.json")) check_begin(path);
+    return path.extension() == ".safetensors" ? Kind::kSafetensors : Kind::kTorch;
+  }
+  if (const auto kind = kind_of_folder(path)) return *kind;
+  if (!tag.empty() && is_file_name(tag) && looks_like_zero3(path / tag)) return Kind::kZero3;
+  refuse(path.string(),
          "a ZeRO-3 checkpoint (with latest, or *_model_states.pt), a universal one (with zero/), a "
          "model of safetensors or pytorch_model.bin, or a DCP folder (with .metadata)",
-         "none of these", "check the path");
+         "none of these", remedy_for_parent(path));
 }
 
 // Views may repeat elements, and tensors may share bytes, which must not make a small file a large
@@ -96,16 +200,11 @@ Checkpoint open_checkpoint(const std::string& path, const std::string& tag) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) refuse(path, "a file or folder", "nothing there", "check the path");
-  Checkpoint checkpoint;
-  if (fs::is_directory(status)) {
-    checkpoint = open_folder(path, tag);
-  } else if (fs::path(path).extension() == ".safetensors" ||
-             path.ends_with(".safetensors.index.json")) {
-    checkpoint = read_safetensors(path);
-  } else {
-    checkpoint = read_torch(path);
-  }
+  const Kind kind = kind_of(path, tag);
+  check_no_tag(path, kind, tag);
+  Checkpoint checkpoint = read_as(kind, path, tag);
   checkpoint.path = path;
+  check_names(checkpoint);
   check_sizes(checkpoint);
   return checkpoint;
 }

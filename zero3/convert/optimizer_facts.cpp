@@ -17,6 +17,11 @@ using formats::NodeId;
 using formats::PickleGraph;
 using formats::TorchFile;
 
+std::string option_of(std::string name) {
+  std::replace(name.begin(), name.end(), '_', '-');
+  return "--" + name;
+}
+
 // Reads the hyper-parameters of the source, and lets `numbers` replace them.
 class HyperReader {
  public:
@@ -42,13 +47,17 @@ class HyperReader {
                                       [&, n = name](const auto& f) { return n == f.first; });
       require(field != std::end(fields), "numbers: unknown name \"", name,
               "\", expected lr, adam_lr, momentum, beta1, beta2, eps or weight_decay");
-      require(std::isfinite(value), name, ": expected a finite number");
+      require(std::isfinite(value) && value >= 0, option_of(name),
+              ": expected a finite number of at least 0, got ", value);
       *field->second = value;
       if (name == "lr") out_.lr_now = 1;
     }
-    require(out_.momentum >= 0 && out_.momentum < 1, "momentum: expected 0 <= momentum < 1, got ",
-            out_.momentum);
-    require(out_.beta1 >= 0 && out_.beta1 < 1, "beta1: expected 0 <= beta1 < 1, got ", out_.beta1);
+    const std::pair<const char*, double> decays[] = {
+        {"momentum", out_.momentum}, {"beta1", out_.beta1}, {"beta2", out_.beta2}};
+    for (const auto& [name, value] : decays) {
+      require(value >= 0 && value < 1, option_of(name), ": expected a number in [0, 1), got ",
+              value);
+    }
   }
 
   const Hyper& hyper() const { return out_; }

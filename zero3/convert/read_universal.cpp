@@ -2,6 +2,7 @@
 #include <filesystem>
 
 #include "csrc/formats/format_error.h"
+#include "zero3/convert/names.h"
 #include "zero3/convert/read_formats.h"
 #include "zero3/convert/tensor_reader.h"
 
@@ -28,7 +29,7 @@ class UniversalReader {
   explicit UniversalReader(const fs::path& folder) : folder_(folder) {
     out_.kind = Kind::kUniversal;
     out_.folder = folder.string();
-    out_.tag = folder.filename().string();
+    out_.tag = tag_of_folder(out_.folder);
   }
 
   Checkpoint read() {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "csrc/formats/format_error.h"
+#include "zero3/convert/names.h"
 #include "zero3/convert/read_formats.h"
 #include "zero3/shard_layout.h"
 
@@ -120,8 +121,7 @@ std::pair<fs::path, std::string> find_folder(const fs::path& path, const std::st
     return {path / tag, tag};
   }
   if (!fs::is_regular_file(path / "latest", ignored)) {
-    return {path, path.filename().empty() ? path.parent_path().filename().string()
-                                          : path.filename().string()};
+    return {path, tag_of_folder(path.string())};
   }
   const std::string latest = read_tag(path);
   if (!fs::is_directory(path / latest, ignored)) {

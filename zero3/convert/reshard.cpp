@@ -1,5 +1,6 @@
 #include <cstdlib>
 
+#include "zero3/convert/names.h"
 #include "zero3/convert/outputs.h"
 #include "zero3/convert/verbs.h"
 #include "zero3/convert/write_universal.h"
@@ -26,6 +27,7 @@ OutputReport reshard(const ReshardOptions& options) {
   check_verb(source, "reshard");
   const int64_t size = sub_group_size_of(source, options.sub_group_size);
   const std::string tag = options.tag.empty() ? source.tag : options.tag;
+  check_new_tag(tag, "--new-tag");
   const std::string what = concat("reshard ", options.world_size, " ", size, " ", tag);
   OutputReport report;
   const auto ranks = static_cast<int>(source.model_files.size());
@@ -44,6 +46,7 @@ OutputReport reshard(const ReshardOptions& options) {
 OutputReport universal(const UniversalOptions& options) {
   const Checkpoint source = open_checkpoint(options.source.path, options.source.tag);
   check_verb(source, "universal");
+  check_new_tag(tag_of_folder(options.output), "-o");
   OutputReport report;
   if (source.optimizer == "Muon (DeepSpeed)") {
     report.notes.push_back(

@@ -97,7 +97,7 @@ class Zero3Writer {
       if (path.find("zero_pp_rank_") == std::string::npos || path.ends_with(".partial")) continue;
       if (std::find(names.begin(), names.end(), path) != names.end()) continue;
       formats::throw_format_error(path, -1, "an output folder without files of another checkpoint",
-                                  "one that has them", "choose another output or --tag");
+                                  "one that has them", "choose another output or --new-tag");
     }
   }
 
