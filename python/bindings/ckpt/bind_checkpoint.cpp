@@ -15,8 +15,8 @@ py::tuple shape_of(const TensorSource& source) { return py::cast(source.shape).c
 
 py::dict as_dict(const NamedTensor& tensor) {
   py::dict out, states;
-  for (const auto& [part, source] : tensor.states) states[part.c_str()] = name_of(source.type);
-  out["name"] = tensor.name;
+  for (const auto& [part, source] : tensor.states) states[text(part)] = name_of(source.type);
+  out["name"] = text(tensor.name);
   out["role"] = name_of(tensor.role);
   out["dtype"] = name_of(tensor.value.type);
   out["shape"] = shape_of(tensor.value);
@@ -36,18 +36,18 @@ py::dict inspect(const std::string& path, const std::string& tag) {
   for (const NamedTensor& tensor : checkpoint.tensors) tensors.append(as_dict(tensor));
   py::dict out;
   out["kind"] = name_of(checkpoint.kind);
-  out["path"] = checkpoint.path;
-  out["folder"] = checkpoint.folder;
-  out["tag"] = checkpoint.tag;
+  out["path"] = text(checkpoint.path);
+  out["folder"] = text(checkpoint.folder);
+  out["tag"] = text(checkpoint.tag);
   out["world_size"] = checkpoint.world_size;
-  out["optimizer"] = checkpoint.optimizer;
-  out["momentum_kind"] = checkpoint.momentum_kind;
-  out["facts"] = checkpoint.facts;
+  out["optimizer"] = text(checkpoint.optimizer);
+  out["momentum_kind"] = text(checkpoint.momentum_kind);
+  out["facts"] = texts(checkpoint.facts);
   out["tensors"] = tensors;
-  out["aliases"] = checkpoint.aliases;
+  out["aliases"] = texts(checkpoint.aliases);
   out["sub_groups"] = checkpoint.sub_groups.size();
-  out["files"] = checkpoint.files;
-  out["warnings"] = checkpoint.warnings;
+  out["files"] = texts(checkpoint.files);
+  out["warnings"] = texts(checkpoint.warnings);
   out["verbs"] = convert::verbs_of(checkpoint.kind);
   return out;
 }

@@ -39,22 +39,22 @@ auto without_gil(const Verb& verb) {
 
 py::dict as_dict(const formats::Finding& finding) {
   py::dict out;
-  out["file"] = finding.file;
+  out["file"] = text(finding.file);
   out["offset"] = finding.offset >= 0 ? py::object(py::int_(finding.offset)) : py::none();
-  out["expected"] = finding.expected;
-  out["got"] = finding.got;
-  out["remedy"] = finding.remedy;
-  out["text"] = finding.text();
+  out["expected"] = text(finding.expected);
+  out["got"] = text(finding.got);
+  out["remedy"] = text(finding.remedy);
+  out["text"] = text(finding.text());
   return out;
 }
 
 py::dict as_dict(const OutputReport& report) {
   py::dict out;
-  out["files"] = report.files;
+  out["files"] = texts(report.files);
   out["bytes_written"] = report.bytes_written;
   out["tensors"] = report.tensors;
-  out["aliases"] = report.aliases;
-  out["notes"] = report.notes;
+  out["aliases"] = texts(report.aliases);
+  out["notes"] = texts(report.notes);
   out["kept_files"] = report.kept_files;
   return out;
 }
@@ -68,8 +68,8 @@ py::dict verify(const std::string& path, const std::string& tag, bool check_crc,
   for (const auto& problem : report.problems) problems.append(as_dict(problem));
   for (const convert::TensorHealth& health : report.tensors) {
     py::dict item;
-    item["name"] = health.name;
-    item["part"] = health.part;
+    item["name"] = text(health.name);
+    item["part"] = text(health.part);
     item["nan"] = health.nan;
     item["infinite"] = health.infinite;
     item["norm"] = health.norm;
@@ -92,11 +92,11 @@ py::dict diff(const std::string& a, const std::string& b, const std::string& tag
   py::list differences;
   for (const convert::TensorDifference& d : report.differences) {
     py::dict item;
-    item["name"] = d.name;
-    item["part"] = d.part;
+    item["name"] = text(d.name);
+    item["part"] = text(d.part);
     item["reason"] = d.reason;
-    item["in_a"] = d.in_a;
-    item["in_b"] = d.in_b;
+    item["in_a"] = text(d.in_a);
+    item["in_b"] = text(d.in_b);
     item["different"] = d.different;
     item["max_abs"] = d.max_abs;
     item["max_rel"] = d.max_rel;
@@ -104,8 +104,8 @@ py::dict diff(const std::string& a, const std::string& b, const std::string& tag
   }
   py::dict out;
   out["same"] = report.only_in_a.empty() && report.only_in_b.empty() && report.differences.empty();
-  out["only_in_a"] = report.only_in_a;
-  out["only_in_b"] = report.only_in_b;
+  out["only_in_a"] = texts(report.only_in_a);
+  out["only_in_b"] = texts(report.only_in_b);
   out["differences"] = differences;
   out["compared"] = report.compared;
   out["equal"] = report.equal;

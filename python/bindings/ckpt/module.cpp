@@ -3,7 +3,32 @@
 
 namespace py = pybind11;
 
+namespace zeromuon::bindings {
+
+py::str text(std::string_view bytes) {
+  PyObject* made =
+      PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "surrogateescape");
+  if (made == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::str>(made);
+}
+
+py::list texts(const std::vector<std::string>& all) {
+  py::list out;
+  for (const std::string& one : all) out.append(text(one));
+  return out;
+}
+
+py::dict texts(const std::map<std::string, std::string>& all) {
+  py::dict out;
+  for (const auto& [key, value] : all) out[text(key)] = text(value);
+  return out;
+}
+
+}  // namespace zeromuon::bindings
+
 namespace {
+
+using zeromuon::bindings::text;
 
 // ValueError for what a user can get wrong, with `finding` for what is wrong with a file.
 void translate(std::exception_ptr error) {
@@ -11,17 +36,18 @@ void translate(std::exception_ptr error) {
     if (error) std::rethrow_exception(error);
   } catch (const zeromuon::formats::FormatError& e) {
     const zeromuon::formats::Finding& f = e.finding();
-    const py::object raised = py::module_::import("zeromuon._ckpt").attr("FormatError")(e.what());
-    raised.attr("file") = f.file;
+    const py::object raised =
+        py::module_::import("zeromuon._ckpt").attr("FormatError")(text(e.what()));
+    raised.attr("file") = text(f.file);
     raised.attr("offset") = f.offset >= 0 ? py::object(py::int_(f.offset)) : py::none();
-    raised.attr("expected") = f.expected;
-    raised.attr("got") = f.got;
-    raised.attr("remedy") = f.remedy;
+    raised.attr("expected") = text(f.expected);
+    raised.attr("got") = text(f.got);
+    raised.attr("remedy") = text(f.remedy);
     PyErr_SetObject(py::type::of(raised).ptr(), raised.ptr());
   } catch (const zeromuon::ValueError& e) {
-    PyErr_SetString(PyExc_ValueError, e.what());
+    PyErr_SetObject(PyExc_ValueError, text(e.what()).ptr());
   } catch (const zeromuon::InternalError& e) {
-    PyErr_SetString(PyExc_RuntimeError, e.what());
+    PyErr_SetObject(PyExc_RuntimeError, text(e.what()).ptr());
   }
 }
 

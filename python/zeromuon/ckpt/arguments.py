@@ -16,17 +16,34 @@ def text_of(path: PathLike, what: str) -> str:
         text = os.fspath(path)
     except TypeError:
         text = None
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text or "\0" in text:
         raise ValueError(f"{what}: got {path!r}, expected a path")
     return text
 
 
-def existing(path: PathLike, what: str = "path") -> str:
-    """Raises ValueError when nothing is there."""
+def encoded(path: str | None, what: str = "path") -> bytes:
+    """A path or the name of a folder as the bytes that the system keeps; of None none. Raises ValueError for what is no
+    such text, naming the argument `what`."""
+    try:
+        return os.fsencode(path or "")
+    except (TypeError, UnicodeEncodeError):
+        raise ValueError(f"{what}: got {path!r}, expected a path") from None
+
+
+def encoded_text(text: str | None, what: str) -> bytes:
+    """`text` as the bytes that a file keeps: UTF-8, and those bytes of the command line that are none."""
+    try:
+        return (text or "").encode("utf-8", "surrogateescape")
+    except (AttributeError, UnicodeEncodeError):
+        raise ValueError(f"{what}: got {text!r}, expected a text") from None
+
+
+def existing(path: PathLike, what: str = "path") -> bytes:
+    """`path` encoded. Raises ValueError when nothing is there."""
     text = text_of(path, what)
     if not os.path.exists(text):
         raise ValueError(f"{text}: expected a file or folder, got nothing there; check the path")
-    return text
+    return encoded(text, what)
 
 
 def reading(progress: Progress | None, max_memory_bytes: int, threads: int) -> dict:
@@ -50,9 +67,9 @@ def require_whole(name: str, value: int, least: int) -> int:
     return value
 
 
-def patterns(given, what: str) -> list[str]:
-    """Shell patterns as a list; one text is one pattern. Raises ValueError for anything but texts."""
+def patterns(given, what: str) -> list[bytes]:
+    """Shell patterns as a list, encoded; one text is one pattern. Raises ValueError for anything but texts."""
     found = [given] if isinstance(given, str) else list(given or ())
     if not all(isinstance(pattern, str) and pattern for pattern in found):
         raise ValueError(f"{what}: got {given!r}, expected shell patterns of tensor names (texts)")
-    return found
+    return [encoded_text(pattern, what) for pattern in found]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import io
 import json
 import os
 import shlex
@@ -28,8 +29,9 @@ def run(argv: list[str]) -> int:
 
     Raises ValueError for bad options and bad input.
     """
+    _escape_what_the_terminal_lacks()
     if not argv or argv[0] in ("-h", "--help"):
-        print(usage())
+        _say(usage())
         return FINE
     require_verb(argv[0])
     options = parser_of(argv[0]).parse(argv[1:])
@@ -40,7 +42,7 @@ def run(argv: list[str]) -> int:
         print(interrupted_text(argv, options), file=sys.stderr)
         return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 128 + signal.SIGPIPE
     except MemoryError:
         raise ValueError(f"zeromuon ckpt {argv[0]}: out of memory; lower --max-memory or --threads") from None
@@ -143,12 +145,36 @@ def _write(name: str, verb, options: Namespace, **arguments) -> int:
     with _progress(name, options) as run:
         written = verb(options.path, options.output, tag=options.tag, force=options.force, resume=options.resume,
                        **arguments, **run)
-    print(report_text.written_text(written, time.monotonic() - started))
+    _say(report_text.written_text(written, time.monotonic() - started), f"; {options.output} itself is complete")
     return FINE
 
 
 def _print(options: Namespace, found: dict, text) -> None:
-    print(json.dumps(report_text.finite(found), indent=1, allow_nan=False) if options.json else text(), flush=True)
+    _say(json.dumps(report_text.finite(found), indent=1, allow_nan=False) if options.json else text())
+
+
+def _say(text: str, comfort: str = "") -> None:
+    """Raises ValueError when stdout takes no more, with `comfort`; BrokenPipeError when nobody reads it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_stdout()
+        raise ValueError(
+            f"standard output: expected to write the report there, got: {error.strerror}; send it elsewhere{comfort}"
+        ) from None
+
+
+def _drop_stdout() -> None:
+    """What is left in its buffer goes nowhere, so that Python's end says nothing about it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _escape_what_the_terminal_lacks() -> None:
+    """A name that the encoding of stdout cannot say is printed with backslashes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

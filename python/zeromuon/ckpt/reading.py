@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import _ckpt
-from .arguments import DEFAULT_MEMORY_BYTES, PathLike, Progress, existing, reading
+from .arguments import DEFAULT_MEMORY_BYTES, PathLike, Progress, encoded, existing, reading
 from .results import Comparison, Inspection, Verification
 
 
@@ -18,7 +18,7 @@ def inspect(path: PathLike, *, tag: str | None = None) -> Inspection:
         FormatError: (a ValueError) nothing is there, ranks are missing, tags are mixed, a file is damaged; it has
             the attributes file, offset (bytes, or None), expected, got and remedy.
     """
-    return _ckpt.inspect(existing(path), tag or "")
+    return _ckpt.inspect(existing(path), encoded(tag, "tag"))
 
 
 def verify(
@@ -41,7 +41,7 @@ def verify(
         ValueError: nothing is there, or the kind of checkpoint does not go with verify.
     """
     run = reading(progress, max_memory_bytes, threads)
-    return _ckpt.verify(existing(path), tag=tag or "", check_crc=bool(check_crc), **run)
+    return _ckpt.verify(existing(path), tag=encoded(tag, "tag"), check_crc=bool(check_crc), **run)
 
 
 def diff(
@@ -64,5 +64,6 @@ def diff(
     """
     run = reading(progress, max_memory_bytes, threads)
     return _ckpt.diff(
-        existing(a, "a"), existing(b, "b"), tag_a=tag_a or "", tag_b=tag_b or "", states=bool(states), **run
+        existing(a, "a"), existing(b, "b"), tag_a=encoded(tag_a, "tag_a"), tag_b=encoded(tag_b, "tag_b"),
+        states=bool(states), **run
     )

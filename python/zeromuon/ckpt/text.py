@@ -9,7 +9,14 @@ def printable(text: str) -> str:
     """`text` with control and other unprintable characters escaped, newlines of our own messages too."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    """A lone surrogate that stands for a byte is that byte."""
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xdc00:02x}"
+    return character.encode("unicode_escape", "surrogatepass").decode()
 
 
 def size_text(count: float) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from .. import _ckpt
-from .arguments import DEFAULT_MEMORY_BYTES, PathLike, Progress, existing, patterns, require_whole, text_of, writing
+from .arguments import (
+    DEFAULT_MEMORY_BYTES, PathLike, Progress, encoded, encoded_text, existing, patterns, require_whole, text_of, writing,
+)
 from .config_files import ConfigFiles
 from .results import Written
 
@@ -39,11 +41,12 @@ def export(
         FormatError: (a ValueError) an input is damaged, an output exists, the disk is full or read-only.
         ValueError: bad options.
     """
-    source, target = existing(path), text_of(output, "output")
-    config = ConfigFiles(config_from, target, force) if config_from is not None else None
+    source, target = existing(path), _output(output)
+    config = ConfigFiles(config_from, output, force) if config_from is not None else None
+    dtypes = [(encoded_text(glob, "dtype_for"), encoded_text(name, "dtype_for")) for glob, name in (dtype_for or {}).items()]
     out = _ckpt.export_weights(
-        source, target, tag=tag or "", format=format, dtype=dtype or "",
-        dtype_patterns=list((dtype_for or {}).items()), include=patterns(include, "include"),
+        source, target, tag=encoded(tag, "tag"), format=encoded_text(format, "format"),
+        dtype=encoded_text(dtype, "dtype"), dtype_patterns=dtypes, include=patterns(include, "include"),
         exclude=patterns(exclude, "exclude"), max_shard_bytes=require_whole("max_shard_bytes", max_shard_bytes, 0),
         **writing(progress, max_memory_bytes, threads, force, resume),
     )
@@ -72,8 +75,8 @@ def reshard(
         FormatError, ValueError: as :func:`export`; ValueError for a kind of checkpoint that has no ranks.
     """
     return _ckpt.reshard(
-        existing(path), text_of(output, "output"), require_whole("world_size", world_size, 1), tag=tag or "",
-        sub_group_size=require_whole("sub_group_size", sub_group_size, 0), new_tag=new_tag or "",
+        existing(path), _output(output), require_whole("world_size", world_size, 1), tag=encoded(tag, "tag"),
+        sub_group_size=require_whole("sub_group_size", sub_group_size, 0), new_tag=encoded(new_tag, "new_tag"),
         **writing(progress, max_memory_bytes, threads, force, resume),
     )
 
@@ -94,7 +97,7 @@ def universal(
         FormatError, ValueError: as :func:`export`.
     """
     return _ckpt.universal(
-        existing(path), text_of(output, "output"), tag=tag or "",
+        existing(path), _output(output), tag=encoded(tag, "tag"),
         **writing(progress, max_memory_bytes, threads, force, resume),
     )
 
@@ -125,7 +128,20 @@ def convert_optimizer(
         FormatError, ValueError: as :func:`export`; ValueError for roles that leave parameters out or do not fit.
     """
     return _ckpt.convert_optimizer(
-        existing(path), text_of(output, "output"), to, tag=tag or "", momentum_kind=momentum_kind or "",
-        roles=dict(roles or {}), numbers={name: float(value) for name, value in (numbers or {}).items()},
-        new_tag=new_tag or "", **writing(progress, max_memory_bytes, threads, force, resume),
+        existing(path), _output(output), encoded_text(to, "to"), tag=encoded(tag, "tag"),
+        momentum_kind=encoded_text(momentum_kind, "momentum_kind"),
+        roles={_name(name): encoded_text(role, "roles") for name, role in (roles or {}).items()},
+        numbers={name: float(value) for name, value in (numbers or {}).items()},
+        new_tag=encoded(new_tag, "new_tag"), **writing(progress, max_memory_bytes, threads, force, resume),
     )
+
+
+def _output(path: PathLike) -> bytes:
+    return encoded(text_of(path, "output"), "output")
+
+
+def _name(name: str) -> bytes:
+    """The name of a tensor as a pickle keeps it."""
+    if not isinstance(name, str):
+        raise ValueError(f"roles: got the name {name!r}, expected the name of a tensor")
+    return name.encode("utf-8", "surrogatepass")
