@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -228,6 +229,14 @@ def test_diff_takes_a_tag_for_each_side_and_may_leave_states_out(ckpt, tmp_path)
     (["export", "x", "-o", "y", "--dtype-for", "float32"], "expected GLOB=DTYPE"),
     (["export", "x", "-o", "y", "--max-shard-size", "5 apples"], "expected a size such as 5GB"),
     (["export", "x", "-o", "y", "--max-memory", "-1"], "--max-memory"),
+    (["verify", "x", "--max-memory", "10KB"], 'argument --max-memory: got "10KB", expected at least 1MiB'),
+    (["inspect", "x", "--tag", ""], 'argument --tag: got "", expected the name of a folder'),
+    (["diff", "x", "y", "--tag-b", ""], 'argument --tag-b: got ""'),
+    (["reshard", "x", "-o", "y", "--world-size", "2", "--new-tag", ""], 'argument --new-tag: got ""'),
+    (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--lr", "-3"], "argument --lr: got"),
+    (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--adam-lr", "nan"], "argument --adam-lr: got"),
+    (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--eps", "inf"], "argument --eps: got"),
+    (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--lr", "fast"], "a finite number of at least 0"),
     (["export", "x", "-o", "y", "--threads", "two"], "expected a whole number of at least 0"),
     (["reshard", "x", "-o", "y", "--world-size", "0"], "expected a whole number of at least 1"),
     (["convert-optimizer", "x", "-o", "y", "--to", "Lion"], "--to: invalid choice"),
@@ -240,8 +249,23 @@ def test_bad_options_are_one_plain_error_and_status_2(ckpt, arguments, words):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["export", "-o", "OUT", "--max-memory", "10KB"],
-     "max_memory_bytes: got 10000, expected a whole number of at least 1048576"),
+    (["export", "-o", "OUT.pt"], "OUT.pt: export writes a folder, and this name ends in .pt; name a folder, or say --format torch"),
+    (["export", "-o", "OUT.safetensors"], "name a folder, the weights in it are model.safetensors"),
+    (["export", "-o", "OUT.ckpt", "--format", "torch"], "or one file that ends in .pt, .pth or .bin"),
+    (["export", "-o", "OUT", "--dtype-for", "layer.*=bfloat16"],
+     '--dtype-for: expected a pattern that matches a tensor, got "layer.*", which matches none of 7 names; near it: layers.0.w, layers.1.w'),
+    (["export", "-o", "OUT", "--include", "emb", "--include", "embb"], "--include: expected a pattern"),
+    (["export", "-o", "OUT", "--exclude", "zzz"], "`zeromuon ckpt inspect --all` lists the names"),
+    (["export", "-o", "OUT", "--include", "emb", "--exclude", "*"], "leave no tensor of 6; widen --include, or drop an --exclude"),
+    (["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", "latest"], 'got "latest", the file beside it'),
+    (["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", "latest_universal"], "choose another name with --new-tag"),
+    (["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", "."], 'got "."; choose another name with --new-tag'),
+    (["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", ".."], 'got ".."; choose another name with --new-tag'),
+    (["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", "a/b"], 'got "a/b"; choose another name with --new-tag'),
+    (["convert-optimizer", "-o", "OUT", "--to", "ZeroMuon", "--roles", "ROLES", "--new-tag", "latest"], "--new-tag: "),
+    (["convert-optimizer", "-o", "OUT", "--to", "ZeroMuon", "--roles", "ROLES", "--beta2", "1"],
+     "--beta2: expected a number in [0, 1), got 1"),
+    (["universal", "-o", "OUT/latest_universal"], '-o: expected the name of a folder, got "latest_universal"'),
     (["export", "-o", "OUT", "--dtype", "int3"], "dtype: expected float32, bfloat16"),
     (["export", "-o", "OUT", "--config-from", "nowhere"], "without config.json"),
     (["inspect", "--tag", "step8"], "step8"),
@@ -252,9 +276,77 @@ def test_bad_options_are_one_plain_error_and_status_2(ckpt, arguments, words):
 ])
 def test_options_that_do_not_fit_the_checkpoint_are_errors_and_write_nothing(ckpt, zero3, tmp_path, arguments, words):
     out = tmp_path / "out"
-    arguments = [out if word == "OUT" else word for word in arguments]
+    inputs.roles_file(tmp_path / "roles.json")
+    arguments = [word.replace("OUT", str(out)).replace("ROLES", str(tmp_path / "roles.json")) for word in arguments]
     status, printed, err = ckpt(arguments[0], zero3, *arguments[1:])
-    assert status == 2 and printed == "" and words in err and not out.exists(), err
+    assert status == 2 and printed == "" and words.replace("OUT", str(out)) in err, err
+    assert os.listdir(tmp_path) == ["roles.json"]
+
+
+def test_an_error_about_a_tag_names_the_option_that_chooses_it(ckpt, zero3, tmp_path):
+    for side in ("a", "b"):
+        status, _, err = ckpt("diff", zero3, zero3, f"--tag-{side}", "nope")
+        assert status == 2 and f"check --tag-{side} (or --tag)" in err
+    run = inputs.zero3(tmp_path / "run")
+    err = ckpt("reshard", run, "-o", run, "--world-size", 1, "--force")[2]
+    assert err.endswith("choose another output or --new-tag\n")
+
+
+def test_a_tag_of_what_has_no_tags_is_an_error(ckpt, zero3, tmp_path):
+    save_file({"w": torch.zeros(2)}, tmp_path / "m.safetensors")
+    torch.save({"w": torch.zeros(2)}, tmp_path / "m.pt")
+    assert ckpt("universal", zero3, "-o", tmp_path / "u" / "uni")[0] == 0
+    for path, kind in (("m.safetensors", "safetensors"), ("", "safetensors"), ("m.pt", "torch"), ("u", "universal")):
+        for verb in ("inspect", "verify"):
+            status, _, err = ckpt(verb, tmp_path / path, "--tag", "step2")
+            assert status == 2 and f'a {kind} checkpoint has no tags, got --tag "step2"; leave --tag out' in err
+
+
+def test_a_tag_is_enough_where_latest_is_missing(ckpt, tmp_path):
+    run = inputs.zero3(tmp_path / "run")
+    (run / "latest").unlink()
+    assert ckpt("inspect", run, "--tag", inputs.TAG)[0] == 0
+
+
+def test_the_tag_of_a_folder_that_is_named_by_a_dot_is_its_name(ckpt, zero3, tmp_path, monkeypatch):
+    monkeypatch.chdir(zero3 / inputs.TAG)
+    assert ckpt("reshard", ".", "-o", tmp_path / "out", "--world-size", 1)[0] == 0
+    assert (tmp_path / "out" / "latest").read_text() == inputs.TAG
+
+
+def test_a_dtype_may_be_asked_for_by_the_tied_name(ckpt, zero3, tmp_path):
+    assert ckpt("export", zero3, "-o", tmp_path / "e", "--dtype-for", "head=bfloat16")[0] == 0
+    assert exported(tmp_path / "e")["emb"].dtype == torch.bfloat16
+
+
+# ---- not a checkpoint ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("notes.txt", b"a plain text", "got a file that begins like none of them; name the file or folder of a checkpoint"),
+    ("m.safetensors", b"a plain text", "begins like none of them"),
+    ("m.pt", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS to one; get the file itself: git lfs pull"),
+    ("m.safetensors", b"PK\3\4", "give it a name that ends in .pt or .bin"),
+    ("blob", b"\2\0\0\0\0\0\0\0{}", "a name that ends in .safetensors"),
+])
+def test_a_file_that_is_no_checkpoint_is_not_called_damaged(ckpt, tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    status, _, err = ckpt("inspect", tmp_path / name)
+    assert status == 2 and words in err and "damaged" not in err
+
+
+def test_latest_and_the_folder_of_a_run_are_answered_with_the_checkpoint(ckpt, tmp_path):
+    run = inputs.zero3(tmp_path / "run" / "checkpoints")
+    (run.parent / "model").mkdir()
+    save_file({"w": torch.zeros(2)}, run.parent / "model" / "model.safetensors")
+    assert ckpt("inspect", run / "latest")[2].endswith(f"name its folder: {run}\n")
+    assert ckpt("inspect", run.parent)[2].endswith(f"name {run}, a ZeRO-3 checkpoint\n")
+
+
+@pytest.mark.parametrize("verb", ["inspect", "verify", "diff", "export", "reshard", "universal", "convert-optimizer"])
+def test_a_verb_without_ckpt_is_answered_with_ckpt(capsys, verb):
+    assert cli.main([verb, "x"]) == 2
+    assert f'did you mean "zeromuon ckpt {verb}"?' in capsys.readouterr().err
 
 
 def test_a_verb_that_does_not_go_with_the_input_lists_those_that_do(ckpt, tmp_path):

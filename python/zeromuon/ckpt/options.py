@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ def parser_of(name: str) -> Parser:
     parser = Parser(prog=f"zeromuon ckpt {name}", description=verb.purpose + ".", allow_abbrev=False)
     for path in ("a", "b") if verb.two_inputs else ("path",):
         parser.add_argument(path, metavar=path.upper(), help="folder or file of a checkpoint or model")
-    parser.add_argument("--tag", help="which folder of a ZeRO-3 checkpoint (default: the one that `latest` names)")
+    parser.add_argument("--tag", type=tag_name, help="which folder of a ZeRO-3 checkpoint (default: the one that `latest` names)")
     if verb.writes:
         parser.add_argument("-o", "--output", metavar="DIR", required=True, help="what to write")
     verb.add(parser)
@@ -41,7 +42,7 @@ def parser_of(name: str) -> Parser:
 
 def _add_run(parser: Parser, writes: bool) -> None:
     add = parser.add_argument
-    add("--max-memory", type=byte_count, default=DEFAULT_MEMORY_BYTES, metavar="SIZE",
+    add("--max-memory", type=buffers, default=DEFAULT_MEMORY_BYTES, metavar="SIZE",
         help="bytes of buffers, e.g. 64MB or 64MiB (default: 256MiB)")
     add("--threads", type=whole(0), default=0, metavar="N", help="0: one per core, at most 16 (default: 0)")
     add("-q", "--quiet", action="store_true", help="no progress")
@@ -67,8 +68,8 @@ def _add_verify(parser: Parser) -> None:
 
 def _add_diff(parser: Parser) -> None:
     _add_json(parser)
-    parser.add_argument("--tag-a", metavar="TAG", help="tag of A alone")
-    parser.add_argument("--tag-b", metavar="TAG", help="tag of B alone")
+    parser.add_argument("--tag-a", type=tag_name, metavar="TAG", help="tag of A alone")
+    parser.add_argument("--tag-b", type=tag_name, metavar="TAG", help="tag of B alone")
     parser.add_argument("--no-states", action="store_true", help="compare weights only")
 
 
@@ -93,7 +94,8 @@ def _add_reshard(parser: Parser) -> None:
 
 
 def _add_new_tag(parser: Parser) -> None:
-    parser.add_argument("--new-tag", metavar="TAG", help="tag of the output (default: that of the input)")
+    parser.add_argument("--new-tag", type=tag_name, metavar="TAG",
+                        help="tag of the output (default: that of the input)")
 
 
 def _add_convert(parser: Parser) -> None:
@@ -104,7 +106,7 @@ def _add_convert(parser: Parser) -> None:
     source.add_argument("--roles", metavar="FILE", help="who gets Muon: a file of zeromuon.param_groups(model).save()")
     source.add_argument("--model", metavar="PATH", help="who gets Muon: asks this Hugging Face model (imports torch)")
     for name in NUMBERS:
-        add(f"--{name.replace('_', '-')}", type=float, metavar="X", help="instead of what the checkpoint says")
+        add(f"--{name.replace('_', '-')}", type=number, metavar="X", help="instead of what the checkpoint says")
     _add_new_tag(parser)
 
 
@@ -130,6 +132,32 @@ def byte_count(text: str) -> int:
     if not unit:
         raise argparse.ArgumentTypeError(f'got "{text}", expected a size such as 5GB, 256MiB or a number of bytes')
     return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+
+
+def buffers(text: str) -> int:
+    """As byte_count(), of at least 1 MiB."""
+    count = byte_count(text)
+    if count < 1 << 20:
+        raise argparse.ArgumentTypeError(f'got "{text}", expected at least 1MiB')
+    return count
+
+
+def tag_name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError('got "", expected the name of a folder of the checkpoint, as in `latest`; without'
+                                         " this option the default is taken")
+    return text
+
+
+def number(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f'got "{text}", expected a finite number of at least 0')
+    return value
 
 
 def whole(least: int):
