@@ -22,8 +22,8 @@ def text_of(path: PathLike, what: str) -> str:
 
 
 def encoded(path: str | None, what: str = "path") -> bytes:
-    """A path or the name of a folder as the bytes that the system keeps; of None none. Raises ValueError for what is no
-    such text, naming the argument `what`."""
+    """A path or the name of a folder as the bytes that the system keeps, see Note [Bytes that are no UTF-8]; of None none.
+    Raises ValueError for what is no such text, naming the argument `what`."""
     try:
         return os.fsencode(path or "")
     except (TypeError, UnicodeEncodeError):

@@ -31,7 +31,8 @@ def parser_of(name: str) -> Parser:
     parser = Parser(prog=f"zeromuon ckpt {name}", description=verb.purpose + ".", allow_abbrev=False)
     for path in ("a", "b") if verb.two_inputs else ("path",):
         parser.add_argument(path, metavar=path.upper(), help="folder or file of a checkpoint or model")
-    parser.add_argument("--tag", type=tag_name, help="which folder of a ZeRO-3 checkpoint (default: the one that `latest` names)")
+    parser.add_argument("--tag", type=tag_name,
+                        help="which folder of a ZeRO-3 checkpoint (default: the one that `latest` names)")
     if verb.writes:
         parser.add_argument("-o", "--output", metavar="DIR", required=True, help="what to write")
     verb.add(parser)

@@ -17,6 +17,7 @@ def inspect(path: PathLike, *, tag: str | None = None) -> Inspection:
     Raises:
         FormatError: (a ValueError) nothing is there, ranks are missing, tags are mixed, a file is damaged; it has
             the attributes file, offset (bytes, or None), expected, got and remedy.
+        ValueError: a tag of a kind that has none.
     """
     return _ckpt.inspect(existing(path), encoded(tag, "tag"))
 

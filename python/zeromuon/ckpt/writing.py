@@ -43,7 +43,7 @@ def export(
     """
     source, target = existing(path), _output(output)
     config = ConfigFiles(config_from, output, force) if config_from is not None else None
-    dtypes = [(encoded_text(glob, "dtype_for"), encoded_text(name, "dtype_for")) for glob, name in (dtype_for or {}).items()]
+    dtypes = [tuple(encoded_text(text, "dtype_for") for text in pair) for pair in (dtype_for or {}).items()]
     out = _ckpt.export_weights(
         source, target, tag=encoded(tag, "tag"), format=encoded_text(format, "format"),
         dtype=encoded_text(dtype, "dtype"), dtype_patterns=dtypes, include=patterns(include, "include"),
