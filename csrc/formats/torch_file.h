@@ -44,6 +44,8 @@ class TorchFile {
   const InputFile& file() const { return zip_->file(); }
   std::shared_ptr<const InputFile> shared_file() const { return file_; }
   const ZipReader& zip() const { return *zip_; }
+  // What all records lie in: the name, without ending, of the file as it was written.
+  std::string archive_name() const { return prefix_.substr(0, prefix_.size() - 1); }
   const PickleGraph& graph() const { return graph_; }
   NodeId root() const { return graph_.root(); }
   // The tensor that a node stands for (a parameter, a typed tensor or a plain one). Made anew

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -239,3 +240,21 @@ def test_nobody_reading_the_output_is_no_traceback(tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 141
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_when_all_is_written_does_not_hide_it(ckpt, zero3, tmp_path, monkeypatch, number):
+    from zeromuon.ckpt import writing
+
+    def written_and_signalled(*arguments, **options):
+        found = reshard(*arguments, **options)
+        os.kill(os.getpid(), number)
+        return found
+
+    reshard = writing.reshard
+    monkeypatch.setattr(writing, "reshard", written_and_signalled)
+    before = signal.getsignal(number)
+    status, printed, err = ckpt("reshard", zero3, "-o", tmp_path / "out", "--world-size", 3)
+    assert (status, err) == (0, "") and "wrote" in printed
+    assert signal.getsignal(number) == before
+    assert ckpt("diff", zero3, tmp_path / "out")[0] == 0

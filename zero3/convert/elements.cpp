@@ -67,6 +67,19 @@ void convert_plain(const From* in, To* out, int64_t count) {
   }
 }
 
+// Finite elements that are beyond the range of the type that they are rounded to.
+template <typename To, typename From>
+int64_t overflows(const From* in, int64_t count, double factor) {
+  int64_t lost = 0;
+  if constexpr (!std::is_same_v<To, double>) {
+    for (int64_t i = 0; i < count; ++i) {
+      const double value = widen(in[i]);
+      lost += std::isfinite(value) && non_finite_as<To>(static_cast<float>(value * factor)) ? 1 : 0;
+    }
+  }
+  return lost;
+}
+
 template <typename T>
 ElementSums sums(const T* in, int64_t count) {
   ElementSums out;
@@ -111,17 +124,19 @@ bool can_convert(ElementType from, ElementType to) {
   return from == to || (with_float(from, nothing) && with_float(to, nothing));
 }
 
-void convert_elements(ElementType from, const void* in, ElementType to, void* out, int64_t count,
-                      double factor) {
+int64_t convert_elements(ElementType from, const void* in, ElementType to, void* out, int64_t count,
+                         double factor) {
   if (from == to && factor == 1) {
     if (in != out) std::memcpy(out, in, static_cast<size_t>(count * formats::size_of(from)));
-    return;
+    return 0;
   }
   bool done = false;
+  int64_t lost = 0;
   with_float(from, [&](auto source) {
     done = with_float(to, [&](auto target) {
       const auto* typed_in = static_cast<const typename decltype(source)::type*>(in);
       auto* typed_out = static_cast<typename decltype(target)::type*>(out);
+      lost = overflows<typename decltype(target)::type>(typed_in, count, factor);
       if (factor == 1) {
         convert_plain(typed_in, typed_out, count);
       } else {
@@ -130,6 +145,7 @@ void convert_elements(ElementType from, const void* in, ElementType to, void* ou
     });
   });
   invariant(done, "no conversion from ", formats::name_of(from), " to ", formats::name_of(to));
+  return lost;
 }
 
 double value_of(ElementType type, const void* in, int64_t index) {

@@ -11,9 +11,9 @@ namespace zeromuon::convert {
 bool can_convert(formats::ElementType from, formats::ElementType to);
 
 // `out` may be `in` when both types are equal. Rounds to nearest, ties to even. factor: multiplies
-// floating elements, in fp64.
-void convert_elements(formats::ElementType from, const void* in, formats::ElementType to, void* out,
-                      int64_t count, double factor);
+// floating elements, in fp64. Returns how many finite elements became infinite.
+int64_t convert_elements(formats::ElementType from, const void* in, formats::ElementType to,
+                         void* out, int64_t count, double factor);
 
 // Sums over elements; integers count as finite.
 struct ElementSums {

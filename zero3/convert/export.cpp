@@ -4,6 +4,7 @@
 
 #include "csrc/formats/format_error.h"
 #include "csrc/formats/output_file.h"
+#include "zero3/convert/crcs.h"
 #include "zero3/convert/elements.h"
 #include "zero3/convert/names.h"
 #include "zero3/convert/outputs.h"
@@ -28,12 +29,18 @@ ElementType parse_dtype(const std::string& name) {
   return type;
 }
 
+Block block_of_tensor(const Exported& exported) {
+  Block block = block_of(exported.from->value, exported.planned.type);
+  block.name = exported.planned.name;
+  return block;
+}
+
 class SafetensorsOutput : public OpenOutput {
  public:
   SafetensorsOutput(const std::string& path, const std::vector<Exported>& tensors,
                     const std::map<std::string, std::string>& metadata, bool replace)
       : writer_(path, planned(tensors), metadata, replace) {
-    for (const Exported& e : tensors) blocks_.push_back(block_of(e.from->value, e.planned.type));
+    for (const Exported& e : tensors) blocks_.push_back(block_of_tensor(e));
   }
 
   const std::vector<Block>& blocks() const override { return blocks_; }
@@ -73,6 +80,7 @@ class Export {
 
   OutputReport run() {
     report_.tensors = static_cast<int64_t>(tensors_.size());
+    report_.notes = source_.warnings;
     options_.format == "torch" ? write_torch() : write_safetensors();
     return std::move(report_);
   }
@@ -197,42 +205,62 @@ class Export {
     }
     const std::string index = (fs::path(options_.output) / "model.safetensors.index.json").string();
     if (count > 1) names.push_back(index);
+    refuse_others(names);
     Journal journal(options_.output, identity(), source_, options_.run, names);
+    check_source();
     formats::make_folders(options_.output);
     write_journalled(std::move(outputs), journal, options_.run, report_);
     if (count > 1) {
       formats::write_safetensors_index(options_.output, all, shards, true);
       report_.files.push_back(index);
     }
-    remove_stale(names);
+    remove_others(names);
     journal.remove();
   }
 
-  // With --force: what an earlier export left would be read instead of, or beside, this one.
-  void remove_stale(const std::vector<std::string>& names) {
-    if (!options_.run.force) return;
+  // Files of another model in the output folder, in either format: they would be read instead of
+  // this one, or beside it.
+  std::vector<std::string> others(const std::vector<std::string>& names) const {
+    std::vector<std::string> out;
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(options_.output, error)) {
-      const std::string name = entry.path().filename().string();
-      const bool ours = matches_any({"model.safetensors", "model.safetensors.index.json",
-                                     "model-[0-9]*-of-[0-9]*.safetensors"},
-                                    name);
-      if (!ours || std::find(names.begin(), names.end(), entry.path().string()) != names.end())
-        continue;
-      fs::remove(entry.path(), error);
-      report_.notes.push_back("removed " + entry.path().string() + " of an earlier export");
+      const bool model =
+          matches_any({"model.safetensors", "model.safetensors.index.json",
+                       "model-[0-9]*-of-[0-9]*.safetensors", "pytorch_model.bin",
+                       "pytorch_model.bin.index.json", "pytorch_model-[0-9]*-of-[0-9]*.bin"},
+                      entry.path().filename().string());
+      const std::string path = entry.path().string();
+      if (model && std::find(names.begin(), names.end(), path) == names.end()) out.push_back(path);
+    }
+    return out;
+  }
+
+  void refuse_others(const std::vector<std::string>& names) const {
+    const std::vector<std::string> found = others(names);
+    if (found.empty() || options_.run.force) return;
+    formats::throw_format_error(
+        found.front(), -1, "an output folder without another model", "one that has it",
+        "choose another output, or say --force to remove it once this one is written");
+  }
+
+  void remove_others(const std::vector<std::string>& names) {
+    std::error_code error;
+    for (const std::string& path : others(names)) {
+      fs::remove(path, error);
+      report_.notes.push_back("removed " + path + " of an earlier export");
     }
   }
 
-  bool is_torch_file() const {
-    const std::string ending = fs::path(options_.output).extension().string();
-    return ending == ".pt" || ending == ".bin" || ending == ".pth";
+  void check_source() const {
+    CrcCheck check;
+    for (const Exported& e : tensors_) check.add(e.from->value);
+    check.require_whole(options_.run);
   }
 
   // A folder gets pytorch_model.bin; a name with an ending is the file itself.
-  std::string torch_path() const {
-    return is_torch_file() ? options_.output
-                           : (fs::path(options_.output) / "pytorch_model.bin").string();
+  bool is_torch_file() const {
+    const std::string ending = fs::path(options_.output).extension().string();
+    return ending == ".pt" || ending == ".bin" || ending == ".pth";
   }
 
   std::unique_ptr<OpenOutput> open_torch(const std::string& path) const {
@@ -241,8 +269,7 @@ class Export {
     std::vector<std::pair<formats::NodeId, formats::NodeId>> items;
     std::map<std::string, formats::NodeId> nodes;
     for (const Exported& e : tensors_) {
-      const formats::NodeId node =
-          out->add_tensor(block_of(e.from->value, e.planned.type), e.planned.shape);
+      const formats::NodeId node = out->add_tensor(block_of_tensor(e), e.planned.shape);
       items.emplace_back(graph.string(e.planned.name), node);
       nodes[e.planned.name] = node;
     }
@@ -254,12 +281,18 @@ class Export {
   }
 
   void write_torch() {
-    const std::string path = torch_path(), folder = fs::path(path).parent_path().string();
+    const bool file = is_torch_file();
+    const std::string path =
+        file ? options_.output : (fs::path(options_.output) / "pytorch_model.bin").string();
+    const std::string folder = fs::path(path).parent_path().string();
+    if (!file) refuse_others({path});
     Journal journal(folder, identity(), source_, options_.run, {path});
+    check_source();
     if (!folder.empty()) formats::make_folders(folder);
     std::vector<PlannedOutput> outputs;
     outputs.push_back({path, bytes_of(tensors_), [=, this] { return open_torch(path); }});
     write_journalled(std::move(outputs), journal, options_.run, report_);
+    if (!file) remove_others({path});
     journal.remove();
   }
 

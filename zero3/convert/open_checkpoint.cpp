@@ -169,6 +169,11 @@ void refuse(const std::string& file, const std::string& expected, const std::str
   formats::throw_format_error(file, -1, expected, got, remedy);
 }
 
+void refuse_kind(const std::string& folder, const std::string& got) {
+  refuse(folder, "an output folder without a checkpoint of another kind", got,
+         "choose another output");
+}
+
 bool is_file_name(const std::string& text) {
   const bool plain = std::none_of(text.begin(), text.end(), [](char c) {
     return static_cast<uint8_t>(c) < 0x20 || c == '/' || c == 0x7f;

@@ -24,6 +24,22 @@ uint64_t hash_of(const std::string& text) {
   return hash;
 }
 
+// Written in place, a run that is interrupted would leave neither the old checkpoint nor the new.
+void refuse_sources(const Checkpoint& source, const std::vector<std::string>& outputs) {
+  std::error_code ignored;
+  std::set<std::string> sources;
+  for (const std::string& file : source.files) {
+    sources.insert(fs::weakly_canonical(file, ignored).string());
+  }
+  for (const std::string& output : outputs) {
+    if (!sources.contains(fs::weakly_canonical(output, ignored).string())) continue;
+    formats::throw_format_error(output, -1, "an output apart from the source",
+                                "a file of the source itself",
+                                "choose another output (or, of ZeRO-3, another --new-tag), also "
+                                "with --force; remove the source when you have looked at it");
+  }
+}
+
 uint64_t size_on_disk(const std::string& path) {
   std::error_code error;
   const auto size = fs::file_size(path, error);
@@ -35,6 +51,7 @@ uint64_t size_on_disk(const std::string& path) {
 Journal::Journal(const std::string& folder, const std::string& what, const Checkpoint& source,
                  const RunOptions& run, const std::vector<std::string>& outputs)
     : path_((fs::path(folder) / kJournal).string()) {
+  refuse_sources(source, outputs);
   std::string identity = what;
   for (const std::string& file : source.files) {
     identity += "\n" + file + " " + formats::InputFile(file).fingerprint();
@@ -125,6 +142,12 @@ void TorchOutput::write(int block, uint64_t offset, const void* data, uint64_t b
 }
 
 void TorchOutput::set_crc(int block, uint32_t crc) { writer_.set_crc(storages_.at(block), crc); }
+
+std::string journal_in(const std::string& folder) {
+  std::error_code ignored;
+  const fs::path path = fs::path(folder) / kJournal;
+  return fs::exists(path, ignored) ? path.string() : "";
+}
 
 void write_journalled(std::vector<PlannedOutput> outputs, Journal& journal, const RunOptions& run,
                       OutputReport& report) {

@@ -20,8 +20,8 @@ namespace zeromuon::convert {
 // Thread: one at a time.
 class Journal {
  public:
-  // what: verb and options, as text. Raises FormatError when an output exists and neither --force
-  // nor --resume goes with it.
+  // what: verb and options, as text. Raises FormatError when an output is a file of the source, or
+  // exists and neither --force nor --resume goes with it.
   Journal(const std::string& folder, const std::string& what, const Checkpoint& source,
           const RunOptions& run, const std::vector<std::string>& outputs);
 
@@ -64,6 +64,9 @@ class TorchOutput : public OpenOutput {
   std::vector<Block> blocks_;
   std::vector<int> storages_;  // of the blocks
 };
+
+// The journal that an unfinished run left in the folder; "" without.
+std::string journal_in(const std::string& folder);
 
 // Writes those outputs that the journal does not have, and syncs their folders.
 void write_journalled(std::vector<PlannedOutput> outputs, Journal& journal, const RunOptions& run,

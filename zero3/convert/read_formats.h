@@ -48,6 +48,9 @@ void drop_placeholders(Checkpoint& checkpoint);
 // slash, no control characters, not "." or "..".
 bool is_file_name(const std::string& text);
 
+// An output folder that holds a checkpoint of another kind, and would hold two.
+[[noreturn]] void refuse_kind(const std::string& folder, const std::string& got);
+
 [[noreturn]] void refuse(const std::string& file, const std::string& expected,
                          const std::string& got, const std::string& remedy);
 

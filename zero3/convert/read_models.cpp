@@ -1,9 +1,11 @@
 // Model files without optimizer: safetensors and torch state dicts.
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <set>
 
+#include "csrc/base/check.h"
 #include "csrc/formats/format_error.h"
 #include "csrc/formats/safetensors.h"
 #include "zero3/convert/read_formats.h"
@@ -22,6 +24,28 @@ struct ModelFolder {
   std::vector<fs::path> files;
   std::map<std::string, std::string> index;
 };
+
+// Names of shards say how many there are: name-00001-of-00004.
+void check_shards(const std::vector<fs::path>& files, const std::string& ending) {
+  std::map<std::string, size_t> found;  // "name-*-of-00004" -> shards
+  for (const fs::path& file : files) {
+    const std::string stem = file.stem().string();
+    const size_t of = stem.rfind("-of-"),
+                 dash = of == std::string::npos ? of : stem.rfind('-', of - 1);
+    if (of == 0 || dash == std::string::npos) continue;
+    const auto digits = [&](size_t begin, size_t end) {
+      return begin < end && stem.find_first_not_of("0123456789", begin) >= end;
+    };
+    if (!digits(dash + 1, of) || !digits(of + 4, stem.size()) || stem.size() - of > 12) continue;
+    ++found[stem.substr(0, dash) + "-*" + stem.substr(of)];
+  }
+  for (const auto& [pattern, count] : found) {
+    const size_t all = std::strtoull(pattern.c_str() + pattern.rfind('-') + 1, nullptr, 10);
+    if (count == all) continue;
+    refuse((files.front().parent_path() / (pattern + ending)).string(), concat(all, " shards"),
+           concat(count), "the model is incomplete: download or restore the rest");
+  }
+}
 
 ModelFolder files_of(const fs::path& path, const std::string& stem, const std::string& ending) {
   ModelFolder out;
@@ -44,6 +68,7 @@ ModelFolder files_of(const fs::path& path, const std::string& stem, const std::s
     if (entry.path().extension() == ending) out.files.push_back(entry.path());
   }
   std::sort(out.files.begin(), out.files.end());
+  check_shards(out.files, ending);
   return out;
 }
 
@@ -92,6 +117,12 @@ class ModelReader {
   }
 
   void add_torch(const fs::path& path) {
+    if (path.filename().string().find("zero_pp_rank_") != std::string::npos) {
+      refuse(path.string(), "the state dict of a model",
+             "one rank's part of a ZeRO-3 checkpoint, by its name",
+             concat("give the folder of all ranks: ",
+                    path.has_parent_path() ? path.parent_path().string() : "."));
+    }
     const TorchFilePtr file = open_torch_file(path);
     file->file().park();
     out_.files.push_back(path.string());
@@ -99,8 +130,10 @@ class ModelReader {
     const NodeId dict = state_dict_of(*file);
     flatten(*file, dict, "", 0);
     if (out_.tensors.size() == before) {
-      refuse(path.string(), "a dict of tensors", file->graph().describe(file->root(), 80),
-             "this is no model's state dict");
+      const bool left_out = !out_.warnings.empty();
+      refuse(path.string(), "a dict of tensors",
+             left_out ? out_.warnings.back() : file->graph().describe(file->root(), 80),
+             left_out ? "save them dense" : "this is no model's state dict");
     }
   }
 
@@ -118,6 +151,13 @@ class ModelReader {
     return file.root();
   }
 
+  // The function of torch that makes a tensor of a kind that is not read (sparse, quantized, ...).
+  static std::string tensor_maker(const PickleGraph& graph, NodeId node) {
+    const formats::Call* call = graph.as_call(node);
+    const std::string name = call == nullptr ? "" : graph.global_name(call->callable);
+    return name.starts_with("torch.") && name.find("_rebuild_") != std::string::npos ? name : "";
+  }
+
   void flatten(const formats::TorchFile& file, NodeId node, const std::string& prefix, int depth) {
     constexpr int kMaxDepth = 16;
     const PickleGraph& graph = file.graph();
@@ -128,6 +168,9 @@ class ModelReader {
           prefix + (text ? std::string(graph.as_text(key)) : graph.describe(key, 40));
       if (const auto stored = file.tensor(value)) {
         add_stored(file, name, *stored);
+      } else if (const std::string maker = tensor_maker(graph, value); !maker.empty()) {
+        out_.warnings.push_back(concat(file.path(), ": \"", name, "\" is made by ", maker,
+                                       ", not stored as plain elements: left out"));
       } else if (++visited_ < graph.size()) {  // shared dicts must not multiply
         flatten(file, value, name + ".", depth + 1);
       }

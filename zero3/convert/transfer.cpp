@@ -10,6 +10,7 @@
 
 #include "csrc/base/check.h"
 #include "csrc/formats/crc32.h"
+#include "csrc/formats/format_error.h"
 #include "zero3/convert/elements.h"
 #include "zero3/convert/tensor_reader.h"
 
@@ -242,16 +243,27 @@ void BlockReader::read(int64_t begin, int64_t numel, uint8_t* out,
       std::fill(out, out + count * size, uint8_t{0});
     } else if (piece.source.type == block_.type) {
       read_elements(piece.source, piece.begin + skip, count, out);
-      convert_elements(block_.type, out, block_.type, out, count, piece.factor);
+      check_range(piece, convert_elements(block_.type, out, block_.type, out, count, piece.factor));
     } else {
       scratch.resize(static_cast<size_t>(count * formats::size_of(piece.source.type)));
       read_elements(piece.source, piece.begin + skip, count, scratch.data());
-      convert_elements(piece.source.type, scratch.data(), block_.type, out, count, piece.factor);
+      check_range(piece, convert_elements(piece.source.type, scratch.data(), block_.type, out,
+                                          count, piece.factor));
     }
     out += count * size;
     begin += count;
     numel -= count;
   }
+}
+
+void BlockReader::check_range(const Piece& piece, int64_t lost) const {
+  if (lost == 0) return;
+  const char* type = formats::name_of(block_.type);
+  formats::throw_format_error(
+      piece.source.ranges.front().file->path(), -1,
+      concat("values", block_.name.empty() ? "" : " of \"" + block_.name + "\"", " within ", type),
+      concat(lost, " beyond it, which would become infinite"),
+      "take bfloat16 or float32, for all (--dtype) or for this tensor (--dtype-for NAME=TYPE)");
 }
 
 void write_outputs(std::vector<PlannedOutput> outputs, const RunOptions& run,

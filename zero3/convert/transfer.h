@@ -22,6 +22,7 @@ struct Piece {
 
 // What fills one tensor or storage of an output, in order.
 struct Block {
+  std::string name;  // of the tensor, for errors
   formats::ElementType type = formats::ElementType::kFloat32;
   std::vector<Piece> pieces;
 
@@ -49,7 +50,8 @@ struct PlannedOutput {
 };
 
 // Writes the outputs in order. `finished(path)` is called from one thread at a time once a file has
-// its name. The first error stops all threads and is raised; unfinished files are removed.
+// its name. The first error stops all threads and is raised; unfinished files are removed. Raises
+// FormatError for a finite element that its output's type cannot hold.
 void write_outputs(std::vector<PlannedOutput> outputs, const RunOptions& run,
                    const std::function<void(const std::string&)>& finished);
 
@@ -63,9 +65,12 @@ void read_blocks(const std::vector<Block>& blocks, const RunOptions& run, const 
 class BlockReader {
  public:
   explicit BlockReader(const Block& block);
+  // Raises FormatError for a finite element that the block's type cannot hold.
   void read(int64_t begin, int64_t numel, uint8_t* out, std::vector<uint8_t>& scratch) const;
 
  private:
+  void check_range(const Piece& piece, int64_t lost) const;
+
   const Block& block_;
   std::vector<int64_t> starts_;  // of the pieces
 };

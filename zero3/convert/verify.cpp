@@ -2,8 +2,8 @@
 #include <filesystem>
 #include <mutex>
 
-#include "csrc/formats/crc32.h"
 #include "csrc/formats/format_error.h"
+#include "zero3/convert/crcs.h"
 #include "zero3/convert/elements.h"
 #include "zero3/convert/outputs.h"
 
@@ -12,11 +12,20 @@ namespace {
 
 using formats::ElementType;
 
-// What is read of the tensors, and of the records for their CRCs.
+// What is read of the tensors.
 struct Work {
   std::vector<Block> blocks;
   std::vector<TensorHealth> health;  // of the blocks
 };
+
+// "3" of zero_pp_rank_3_mp_rank_00_model_states; "" of other names.
+std::string rank_in(const std::string& name) {
+  constexpr std::string_view kBefore = "zero_pp_rank_";
+  const size_t at = name.find(kBefore);
+  if (at == std::string::npos) return "";
+  const size_t begin = at + kBefore.size();
+  return name.substr(begin, name.find_first_not_of("0123456789", begin) - begin);
+}
 
 void add_tensor(Work& work, const std::string& name, const std::string& part,
                 const TensorSource& source) {
@@ -54,40 +63,37 @@ void check_values(const Checkpoint& checkpoint, const RunOptions& run, VerifyRep
 
 // CRCs of all records of the torch files among the checkpoint's files.
 void check_crcs(const Checkpoint& checkpoint, const RunOptions& run, VerifyReport& report) {
-  std::vector<Block> blocks;
-  std::vector<std::pair<std::string, const formats::ZipRecord*>> records;
-  std::vector<std::unique_ptr<formats::ZipReader>> zips;
+  CrcCheck check;
   for (const std::string& path : checkpoint.files) {
-    if (std::filesystem::path(path).extension() == ".safetensors") continue;
     const auto file = std::make_shared<const formats::InputFile>(path);
-    zips.push_back(std::make_unique<formats::ZipReader>(file));
     file->park();
-    for (const formats::ZipRecord& record : zips.back()->records()) {
-      TensorSource source{ElementType::kUInt8, {static_cast<int64_t>(record.bytes)}, {}, {}};
-      if (record.bytes > 0) source.ranges.push_back({file, record.data_offset, record.bytes});
-      blocks.push_back(block_of(source, source.type));
-      records.emplace_back(path, &record);
+    check.add(file);
+  }
+  for (formats::Finding& finding : check.run(run, report.bytes_read)) {
+    report.problems.push_back(std::move(finding));
+  }
+}
+
+// What torch.save put around the records is the name of the file that it wrote.
+void check_ranks(const Checkpoint& checkpoint, VerifyReport& report) {
+  for (const auto* files : {&checkpoint.model_files, &checkpoint.optim_files}) {
+    for (const auto& file : *files) {
+      const std::string own = rank_in(std::filesystem::path(file->path()).filename().string());
+      const std::string written = rank_in(file->archive_name());
+      if (own.empty() || written.empty() || own == written) continue;
+      report.problems.push_back({file->path(), -1, "the file of rank " + own,
+                                 "one that was written as that of rank " + written,
+                                 "restore this rank's file, or use an older checkpoint"});
     }
   }
-  std::vector<std::map<int64_t, std::pair<uint32_t, int64_t>>> crcs(blocks.size());
-  std::mutex mutex;
-  read_blocks(blocks, run, [&](int block, int64_t begin, const uint8_t* data, int64_t count) {
-    const uint32_t crc = formats::crc32(0, data, static_cast<size_t>(count));
-    const std::lock_guard lock(mutex);
-    crcs[block][begin] = {crc, count};
-  });
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    uint32_t crc = 0;
-    for (const auto& [begin, part] : crcs[i]) {
-      crc = formats::crc32_combine(crc, part.first, static_cast<uint64_t>(part.second));
-    }
-    report.bytes_read += blocks[i].bytes();
-    const auto& [path, record] = records[i];
-    if (crc == record->crc) continue;
-    report.problems.push_back(
-        {path + ": " + record->name, static_cast<int64_t>(record->data_offset),
-         concat("CRC ", record->crc), concat("CRC ", crc), formats::kDamaged});
-  }
+}
+
+void check_finished(const Checkpoint& checkpoint, VerifyReport& report) {
+  const std::string journal = journal_in(checkpoint.folder);
+  if (journal.empty()) return;
+  report.problems.push_back({journal, -1, "a finished checkpoint",
+                             "the journal of a run that was interrupted",
+                             "finish that run with --resume, or write it again with --force"});
 }
 
 }  // namespace
@@ -102,6 +108,8 @@ VerifyReport verify(const VerifyOptions& options) {
     return report;
   }
   check_verb(checkpoint, "verify");
+  check_finished(checkpoint, report);
+  check_ranks(checkpoint, report);
   if (options.check_crc) check_crcs(checkpoint, options.run, report);
   check_values(checkpoint, options.run, report);
   return report;

@@ -5,6 +5,7 @@
 
 #include "csrc/formats/format_error.h"
 #include "csrc/formats/output_file.h"
+#include "zero3/convert/crcs.h"
 #include "zero3/convert/model_root.h"
 #include "zero3/convert/outputs.h"
 #include "zero3/convert/read_formats.h"
@@ -50,7 +51,11 @@ class UniversalWriter {
     }
     std::vector<std::string> names;
     for (const PlannedOutput& planned : outputs) names.push_back(planned.path);
+    if (looks_like_zero3(output_) && !looks_like_universal(output_)) {
+      refuse_kind(output_.string(), "a ZeRO-3 checkpoint");
+    }
     Journal journal(output_.string(), what, source_, run_, names);
+    require_whole(source_, run_);
     formats::make_folders((output_ / "zero").string());
     write_journalled(std::move(outputs), journal, run_, report);
     const std::string latest = (output_.parent_path() / "latest_universal").string();

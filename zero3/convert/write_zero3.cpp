@@ -6,6 +6,7 @@
 
 #include "csrc/formats/format_error.h"
 #include "csrc/formats/output_file.h"
+#include "zero3/convert/crcs.h"
 #include "zero3/convert/model_root.h"
 #include "zero3/convert/outputs.h"
 #include "zero3/convert/read_formats.h"
@@ -70,7 +71,11 @@ class Zero3Writer {
     }
     for (const PlannedOutput& output : outputs) names.push_back(output.path);
     check_other_ranks(names);
+    for (const fs::path& place : {fs::path(target_.output), folder_}) {
+      if (looks_like_universal(place)) refuse_kind(place.string(), "a universal checkpoint");
+    }
     Journal journal(folder_.string(), target_.what, source_, run_, names);
+    require_whole(source_, run_);
     formats::make_folders(folder_.string());
     write_journalled(std::move(outputs), journal, run_, report);
     const std::string latest = (fs::path(target_.output) / "latest").string();

@@ -36,11 +36,11 @@ def run(argv: list[str]) -> int:
     require_verb(argv[0])
     options = parser_of(argv[0]).parse(argv[1:])
     try:
-        with _terminable():
+        with _stops.noted():
             return _RUN[argv[0]](options)
-    except (KeyboardInterrupt, Terminated) as stop:
+    except Stopped:
         print(interrupted_text(argv, options), file=sys.stderr)
-        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+        return 128 + _stops.signal
     except BrokenPipeError:
         _drop_stdout()
         return 128 + signal.SIGPIPE
@@ -181,8 +181,14 @@ def _escape_what_the_terminal_lacks() -> None:
 def _progress(name: str, options: Namespace):
     """Keyword arguments of every verb but inspect; the bar goes when the verb ends."""
     bar = None if options.quiet else ProgressBar(name)
+
+    def told(done: int, total: int) -> None:
+        _stops.point()
+        if bar:
+            bar(done, total)
+
     try:
-        yield {"progress": bar, "max_memory_bytes": options.max_memory, "threads": options.threads}
+        yield {"progress": told, "max_memory_bytes": options.max_memory, "threads": options.threads}
     finally:
         if bar:
             bar.close()
@@ -191,22 +197,42 @@ def _progress(name: str, options: Namespace):
 # ---- being stopped -------------------------------------------------------------------------------
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived."""
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM was honoured."""
 
 
-@contextlib.contextmanager
-def _terminable():
-    """SIGTERM ends the verb as Ctrl-C does: threads joined, unfinished files removed."""
+class _Stops:
+    """Ctrl-C and SIGTERM are noted, and honoured where a verb tells its progress: threads are joined then, and unfinished
+    files removed. A verb that has finished its work meanwhile says so. A second one ends the process at once.
 
-    def stop(*_):
-        raise Terminated
+    Thread: main (it handles signals).
+    """
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __init__(self):
+        self.signal: int | None = None  # that came
+
+    def point(self) -> None:
+        if self.signal is not None:
+            raise Stopped
+
+    @contextlib.contextmanager
+    def noted(self):
+        self.signal = None
+        # What is ignored (SIGINT of a job in the background) stays so.
+        ours = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
+        before = {s: signal.signal(s, self._note) for s in ours}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _frame) -> None:
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+
+_stops = _Stops()
 
 
 def interrupted_text(argv: list[str], options: Namespace) -> str:
@@ -217,7 +243,7 @@ def interrupted_text(argv: list[str], options: Namespace) -> str:
     journals = [folder / JOURNAL for folder in (Path(output), *_below(Path(output)), Path(output).parent)]
     journal = next((path for path in journals if path.is_file()), None)
     if journal is None:
-        return f"interrupted; no file was finished, {output} is as it was"
+        return f"interrupted; no file was finished, {output} has what it had"
     finished = len(journal.read_text(errors="replace").splitlines()) - 1
     words = argv if options.resume else [*argv, "--resume"]
     return (f"interrupted; {finished} file{'s' if finished != 1 else ''} finished in {journal.parent}, the rest was"
