@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import struct
 import subprocess
 import sys
+import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from .contenders import Source
 RANKS = 2
 TAG = "global_step1"
 _SMALL_MIB, _SMALL_WIDTH, _WIDTH, _SPARSE_WIDTH = 64, 64, 1024, 8192
+_ZEROS = 1 << 24  # bytes that are taken at once
 _STATES = ("exp_avg", "exp_avg_sq")
 
 
@@ -69,7 +74,7 @@ def sparse_bytes(weights_bytes: int, width: int = _SPARSE_WIDTH) -> int:
 
 def sparse(folder: Path, weights_bytes: int, width: int = _SPARSE_WIDTH) -> Source:
     """The files that DeepSpeed would write of weights of at least that size, by torch.save; the tensors are holes, which read
-    as zeros, and whose CRCs are not right. width: of its square matrices; even."""
+    as zeros. width: of its square matrices; even."""
     count = sparse_bytes(weights_bytes, width) // (4 * width**2)
     shapes = OrderedDict((f"layers.{i}.weight", _size(width)) for i in range(count))
     (folder / TAG).mkdir(parents=True)
@@ -114,3 +119,25 @@ def _save_sparse(path: Path, content: dict) -> None:
 
     with torch.serialization.skip_data():
         torch.save(content, path)
+    _set_crcs_of_holes(path)
+
+
+def _set_crcs_of_holes(path: Path) -> None:
+    """torch.save leaves 0 there. In the directory's entries, at 16; lengths of name, extra field and comment are at 28."""
+    with zipfile.ZipFile(path) as archive:
+        entries, at = archive.infolist(), archive.start_dir
+    with open(path, "r+b") as file:
+        for entry in entries:
+            if entry.CRC == 0 and entry.file_size > 0:
+                file.seek(at + 16)
+                file.write(struct.pack("<I", _crc_of_zeros(entry.file_size)))
+            file.seek(at + 28)
+            at += 46 + sum(struct.unpack("<3H", file.read(6)))
+
+
+@functools.cache
+def _crc_of_zeros(count: int) -> int:
+    zeros, crc = bytes(_ZEROS), 0
+    for begin in range(0, count, _ZEROS):
+        crc = zlib.crc32(zeros[: count - begin], crc)
+    return crc
