@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "csrc/formats/format_error.h"
-#include "zero3/convert/names.h"
 #include "zero3/convert/optimizer_facts.h"
 #include "zero3/convert/optimizer_plan.h"
 #include "zero3/convert/outputs.h"
@@ -337,18 +336,13 @@ OutputReport convert_optimizer(const ConvertOptimizerOptions& options) {
   OutputReport report;
   report.notes = plan.notes();
   if (source.kind == Kind::kUniversal) {
-    check_new_tag(tag_of_folder(options.output), "-o");
     write_universal(source, plan, options.output, describe(options), options.run, report);
     return report;
   }
-  const auto said = source.facts.find("sub_group_size");
-  const int64_t size =
-      said == source.facts.end() ? 0 : std::strtoll(said->second.c_str(), nullptr, 10);
   const std::string tag = options.tag.empty() ? source.tag : options.tag;
-  check_new_tag(tag, "--new-tag");
   write_zero3(
       source, plan,
-      {options.output, tag, source.world_size, size > 0 ? size : 1'000'000'000, describe(options)},
+      {options.output, tag, source.world_size, sub_group_size_of(source), describe(options)},
       options.run, report);
   return report;
 }

@@ -1,33 +1,18 @@
-#include <cstdlib>
-
-#include "zero3/convert/names.h"
 #include "zero3/convert/outputs.h"
 #include "zero3/convert/verbs.h"
 #include "zero3/convert/write_universal.h"
 #include "zero3/convert/write_zero3.h"
 
 namespace zeromuon::convert {
-namespace {
-
-constexpr int64_t kDefaultSubGroupSize = 1'000'000'000;  // DeepSpeed's
-
-int64_t sub_group_size_of(const Checkpoint& source, int64_t asked) {
-  require(asked >= 0, "sub_group_size: expected 0 or more, got ", asked);
-  if (asked > 0) return asked;
-  const auto said = source.facts.find("sub_group_size");
-  const int64_t own =
-      said == source.facts.end() ? 0 : std::strtoll(said->second.c_str(), nullptr, 10);
-  return own > 0 ? own : kDefaultSubGroupSize;
-}
-
-}  // namespace
 
 OutputReport reshard(const ReshardOptions& options) {
   const Checkpoint source = open_checkpoint(options.source.path, options.source.tag);
   check_verb(source, "reshard");
-  const int64_t size = sub_group_size_of(source, options.sub_group_size);
+  require(options.sub_group_size >= 0, "sub_group_size: expected 0 or more, got ",
+          options.sub_group_size);
+  const int64_t size =
+      options.sub_group_size > 0 ? options.sub_group_size : sub_group_size_of(source);
   const std::string tag = options.tag.empty() ? source.tag : options.tag;
-  check_new_tag(tag, "--new-tag");
   const std::string what = concat("reshard ", options.world_size, " ", size, " ", tag);
   OutputReport report;
   const auto ranks = static_cast<int>(source.model_files.size());
@@ -46,7 +31,6 @@ OutputReport reshard(const ReshardOptions& options) {
 OutputReport universal(const UniversalOptions& options) {
   const Checkpoint source = open_checkpoint(options.source.path, options.source.tag);
   check_verb(source, "universal");
-  check_new_tag(tag_of_folder(options.output), "-o");
   OutputReport report;
   if (source.optimizer == "Muon (DeepSpeed)") {
     report.notes.push_back(

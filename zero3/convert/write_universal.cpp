@@ -7,6 +7,7 @@
 #include "csrc/formats/output_file.h"
 #include "zero3/convert/crcs.h"
 #include "zero3/convert/model_root.h"
+#include "zero3/convert/names.h"
 #include "zero3/convert/outputs.h"
 #include "zero3/convert/read_formats.h"
 
@@ -29,6 +30,7 @@ class UniversalWriter {
   UniversalWriter(const Checkpoint& source, const OptimizerPlan& plan, const std::string& output,
                   const RunOptions& run)
       : source_(source), plan_(plan), output_(fs::path(output).lexically_normal()), run_(run) {
+    check_new_tag(tag_of_folder(output), "-o");
     if (output_.filename().empty()) output_ = output_.parent_path();
     require(!output_.empty() && output_ != "/", "output: expected the path of a folder");
     for (size_t g = 0; g < source.sub_groups.size(); ++g) {

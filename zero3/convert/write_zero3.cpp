@@ -1,6 +1,7 @@
 #include "zero3/convert/write_zero3.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <utility>
 
@@ -8,6 +9,7 @@
 #include "csrc/formats/output_file.h"
 #include "zero3/convert/crcs.h"
 #include "zero3/convert/model_root.h"
+#include "zero3/convert/names.h"
 #include "zero3/convert/outputs.h"
 #include "zero3/convert/read_formats.h"
 
@@ -48,11 +50,10 @@ class Zero3Writer {
   Zero3Writer(const Checkpoint& source, const OptimizerPlan& plan, const Zero3Target& target,
               const RunOptions& run)
       : source_(source), plan_(plan), target_(target), run_(run) {
+    check_new_tag(target.tag, "--new-tag");
     require(target.world_size >= 1 && target.world_size <= kMaxRanks,
             "world_size: expected 1 to 65536, got ", target.world_size);
     require(!target.output.empty(), "output: expected a path, got an empty text");
-    require(is_file_name(target.tag), "tag: expected the name of a folder, got \"", target.tag,
-            "\"");
     require(target.sub_group_size >= 1, "sub_group_size: expected at least 1, got ",
             target.sub_group_size);
     groups_ = cut_groups(source, plan.groups(), target.world_size, target.sub_group_size);
@@ -251,6 +252,14 @@ class Zero3Writer {
 };
 
 }  // namespace
+
+int64_t sub_group_size_of(const Checkpoint& source) {
+  constexpr int64_t kDefault = 1'000'000'000;  // DeepSpeed's
+  const auto said = source.facts.find("sub_group_size");
+  const int64_t own =
+      said == source.facts.end() ? 0 : std::strtoll(said->second.c_str(), nullptr, 10);
+  return own > 0 ? own : kDefault;
+}
 
 void write_zero3(const Checkpoint& source, const OptimizerPlan& plan, const Zero3Target& target,
                  const RunOptions& run, OutputReport& report) {
