@@ -11,7 +11,7 @@
 
 namespace zeromuon::offload {
 
-// What a task takes of the machine. Simulated lanes turn it into time; the others ignore it.
+// What a task takes of the machine. Virtual lanes turn it into time; the others ignore it.
 struct Cost {
   int64_t dram_bytes = 0;  // read and written in host memory
   int64_t link_bytes = 0;  // copied between host and device

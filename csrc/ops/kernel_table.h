@@ -5,7 +5,7 @@
 // inline function or template that another file could emit too: the linker keeps one copy of
 // both, and a CPU without the instruction set would run into it. So everything in those files is
 // in an anonymous namespace or static, they use no template of the standard library, and of
-// elements.h only the fields. tests/unit/isa_symbols.cmake looks at their symbols.
+// elements.h only the fields. tests/csrc/isa_symbols.cmake looks at their symbols.
 #pragma once
 
 #include <cstdint>

@@ -5,12 +5,12 @@ import importlib
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "ZeroMuon": "optimizer",
-    "param_groups": "selection",
-    "attach": "registration",
-    "register": "registration",
+    "ZeroMuon": "optimizer.optimizer",
+    "param_groups": "selection.rules",
+    "attach": "deepspeed.registration",
+    "register": "deepspeed.registration",
     "StepError": "_core",
-    "write_trace": "trace",
+    "write_trace": "optimizer.trace",
 }
 
 _MODULES = ("ckpt",)

@@ -3,8 +3,8 @@ both optimizer types registered."""
 
 import sys
 
-from . import script
-from .cli import main
+from .commands import script
+from .commands.cli import main
 
 
 def _main() -> int:

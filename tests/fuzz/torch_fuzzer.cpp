@@ -2,7 +2,7 @@
 // is opened is read to the end.
 #include "csrc/formats/format_error.h"
 #include "csrc/formats/torch_file.h"
-#include "tests/formats/zip_bytes.h"
+#include "tests/csrc/formats/zip_bytes.h"
 #include "tests/fuzz/memory_file.h"
 
 namespace zeromuon::formats {

@@ -15,8 +15,8 @@ from tests.integration.hosts import ROOT
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import zeromuon
-from zeromuon.finetune.ds_config import Machine, fill_auto, read_config
-from zeromuon.finetune.settings import Settings
+from zeromuon.commands.finetune.ds_config import Machine, fill_auto, read_config
+from zeromuon.commands.finetune.settings import Settings
 
 STEPS = 2
 ROWS, TOKENS, VOCABULARY = 4, 16, 64

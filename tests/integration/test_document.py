@@ -7,7 +7,9 @@ import torch
 
 from tests.integration import doc_blocks
 from tests.integration.test_hosts import HOSTS
-from zeromuon import ZeroMuon, deepspeed_muon, state, watch
+from zeromuon import ZeroMuon
+from zeromuon.deepspeed import muon_params, watch
+from zeromuon.optimizer import state
 
 TEXT = doc_blocks.DOCUMENT.read_text()
 OTHERS = {"trainer_resume", "convert"}  # run in test_hosts.py, too
@@ -34,9 +36,9 @@ def test_every_link_of_the_document_leads_somewhere():
 
 def test_every_key_of_deepspeeds_muon_stands_in_the_table_with_its_default():
     table = TEXT[TEXT.index("## In place of DeepSpeed's own"):TEXT.index("## Hugging Face Trainer")]
-    for key in (*deepspeed_muon.KEYS, *deepspeed_muon.OUR_KEYS):
+    for key in (*muon_params.KEYS, *muon_params.OUR_KEYS):
         assert f"`{key}`" in table, key
-    options = deepspeed_muon.read_muon_params({}).options
+    options = muon_params.read_muon_params({}).options
     shown = {"lr": "| 0.02 |", "adam_lr": "| 3e-4 |", "momentum": "| 0.95 |", "weight_decay": "| 0.0 |", "eps": "1e-10 |"}
     assert {key: float(text.strip("| ")) for key, text in shown.items()} == {key: options[key] for key in shown}
     assert all(text in table for text in shown.values()) and "| (0.9, 0.95)," in table

@@ -45,7 +45,7 @@ def test_a_host_steps_zeromuon_three_times_on_two_ranks_which_end_with_the_same_
     assert len(outcome.ranks) == 2
     for rank in outcome.ranks:
         roles = list(rank["roles"].values())
-        assert (rank["optimizer"], rank["steps"]) == ("zeromuon.optimizer.ZeroMuon", 3)
+        assert (rank["optimizer"], rank["steps"]) == ("zeromuon.optimizer.optimizer.ZeroMuon", 3)
         assert (roles.count("muon"), roles.count("adamw"), rank["scheduler"]) == (muon, adamw, scheduler)
         assert rank["digests"][0] != rank["digests"][-1], "the weights did not change"
     assert outcome.ranks[0]["digests"] == outcome.ranks[1]["digests"]

@@ -103,7 +103,7 @@ def test_importing_zeromuon_changes_nothing_in_deepspeed_or_torch(tmp_path):
     assert "UNCHANGED True" in process.stdout, process.stdout + process.stderr
 
 
-@pytest.mark.parametrize("before, whose", [((), "deepspeed."), (("-m", "zeromuon"), "zeromuon.optimizer.ZeroMuon")])
+@pytest.mark.parametrize("before, whose", [((), "deepspeed."), (("-m", "zeromuon"), "zeromuon.optimizer.optimizer.ZeroMuon")])
 def test_type_muon_is_ours_under_the_runner_and_deepspeeds_without_it(tmp_path, before, whose):
     (tmp_path / "train.py").write_text(TRAINS_MUON)
     process = run(tmp_path, *before, "train.py", **ALONE, ZEROMUON_PROBE=str(tmp_path))

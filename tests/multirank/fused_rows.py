@@ -40,39 +40,41 @@ def fused_and_plain(case: dict) -> dict:
     return _compared(fused, plain)
 
 
-def simulated_homes(case: dict) -> dict:
-    """The fused step with the shard on the CPU and a simulated compute device, for each home of the momentum, against
+def fake_device_homes(case: dict) -> dict:
+    """The fused step with the shard on the CPU and a fake compute device, for each home of the momentum, against
     the plain path without one."""
     case = Case(**case)
     plain, rows = _trained(case, {"fused_step": "off"}), {}
     for home in ("shard", "streamed"):
-        with _simulated_device(home):
+        with _fake_device(home):
             rows[home] = _compared(_trained(case, {"fused_step": "on"}), plain)
     return rows
 
 
-class _simulated_device:
-    """Within it, a binding plans for a device of its own memory, and gets a simulated one."""
+class _fake_device:
+    """Within it, a binding plans for a device of its own memory, and gets a fake one."""
 
     def __init__(self, home: str):
         self._home = home
 
     def __enter__(self):
-        from zeromuon import _core, binding
+        from zeromuon import _core
+        from zeromuon.optimizer import bind
 
         def plan(**given):
             return _core.make_step_plan(**{**given, "staged": True, "momentum_home": self._home})
 
         def executor(*args, **given):
-            return _core.StepExecutor(*args, **given, simulated_seed=7)
+            return _core.StepExecutor(*args, **given, fake_device_seed=7)
 
         names = {n: getattr(_core, n) for n in dir(_core)}
-        binding._core = types.SimpleNamespace(**{**names, "make_step_plan": plan, "StepExecutor": executor})
+        bind._core = types.SimpleNamespace(**{**names, "make_step_plan": plan, "StepExecutor": executor})
 
     def __exit__(self, *_):
-        from zeromuon import _core, binding
+        from zeromuon import _core
+        from zeromuon.optimizer import bind
 
-        binding._core = _core
+        bind._core = _core
 
 
 def _trained(case: Case, options: dict) -> dict:

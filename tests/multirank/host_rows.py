@@ -10,7 +10,7 @@ import torch.distributed as dist
 from tests.multirank import models, parity, world
 from tests.multirank.cases import LR, STEPS, Case, deepspeed_config
 from tests.multirank.rows import OFFLOAD, PLAIN, on_ranks
-from tests.reference.muon import Muon
+from zeromuon.reference import Muon
 
 
 def merged(config: dict, changes: dict) -> dict:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from tests.multirank import models, schedules, world
 from tests.multirank.cases import ADAM_LR, LR, STEPS, Case
-from tests.reference.muon import Muon
+from zeromuon.reference import Muon
 
 JORDAN = [(3.4445, -4.775, 2.0315)] * 5
 

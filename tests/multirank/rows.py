@@ -88,15 +88,15 @@ def one_rank_cannot_bind() -> dict:
 
 def too_little_memory() -> dict:
     import zeromuon
-    from zeromuon import binding
+    from zeromuon.optimizer import bind
 
     _, engine = world.build_engine(PLAIN)
-    free = binding._free_bytes
-    binding._free_bytes = lambda kind, ranks_here: 100
+    free = bind._free_bytes
+    bind._free_bytes = lambda kind, ranks_here: 100
     try:
         return on_ranks(lambda: zeromuon.attach(engine))
     finally:
-        binding._free_bytes = free
+        bind._free_bytes = free
 
 
 def missing_attribute() -> dict:

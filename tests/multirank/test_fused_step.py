@@ -60,14 +60,14 @@ def test_sixteen_bit_sums_are_copied_for_a_few_sub_groups_at_a_time(world_size, 
     assert result["taken"][0] < len(calls) < sum(calls), "more than a call per step, more than a sub-group per call"
 
 
-SIMULATED = (
-    Case("simulated device, bf16", dtype="bf16", offload=True, clip=0.05, accumulation=2, sub_group=150, options=_DECAY),
-    Case("simulated device, fp32", offload=True, clip=0.05, sub_group=150),
+FAKE_DEVICE = (
+    Case("fake device, bf16", dtype="bf16", offload=True, clip=0.05, accumulation=2, sub_group=150, options=_DECAY),
+    Case("fake device, fp32", offload=True, clip=0.05, sub_group=150),
 )
 
 
 @pytest.mark.parametrize("world_size, row", [
-    on(2, case.name, "simulated_homes", case=case.as_dict()) for case in SIMULATED])
+    on(2, case.name, "fake_device_homes", case=case.as_dict()) for case in FAKE_DEVICE])
 def test_every_home_of_the_momentum_gives_the_bits_of_the_plain_path(world_size, row, result):
     for home in ("shard", "streamed"):
         check_same_bits(result[home], world_size)

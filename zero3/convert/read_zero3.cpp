@@ -9,7 +9,7 @@
 #include "csrc/formats/format_error.h"
 #include "zero3/convert/names.h"
 #include "zero3/convert/read_formats.h"
-#include "zero3/shard_layout.h"
+#include "zero3/plan/shard_layout.h"
 
 namespace zeromuon::convert {
 namespace {

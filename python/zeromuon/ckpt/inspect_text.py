@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from ..selection_table import common_name, without_numbers
+from ..selection.table import common_name, without_numbers
 from .results import Inspection, TensorInfo
 from .text import printable, shape_text, size_text, table
 

@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from ..argument_parser import Parser
+from ..base.parser import Parser
 from .arguments import DEFAULT_MEMORY_BYTES
 
 NUMBERS = ("lr", "adam_lr", "momentum", "beta1", "beta2", "eps", "weight_decay")

@@ -62,9 +62,9 @@ def roles_of_model(path: PathLike) -> dict[str, str]:
     import torch
     from transformers import AutoConfig
 
-    from ..finetune.model_folder import detect_task
-    from ..finetune.model_loading import auto_class
-    from ..selection import roles_for
+    from ..commands.finetune.model_folder import detect_task
+    from ..commands.finetune.model_loading import auto_class
+    from ..selection.rules import roles_for
 
     try:
         config = AutoConfig.from_pretrained(folder)

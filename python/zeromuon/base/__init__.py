@@ -1,0 +1,1 @@
+"""What every room uses and none owns: words, parsers, whole files. Imports no torch."""

@@ -1,0 +1,230 @@
+"""`zeromuon bench ckpt`: its options, the rounds, the files. No torch before the options are checked."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ....ranks.machine import available_memory_bytes, core_count
+from .. import interrupt, machine, report
+from ..options import Parser, new_folder, whole_number
+from ..progress import Progress
+from ..results import OURS, PEER, Results
+from ..timing import Budget
+from . import source as sources
+from . import tables
+from .contenders import EXPORT, LARGE, UNIVERSAL, Conversion, Source, of_part, output_of
+from .measure import Failed, Measured, Runner
+
+BENCH = "ckpt"
+PARTS = (EXPORT, UNIVERSAL, LARGE)
+BUDGET_SECONDS = 1800.0
+_PROG = "zeromuon bench ckpt"
+_MIB, _ROUNDS, _LARGE_MB = 1024, 3, 10_000
+# Per byte of weights: the checkpoint with both moments; ours and the peer's output at once, with the peer's temporary files.
+_CHECKPOINT_SHARE, _OUTPUT_SHARE = 3.1, 9.5
+_MEMORY_SHARE = 7.0  # of the ranks that write the checkpoint; the peers take less
+
+
+def run(argv: list[str]) -> int:
+    """Returns the exit status: 0, or 130 when interrupted; it does not depend on what was measured.
+
+    Raises ValueError for bad arguments and where disk or memory do not do, before anything is measured or written.
+    """
+    options = _checked(_parser().parse(argv))
+    budget = Budget(options.budget_seconds)
+    progress = Progress(budget)
+    work = options.work / f"zeromuon-bench-ckpt-{options.out.name}"
+    try:
+        results = _measured(options, work, budget, progress)
+    finally:
+        progress.close()
+        shutil.rmtree(work, ignore_errors=True)
+    results.seconds = budget.elapsed()
+    return report.finish(options.out, results)
+
+
+# ---- options -----------------------------------------------------------------------------------------------------
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog=_PROG, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measures zeromuon ckpt beside DeepSpeed's scripts on a checkpoint of ZeRO-3 that DeepSpeed writes here\n"
+        "on 2 gloo ranks. Each conversion is a command in processes of its own, from its start until its files are on disk.\n"
+        "Ends with a table, a JSON file and a picture.\n\n"
+        "  export     beside zero_to_fp32: fp32 weights as safetensors\n"
+        "  universal  beside ds_to_universal\n"
+        "  large      export of a synthetic checkpoint of sparse files (only with --full): peak memory",
+        epilog="Exit status: 0, 2 for bad input, 130 when interrupted (what was measured until then is written); it does not\n"
+        "depend on what was measured.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--weights-mib", metavar="N", help=f"fp32 weights of the checkpoint that is written (default: {_MIB})")
+    add("--checkpoint", metavar="DIR", help="convert this one of ZeRO-3 instead (a folder with the file latest)")
+    add("--rounds", metavar="N", help=f"of each pair (default: {_ROUNDS}, fewer to keep to the budget)")
+    add("--only", choices=PARTS, help="measure this part only")
+    add("--full", action="store_true", help=f"the large checkpoint, too: {_LARGE_MB / 1000:.0f} GB of weights")
+    add("--large-mb", metavar="N", help=f"weights of the large one (default: {_LARGE_MB})")
+    add("--work", metavar="DIR", help="where checkpoints and outputs go, removed afterwards (default: the folder of the"
+        " results); its disk is what is measured")  # fmt: skip
+    add("--budget-seconds", metavar="S", help=f"wall time for all, about (default: {BUDGET_SECONDS:.0f})")
+    add("--out", metavar="DIR", help="folder of the results (default: bench-ckpt-<time>)")
+    return parser
+
+
+def _checked(options: argparse.Namespace) -> argparse.Namespace:
+    """The options as values. Raises ValueError for those that cannot be."""
+    options.weights_mib = whole_number(_PROG, "--weights-mib", options.weights_mib, _MIB, 1, 10**6)
+    options.rounds = whole_number(_PROG, "--rounds", options.rounds, _ROUNDS, 1, 100)
+    options.large_mb = whole_number(_PROG, "--large-mb", options.large_mb, _LARGE_MB, 1, 10**6)
+    options.budget_seconds = whole_number(_PROG, "--budget-seconds", options.budget_seconds, BUDGET_SECONDS, 1, 10**6)
+    options.parts = (options.only,) if options.only else PARTS if options.full else (EXPORT, UNIVERSAL)
+    options.out = new_folder(_PROG, options.out, report.json_file(BENCH))
+    options.work = Path(options.work).absolute() if options.work else options.out
+    options.given = sources.given(Path(options.checkpoint).absolute()) if options.checkpoint else None
+    check_room(options)
+    return options
+
+
+def needed_disk_bytes(options: argparse.Namespace) -> float:
+    """At once, in the folder of the work."""
+    weights = options.given.weights_bytes if options.given else options.weights_mib * 2**20
+    converted = weights * (_OUTPUT_SHARE + (0.0 if options.given else _CHECKPOINT_SHARE)) if options.parts != (LARGE,) else 0.0
+    return max(converted, sources.sparse_bytes(options.large_mb * 10**6) if LARGE in options.parts else 0)
+
+
+def check_room(options: argparse.Namespace) -> None:
+    """Raises ValueError where disk or memory do not do."""
+    parent = next(p for p in (options.work, *options.work.parents) if p.exists())
+    needed, free = needed_disk_bytes(options), shutil.disk_usage(parent).free
+    if needed > free:
+        raise ValueError(f"{_PROG}: {parent} needs about {needed / 1e9:.1f} GB free, found {free / 1e9:.1f} GB; name another"
+                         " folder with --work, or fewer --weights-mib")  # fmt: skip
+    writes = options.given is None and options.parts != (LARGE,)
+    needed, free = _MEMORY_SHARE * options.weights_mib * 2**20 + 2e9, available_memory_bytes()
+    if writes and needed > free:
+        raise ValueError(f"{_PROG}: DeepSpeed needs about {needed / 1e9:.1f} GB of memory to write the checkpoint,"
+                         f" {free / 1e9:.1f} GB are free; choose fewer --weights-mib, or name a --checkpoint")  # fmt: skip
+
+
+# ---- the run -----------------------------------------------------------------------------------------------------
+
+
+def _measured(options: argparse.Namespace, work: Path, budget: Budget, progress: Progress) -> Results:
+    options.out.mkdir(parents=True, exist_ok=True)
+    results, others = Results(_header(work), bench=BENCH), machine.OtherLoad()
+    bench = _Bench(options, work, budget, progress, results)
+    with interrupt.deferred():
+        try:
+            bench.measure()
+        except KeyboardInterrupt:
+            results.interrupted = True
+    results.header.append(("other processes", others.words()))
+    return results
+
+
+def _header(work: Path) -> list[tuple[str, str]]:
+    known = dict(machine.header(1))
+    parent = next(p for p in (work, *work.parents) if p.exists())
+    lines = {name: known[name] for name in ("processor", "versions")}
+    lines["threads"] = f"{core_count()} cores; ours with its default number of threads"
+    lines["files"] = f"on {file_system(parent)}; inputs in the page cache where they fit; outputs synced"
+    return list(lines.items())
+
+
+def file_system(path: Path) -> str:
+    """The kind that `path` lies on, e.g. "ext4"."""
+    found, longest = "an unknown file system", -1
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, mounted, kind, *_ = line.split()
+        inside = path == Path(mounted) or Path(mounted) in path.parents
+        if inside and len(mounted) >= longest:
+            found, longest = kind, len(mounted)
+    return found
+
+
+@dataclass
+class _Bench:
+    options: argparse.Namespace
+    work: Path
+    budget: Budget
+    progress: Progress
+    results: Results
+    parts_left: int = field(init=False)
+
+    def measure(self) -> None:
+        self.parts_left = len(self.options.parts)
+        if self.options.parts != (LARGE,):
+            source = self.options.given or self._by_deepspeed()
+            for part in (p for p in self.options.parts if p != LARGE):
+                self._part(part, source)
+        if LARGE in self.options.parts:
+            self._large()
+
+    def _by_deepspeed(self) -> Source:
+        self.progress.say(f"DeepSpeed writes a checkpoint of {self.options.weights_mib} MiB of weights")
+        self.work.mkdir(parents=True, exist_ok=True)
+        return sources.by_deepspeed(self.work / "checkpoint", self.options.weights_mib, self.options.out / "ranks.log")
+
+    def _large(self) -> None:
+        shutil.rmtree(self.work / "checkpoint", ignore_errors=True)
+        self.progress.say("a large checkpoint of sparse files")
+        self.work.mkdir(parents=True, exist_ok=True)
+        self._part(LARGE, sources.sparse(self.work / "large", self.options.large_mb * 10**6), rounds=1)
+
+    def _part(self, part: str, source: Source, rounds: int | None = None) -> None:
+        """Each conversion once per round, in an order that turns around; a share of the budget for all rounds."""
+        taken, failed, remarks = {}, {}, []
+        conversions = of_part(part, source)
+        end = self.budget.elapsed() + self.budget.left() / self.parts_left
+        self.parts_left -= 1
+        try:
+            for number in range(rounds or self.options.rounds):
+                began = self.budget.elapsed()
+                ordered = conversions if number % 2 == 0 else conversions[::-1]
+                self._round(part, [c for c in ordered if c.name not in failed], number, taken, failed, remarks)
+                now = self.budget.elapsed()
+                if now + (now - began) > end:
+                    break
+        finally:
+            complete = min((len(runs) for name, runs in taken.items() if name not in failed), default=0)
+            taken = {name: runs[:complete] for name, runs in taken.items() if name not in failed and complete > 0}
+            case = tables.case_of(part, source, conversions, taken, failed, remarks)
+            if case.rows:
+                self.results.cases.append(case)
+                report.write_json(self.options.out, self.results)
+
+    def _round(self, part: str, conversions: list[Conversion], number: int, taken: dict[str, list[Measured]],
+               failed: dict[str, str], remarks: list[str]) -> None:  # fmt: skip
+        runners = {c.name: Runner(self.work / f"run-{c.kind}") for c in conversions}
+        try:
+            for conversion in conversions:
+                interrupt.point()
+                self.progress.say(f"{part}: {conversion.name}, round {number + 1}")
+                self._convert(conversion, runners[conversion.name], taken, failed)
+            if number == 0 and part != LARGE:
+                remarks.append(self._compared(part, conversions, runners, failed))
+        finally:
+            for runner in runners.values():
+                runner.clear()
+
+    @staticmethod
+    def _convert(conversion: Conversion, runner: Runner, taken: dict[str, list[Measured]], failed: dict[str, str]) -> None:
+        runner.prepare()
+        try:
+            taken.setdefault(conversion.name, []).append(runner.run(conversion.command(runner), conversion.kind == OURS))
+        except Failed as error:
+            failed[conversion.name] = str(error)
+
+    @staticmethod
+    def _compared(part: str, conversions: list[Conversion], runners: dict[str, Runner], failed: dict[str, str]) -> str:
+        from .... import _ckpt
+
+        pair = [runners[c.name] for c in conversions if c.kind in (OURS, PEER) and c.name not in failed]
+        if len(pair) != 2:
+            return tables.same_words(part, None)
+        a, b = (str(output_of(part, runner)) for runner in pair)
+        return tables.same_words(part, _ckpt.diff(a, b))

@@ -1,0 +1,100 @@
+"""Rows about checkpoints. Each takes the system and returns its figures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from . import training
+from .training import batches, build_engine, config_for
+
+SAVED_AFTER, WENT_ON = 3, 2  # steps
+
+
+def _folder() -> Path:
+    """One folder for all ranks: each launch has a working directory of its own."""
+    return Path.cwd()
+
+
+def init_roundtrip(system: str) -> list[float]:
+    """Saved by a model that was built under zero.Init, loaded into one that was not: weights and momenta by name, and
+    the weights after one more step of both."""
+    config, data = config_for(system), batches(SAVED_AFTER + 1)
+    shapes = [p.shape for p in training.build_model().parameters() if p.ndim >= 2]
+    if shapes == sorted(shapes, reverse=True):
+        raise training.NotMeasurable("sorting by size would change nothing")
+    engine = build_engine(config, training.model_under_zero_init(config))
+    training.train(engine, data[:SAVED_AFTER])
+    saved = _weights_and_momenta(engine, system)
+    engine.save_checkpoint(str(_folder() / "saved"))
+    loaded = build_engine(config)
+    loaded.load_checkpoint(str(_folder() / "saved"))
+    after_load = training.distance(_weights_and_momenta(loaded, system), saved)
+    for each in (engine, loaded):
+        training.train(each, data[SAVED_AFTER:])
+    return [after_load, training.distance(training.weights_of(loaded), training.weights_of(engine))]
+
+
+def _weights_and_momenta(engine, system: str) -> dict[str, torch.Tensor]:
+    momenta = {f"momentum of {n}": m for n, m in training.momenta_of(engine, system).items()}
+    return {**training.weights_of(engine), **momenta}
+
+
+# ---- another world size --------------------------------------------------------------------------
+
+
+def universal(system: str) -> float:
+    """Saves on two ranks, converts with DeepSpeed's ds_to_universal, goes on alone; against going on with both. Every
+    rank gets the same batch, so that the mean gradient does not depend on their number."""
+    data = [[[ranks[0]] * dist.get_world_size() for ranks in step] for step in batches(SAVED_AFTER + WENT_ON)]
+    engine = build_engine(config_for(system))
+    training.train(engine, data[:SAVED_AFTER])
+    engine.save_checkpoint(str(_folder()), tag="saved")
+    training.train(engine, data[SAVED_AFTER:])
+    expected = training.weights_of(engine)
+    error = ""
+    if dist.get_rank() == 0:
+        torch.save(data[SAVED_AFTER:], _folder() / "data.pt")
+        error = _converted() or _went_on_alone(system)
+    error = training.on_all_ranks(error)[0]
+    if error:
+        raise training.Raised(error)
+    return training.distance(torch.load(_folder() / "alone.pt"), expected)
+
+
+def _converted() -> str:
+    """Runs DeepSpeed's converter; "" or what it raised."""
+    return _error_of("deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1",
+                     "--input_folder", str(_folder() / "saved"), "--output_folder", str(_folder() / "universal"))
+
+
+def _went_on_alone(system: str) -> str:
+    """One rank of its own loads what was converted, trains and leaves its weights; "" or what it raised."""
+    return _error_of("torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m",
+                     "zeromuon.commands.compare.checkpoints", system, str(_folder()))
+
+
+def _error_of(module: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, errors="replace")
+    if done.returncode == 0:
+        return ""
+    print(done.stderr, file=sys.stderr)
+    named = [line.split("]:", 1)[-1].strip() for line in done.stderr.splitlines() if "Error:" in line]
+    return named[0] if named else f"exit status {done.returncode}: of {module}"
+
+
+def _go_on_alone(system: str, folder: Path) -> None:
+    training.start()
+    engine = build_engine(config_for(system, checkpoint={"load_universal": True}))
+    engine.load_checkpoint(str(folder), tag="universal")
+    data = [[[ranks[0]] for ranks in step] for step in torch.load(folder / "data.pt")]
+    training.train(engine, data)
+    torch.save(training.weights_of(engine), folder / "alone.pt")
+
+
+if __name__ == "__main__":
+    _go_on_alone(sys.argv[1], Path(sys.argv[2]))

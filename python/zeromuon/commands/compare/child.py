@@ -1,0 +1,63 @@
+"""Measures one row on one system, on every rank: torchrun ... -m zeromuon.commands.compare.child ROW SYSTEM OUT [--spoil]
+
+Each rank may append a line of JSON to OUT: rank 0 what was measured, any rank what was raised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from . import launch
+
+
+def main() -> None:
+    name, system, out = sys.argv[1:4]
+    from . import training
+
+    training.start(spoil="--spoil" in sys.argv)
+    import torch.distributed as dist
+
+    result = _result(name, system)
+    if dist.get_rank() == 0 or result["kind"] != launch.MEASURED:
+        with open(out, "a") as lines:
+            lines.write(json.dumps({**result, "rank": dist.get_rank()}) + "\n")
+    if result["kind"] == launch.MEASURED:
+        with contextlib.suppress(RuntimeError):  # another rank raised, and has said so
+            dist.barrier()
+    sys.stdout.flush()
+    # Leaving in the ordinary way, a rank that failed alone would wait for the others.
+    os._exit(0)
+
+
+def _result(name: str, system: str) -> dict:
+    from . import checkpoints, fp32, sixteen_bits, training, work
+
+    function = next(getattr(m, name) for m in (fp32, work, sixteen_bits, checkpoints) if hasattr(m, name))
+    try:
+        measured = function(system)
+    except training.Raised as error:
+        return {"kind": launch.RAISED, "error": str(error)}
+    except training.NotMeasurable as error:
+        return {"kind": launch.FAILED, "error": f"not measured: {error}"}
+    except Exception as error:
+        traceback.print_exc()
+        kind = launch.RAISED if _is_of_a_system(error) else launch.FAILED
+        return {"kind": kind, "error": f"{type(error).__name__}: {error}"[:1000]}
+    figures = measured if isinstance(measured, list) else [measured]
+    return {"kind": launch.MEASURED, "figures": [f if isinstance(f, dict) else {"value": float(f)} for f in figures]}
+
+
+def _is_of_a_system(error: Exception) -> bool:
+    """Whether DeepSpeed or our optimizer was at work when it was raised, and not the comparison alone."""
+    here = Path(__file__).resolve().parent
+    files = [Path(frame.filename).resolve() for frame in traceback.extract_tb(error.__traceback__)]
+    return any("deepspeed" in f.parts or (here.parent in f.parents and f.parent != here) for f in files)
+
+
+if __name__ == "__main__":
+    main()

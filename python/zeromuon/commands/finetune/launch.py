@@ -1,0 +1,283 @@
+"""The parent of a run: checks everything, starts the ranks through torchrun, and turns Ctrl-C into a saved stop."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from . import data
+from ...ranks import machine
+from .ds_config import Machine, check_config, fill_auto, override, read_config
+from .memory_plan import plan_memory
+from .model_folder import open_model
+from ...ranks.connect import PARENT_VARIABLE
+from .run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder, ranks_of, step_of
+from .settings import Settings
+
+RANKS_PER_CORE = 4  # more is refused
+POLL_SECONDS = 0.2
+MOVABLE = ("ranks", "batch")  # may differ when a run goes on with another number of ranks
+LOG_LINES = 15  # of the ranks' log, shown when a rank died without saying why
+
+
+def check(settings: Settings) -> list[str]:
+    """Looks at everything that can be wrong before a rank is started or a file written.
+
+    Returns sentences to warn with. Raises ValueError for a bad model, data, configuration, number of ranks, or too little memory.
+    """
+    model = open_model(Path(settings.model))
+    if settings.data != data.DEMO_DATA:
+        data.check_text(Path(settings.data))
+    config = override(read_config(Path(settings.config)), settings.overrides)
+    check_config(config, settings.config)
+    fill_auto(config, settings, Machine(gpu=False, bf16=False))
+    for name in ("steps", "save_every", "batch", "seq_len", "keep_checkpoints"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: expected at least 1")
+    if settings.trace:
+        check_trace_file(Path(settings.trace))
+    model.check_length(settings.seq_len)
+    gpus = machine.gpu_count()
+    warnings = check_ranks(settings.ranks, machine.core_count(), gpus)
+    plan_memory(model, settings, on_gpu=gpus > 0).require(
+        machine.available_memory_bytes(), settings.model
+    )
+    return warnings
+
+
+def check_trace_file(path: Path) -> None:
+    """Raises ValueError unless a file can be written there."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(
+            f"--trace {path}: expected the name of a file in a folder that exists and can be written to; make"
+            " the folder, or choose another"
+        )
+
+
+def check_ranks(ranks: int, cores: int, gpus: int) -> list[str]:
+    """Sentences to warn with. Raises ValueError for fewer than 1 rank, more than the GPUs, or more than 4 per core."""
+    if ranks < 1:
+        raise ValueError(f"--ranks {ranks}: expected at least 1")
+    if gpus and ranks > gpus:
+        raise ValueError(
+            f"--ranks {ranks}: expected at most {gpus}, one per GPU; lower it, or set DS_ACCELERATOR=cpu"
+            " to use the CPU"
+        )
+    if ranks > RANKS_PER_CORE * cores:
+        raise ValueError(
+            f"--ranks {ranks}: expected at most {RANKS_PER_CORE * cores} on {cores} cores; lower it"
+        )
+    if ranks > cores:
+        return [f"{ranks} ranks share {cores} core{'s' if cores > 1 else ''}: each step takes longer"]
+    return []
+
+
+def rank_environment(settings: Settings) -> dict[str, str]:
+    """The environment of the ranks; what the user has set stays."""
+    gpus = machine.gpu_count()
+    chosen = {
+        "OMP_NUM_THREADS": str(max(1, machine.core_count() // settings.ranks)),
+        "TORCHDYNAMO_DISABLE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "DS_ACCELERATOR": "cuda" if gpus else "cpu",
+    }
+    return {**chosen, **os.environ, PARENT_VARIABLE: str(os.getpid())}
+
+
+@dataclass
+class Launcher:
+    """One run of the ranks. Thread: the main thread only (it handles signals)."""
+
+    folder: RunFolder
+    settings: Settings
+    _signals: list[int] = field(default_factory=list)
+    _process: subprocess.Popen | None = None
+
+    def run(self) -> int:
+        """Returns the exit status: 0 finished, 130 stopped by Ctrl-C (143 by SIGTERM), 2 bad input found by a rank,
+        1 another failure.
+        """
+        self.folder.clear_requests()
+        handlers = {
+            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            status = self._wait()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return self._conclude(status)
+
+    def _wait(self) -> int:
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(self.settings.ranks),
+        ]
+        command += ["-m", "zeromuon.commands.finetune.worker", str(self.folder.path)]
+        with open(self.folder.log, "ab") as log:
+            # Its own session: the terminal's Ctrl-C reaches this process only, and torchrun does not kill the ranks.
+            self._process = subprocess.Popen(
+                command,
+                env=rank_environment(self.settings),
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        while True:
+            try:
+                return self._process.wait(POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue
+
+    def _on_signal(self, number: int, _frame) -> None:
+        self._signals.append(number)
+        if len(self._signals) == 1:
+            self.folder.stop_request.touch()
+            print(
+                "\nstopping: the running step is finished and saved first (Ctrl-C again kills at once)",
+                flush=True,
+            )
+        else:
+            kill_tree(self._process)
+
+    def _conclude(self, status: int) -> int:
+        state = self.folder.status()
+        self.folder.stop_request.unlink(missing_ok=True)
+        if state["state"] == FINISHED and status == 0:
+            return 0
+        if self._signals:
+            return self._stopped(state)
+        if state["state"] == INTERRUPTED and status == 0:
+            return self._stopped(state)
+        self.folder.set_status(FAILED, state["step"])
+        return self._failed(status)
+
+    def _stopped(self, state: dict) -> int:
+        if state["state"] == INTERRUPTED:
+            print(
+                f"stopped after step {state['step']} of {self.settings.steps}, saved in"
+                f" {self.folder.path}"
+            )
+        else:
+            self.folder.set_status(INTERRUPTED, state["step"])
+            print(f"killed; what was saved before is in {self.folder.path}")
+        print(f"go on with: {resume_command(self.folder)}", flush=True)
+        return 128 + (self._signals[0] if self._signals else signal.SIGTERM)
+
+    def _failed(self, status: int) -> int:
+        failures = self.folder.failures()
+        if not failures:
+            lines = self.folder.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            print("\n".join(lines), file=sys.stderr)
+            print(
+                f"error: the ranks ended with status {status} and said no more; the whole log is"
+                f" {self.folder.log}",
+                file=sys.stderr,
+            )
+            return 1
+        first = failures[0]
+        if first["user_error"]:
+            print(f"error: {first['message']}", file=sys.stderr)
+            return 2
+        print(
+            f"error: rank {first['rank']}: {first['kind']}: {first['message']}; the traceback is in"
+            f" {self.folder.log}",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def kill_tree(process: subprocess.Popen | None) -> None:
+    """Kills torchrun and its ranks at once; torchrun gives each rank a session of its own, so a group is not enough."""
+    import psutil
+
+    if process is None:
+        return
+    try:
+        parent = psutil.Process(process.pid)
+        family = [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            pass
+
+
+def resume_command(folder: RunFolder) -> str:
+    """The line that goes on with the run, for the shell."""
+    return shlex.join(["zeromuon", "finetune", "--resume", "--out", str(folder.path)])
+
+
+def start(folder: RunFolder, settings: Settings) -> int:
+    """A new run: checks, creates the folder, runs. Returns the exit status; raises ValueError before anything is written."""
+    warnings = check(settings)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    settings.save(folder.settings)
+    return _launch(folder, settings, warnings)
+
+
+def resume(folder: RunFolder, given: dict) -> int:
+    """Goes on with a run. given: options asked for now; each must be what the run was started with, but for the number of
+    ranks (and with it the batch), which must be that of the newest checkpoint. Raises ValueError otherwise.
+    """
+    settings = Settings.load(folder.settings)
+    moved = {name: given[name] for name in MOVABLE if name in given} if "ranks" in given else {}
+    differences = settings.differences({name: value for name, value in given.items() if name not in moved})
+    if differences:
+        raise ValueError(
+            f"--resume {folder.path}: expected the options of the run, found others"
+            f" ({'; '.join(differences)}); leave them out, or start a new run"
+        )
+    resumed = replace(settings, **moved)
+    require_same_ranks(folder, resumed.ranks)
+    warnings = check(resumed)
+    if resumed != settings:
+        warnings.append(moved_text(settings, resumed))
+        resumed.save(folder.settings)
+    return _launch(folder, resumed, warnings)
+
+
+def require_same_ranks(folder: RunFolder, ranks: int) -> None:
+    """Raises ValueError with the command that reshards, if the newest checkpoint is not one of `ranks` ranks."""
+    checkpoint = folder.newest_checkpoint()
+    saved = ranks_of(checkpoint) if checkpoint else ranks
+    if saved == ranks:
+        return
+    words = ["zeromuon", "ckpt", "reshard", str(folder.checkpoints), "-o", str(folder.checkpoints)]
+    words += ["--world-size", str(ranks), "--new-tag", f"step{step_of(checkpoint)}-{ranks}ranks"]
+    raise ValueError(
+        f"--resume {folder.path}: expected a checkpoint of {ranks} rank{'s' if ranks != 1 else ''}, found one of {saved} in"
+        f" {checkpoint}; say --ranks {saved}, or write one for {ranks} with: {shlex.join(words)}"
+    )
+
+
+def moved_text(before: Settings, now: Settings) -> str:
+    """What another number of ranks changes, in words."""
+    return (
+        f"{now.ranks} rank{'s' if now.ranks != 1 else ''} x {now.batch} sequences a micro-batch, where the run had"
+        f" {before.ranks} x {before.batch}; --batch with --ranks sets it"
+    )
+
+
+def _launch(folder: RunFolder, settings: Settings, warnings: list[str]) -> int:
+    for sentence in warnings:
+        print(f"warning: {sentence}", file=sys.stderr)
+    print(
+        f"run folder: {folder.path}\nstarting {settings.ranks}"
+        f" rank{'s' if settings.ranks > 1 else ''} ...",
+        flush=True,
+    )
+    return Launcher(folder, settings).run()

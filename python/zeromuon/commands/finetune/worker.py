@@ -1,0 +1,291 @@
+"""One rank of a run, started by torchrun: `python -m zeromuon.commands.finetune.worker RUN_FOLDER`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import baseline, checkpoints, data, evaluation, export, report
+from ...ranks import machine
+from .ds_config import Machine, check_config, fill_auto, override, read_config
+from .model_folder import CAUSAL, DEMO_PACKAGE
+from .model_loading import LoadedModel, load_model
+from ...ranks.connect import Ranks, connect, leave
+from .run_folder import FINISHED, INTERRUPTED, RUNNING, RunFolder
+from .settings import Settings
+from .tracing import StepTracer
+from .training import Trainer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run works on once model and data are loaded."""
+
+    loaded: LoadedModel
+    layout: data.Layout
+    chunks: object  # [C, T] int64, training
+    held_out: evaluation.HeldOut
+    baseline: float  # nats per token, over the whole held-out text
+    baseline_of_targets: float  # the same model, over the tokens that the held-out loss is taken over
+    repeated: float | None  # share of the held-out tokens in passages that training has too
+
+
+def run(folder: RunFolder) -> None:
+    """The life of a run on one rank."""
+    settings = Settings.load(folder.settings)
+    ranks = connect()
+    quiet_libraries()
+    say = print if ranks.rank == 0 else (lambda *_, **__: None)
+    prepared = prepare(settings, say)
+    engine = build_engine(prepared.loaded, settings, folder, ranks)
+    dtype = str(next(iter(prepared.loaded.model.parameters())).dtype).removeprefix("torch.")
+    say(f"computing in {dtype} on {ranks.device.partition(':')[0]}, {ranks.world_size} ranks", flush=True)
+    trainer = make_trainer(engine, prepared, settings, folder, ranks)
+    before = first_loss(trainer, prepared, say)
+    reached_the_end = trainer.train()
+    trainer.progress.close()
+    if reached_the_end:
+        finish(trainer, prepared, before, say)
+    elif ranks.rank == 0:
+        folder.set_status(INTERRUPTED, trainer.step)
+    ranks.barrier()
+
+
+def prepare(settings: Settings, say) -> Prepared:
+    """Loads model and text, and says what they are. Raises ValueError if the text is too short for one step."""
+    loaded = load_model(settings.model, settings.seed)
+    say(loaded.describe(settings.seed), flush=True)
+    text = data.read_text(settings.data)
+    corpus = data.tokenize(loaded.tokenizer, text)
+    masked = loaded.task != CAUSAL
+    vocab_size = loaded.model.config.vocab_size
+    layout = data.layout_for(loaded.tokenizer, settings.seq_len, vocab_size, masked)
+    chunks = data.chunk(corpus.train, layout)
+    held_out = data.chunk(corpus.held_out, layout)
+    require_enough(len(chunks), len(held_out), settings)
+    held_out = evaluation.HeldOut.of(*data.with_held_out_labels(held_out, layout), causal=not masked)
+    counts_only = baseline.unigram_cross_entropy(corpus.train, corpus.held_out, vocab_size)
+    of_targets = baseline.unigram_cross_entropy(corpus.train, held_out.targets(), vocab_size)
+    repeated = data.repeated_fraction(corpus)
+    describe_text(text, corpus, repeated, counts_only, settings, say)
+    return Prepared(loaded, layout, chunks, held_out, counts_only, of_targets, repeated)
+
+
+def describe_text(
+    text: str, corpus: data.Corpus, repeated: float | None, counts_only: float, settings, say
+):
+    """Says how much text there is, how much of the held-out part is repeated, and whether the demo's is on record."""
+    say(
+        f"data: {len(text)} characters, {len(corpus.train)} training tokens, {len(corpus.held_out)} held"
+        " out (the last tenth)"
+    )
+    if repeated:
+        say(
+            f"{100 * repeated:.0f} % of the held-out tokens stand in passages of {data.PASSAGE} tokens"
+            " that also occur in the training text: there the loss measures memory"
+        )
+    if settings.data == data.DEMO_DATA:
+        own_model = settings.model_name != DEMO_PACKAGE
+        digest = data.sha256_of(text)
+        say(
+            baseline.describe_demo_text(digest, platform.python_version(), own_model, counts_only),
+            flush=True,
+        )
+
+
+def require_enough(train: int, held_out: int, settings: Settings) -> None:
+    """Raises ValueError if there is no sequence to hold out, or fewer to train on than one micro-batch of all ranks."""
+    needed = settings.batch * settings.ranks
+    if train < needed or held_out < 1:
+        raise ValueError(
+            f"--data {settings.data}: expected at least {needed} training sequences of {settings.seq_len}"
+            f" tokens and 1 held out, found {train} and {held_out}; give a longer text, or a smaller"
+            " --batch or --seq-len"
+        )
+
+
+def build_engine(loaded: LoadedModel, settings: Settings, folder: RunFolder, ranks: Ranks):
+    """DeepSpeed's engine, with the configuration that it got written to the run folder."""
+    import deepspeed
+
+    import zeromuon
+
+    zeromuon.register()
+    config = override(read_config(Path(settings.config)), settings.overrides)
+    check_config(config, settings.config)
+    gpu = ranks.device != "cpu"
+    facts = Machine(gpu=gpu, bf16=machine.gpu_has_bf16() if gpu else machine.cpu_has_bf16())
+    config = fill_auto(config, settings, facts)
+    if ranks.rank == 0:
+        folder.config.write_text(json.dumps(config, indent=2) + "\n")
+    engine, *_ = deepspeed.initialize(
+        model=loaded.model, model_parameters=list(loaded.model.parameters()), config=config
+    )
+    return engine
+
+
+def make_trainer(
+    engine, prepared: Prepared, settings: Settings, folder: RunFolder, ranks: Ranks
+) -> Trainer:
+    """A trainer at step 0, or at the newest checkpoint of the folder."""
+    checkpoints.seed_random(settings.seed, ranks.rank)
+    point = checkpoints.load(engine, folder.checkpoints, settings.seed) or {"step": 0, "position": 0}
+    batches = data.TrainingBatches(
+        prepared.chunks,
+        prepared.layout,
+        settings.seed,
+        ranks.rank,
+        ranks.world_size,
+        settings.batch,
+        point["position"],
+    )
+    progress = report.Progress(ranks.rank, settings.steps)
+    if ranks.rank == 0:
+        folder.drop_metrics_after(point["step"])
+        folder.set_status(RUNNING, point["step"])
+    if point["step"]:
+        progress.note(f"going on from the checkpoint of step {point['step']}")
+    steps_to_go = settings.steps - point["step"]
+    tracer = StepTracer(engine.optimizer.optimizer, settings.trace, steps_to_go, progress.note)
+    return Trainer(engine, batches, settings, folder, ranks, progress, tracer, step=point["step"])
+
+
+def first_loss(trainer: Trainer, prepared: Prepared, say) -> float:
+    """The held-out loss before training: measured at step 0, read from the metrics when going on. Every rank must call it."""
+    known = saved_first_loss(trainer.folder, trainer.ranks)
+    if known is not None:
+        return known
+    loss = evaluation.held_out_loss(
+        trainer.engine, prepared.held_out, trainer.settings.batch, trainer.ranks
+    )
+    if trainer.ranks.rank == 0:
+        trainer.folder.append_metric({"step": 0, "held_out_loss": loss})
+    say(
+        f"held-out loss before: {loss:.3f} nats per token; word counts only: {prepared.baseline:.2f}",
+        flush=True,
+    )
+    return loss
+
+
+def saved_first_loss(folder: RunFolder, ranks: Ranks) -> float | None:
+    """What the metrics say of step 0, the same on every rank: rank 0 alone reads them, as it alone rewrites them."""
+    entries = folder.read_metrics() if ranks.rank == 0 else []
+    found = [entry["held_out_loss"] for entry in entries if entry["step"] == 0][:1]
+    count, loss = ranks.sum([float(len(found)), sum(found)])
+    return loss if count else None
+
+
+def finish(trainer: Trainer, prepared: Prepared, before: float, say) -> None:
+    """Measures, saves and checks the model, draws the curve, and says how it went."""
+    settings, folder, ranks, engine = trainer.settings, trainer.folder, trainer.ranks, trainer.engine
+    after = evaluation.held_out_loss(engine, prepared.held_out, settings.batch, ranks)
+    say("saving the model", flush=True)
+    export.save_model(prepared.loaded, folder.model, ranks.rank)
+    digest = verify(trainer, prepared) if settings.verify else None
+    resident, adamw = state_bytes(engine, ranks)
+    if ranks.rank != 0:
+        return
+    result = {
+        "title": f"{settings.model_name}: {settings.steps} steps, {settings.ranks} ranks",
+        "held_out_before": before,
+        "held_out_after": after,
+        "baseline": prepared.baseline,
+        "baseline_of_targets": prepared.baseline_of_targets,
+        "held_out_repeated": prepared.repeated,
+        "steps": trainer.step,
+        "ranks": ranks.world_size,
+        "state_bytes": resident,
+        "adamw_state_bytes": adamw,
+        "verified": settings.verify,
+        "logits_sha256": digest,
+        "random_parameters": list(prepared.loaded.random_parameters),
+        "lanes": trainer.tracer.lanes,
+        "trace": settings.trace,
+    }
+    folder.append_metric({"step": trainer.step, "held_out_loss": after})
+    folder.result.write_text(json.dumps(result, indent=2) + "\n")
+    steps = [entry for entry in folder.read_metrics() if "loss" in entry]
+    report.draw_curve(folder.curve, steps, result)
+    say(report.summary(result, folder.path, steps), flush=True)
+    folder.set_status(FINISHED, trainer.step)
+
+
+def verify(trainer: Trainer, prepared: Prepared) -> str | None:
+    """Compares the saved model's logits with the engine's; every rank takes part in the engine's forward pass.
+
+    Returns, on rank 0, the sha256 of the logits of the first held-out sequences.
+    """
+    probe = prepared.held_out.probe(trainer.settings.batch, trainer.ranks.device)
+    logits = evaluation.logits_of(trainer.engine, probe)
+    if trainer.ranks.rank != 0:
+        return None
+    return export.verify_model(prepared.loaded.task, trainer.folder.model, logits, probe)
+
+
+def state_bytes(engine, ranks: Ranks) -> tuple[int, int]:
+    """(resident optimizer-state bytes, what AdamW would hold), summed over ranks; (0, 0) for an optimizer that does not count."""
+    optimizer = engine.optimizer.optimizer
+    counted = (
+        optimizer.state_bytes() if hasattr(optimizer, "state_bytes") else {"resident": 0, "adamw": 0}
+    )
+    resident, adamw = ranks.sum([float(counted["resident"]), float(counted["adamw"])])
+    return int(resident), int(adamw)
+
+
+class _Unhelpful(logging.Filter):
+    """Drops DeepSpeed's warning that its own scheduler triggers in its constructor; every other record passes."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "before it has started" not in record.getMessage()
+
+
+def quiet_libraries() -> None:
+    """DeepSpeed's logger shows warnings only, on every rank."""
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(_Unhelpful())
+
+
+def record_failure(folder: RunFolder, rank: int, error: BaseException) -> None:
+    """Leaves the reason for the parent to print."""
+    content = {
+        "time": time.time(),
+        "rank": rank,
+        "user_error": isinstance(error, ValueError),
+        "message": str(error) or type(error).__name__,
+        "kind": type(error).__name__,
+        "traceback": traceback.format_exc(),
+    }
+    folder.failure(rank).write_text(json.dumps(content))
+    with open(folder.log, "a") as log:
+        log.write(content["traceback"])
+
+
+def main(argv: list[str]) -> int:
+    """Runs the rank of the run folder `argv[0]`; leaves failure-rank<r>.json there if it fails."""
+    folder = RunFolder(Path(argv[0]))
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0:
+        os.dup2(
+            sys.stdout.fileno(), sys.stderr.fileno()
+        )  # rank 0's warnings reach the terminal, the others' the log
+    try:
+        run(folder)
+    except Exception as error:
+        record_failure(folder, rank, error)
+        return 1  # and no process group is destroyed: another rank may wait in a collective
+    import torch
+
+    torch.distributed.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    leave(main(sys.argv[1:]))

@@ -1,0 +1,76 @@
+"""Reads the parameters of DeepSpeed's own ``"type": "Muon"`` with DeepSpeed's meaning and defaults."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+from ..optimizer.options import nearest_name
+
+# DeepSpeed's defaults (runtime/zero/muon/original_muon.py), for what the config leaves out.
+_MUON_LR, _ADAM_LR = 0.02, 3e-4
+_MOMENTUM, _BETAS, _EPS, _WEIGHT_DECAY, _METHOD = 0.95, (0.9, 0.95), 1e-10, 0.0, "gram"
+# DeepSpeed's Newton-Schulz methods -> ns_form. Its "gram" takes the standard form for square matrices.
+_FORMS = {"gram": "auto", "standard": "standard"}
+KEYS = ("lr", "muon_lr", "adam_lr", "momentum", "weight_decay", "betas", "eps", "ns_method", "torch_adam",
+        "adam_w_mode", "fp32_optimizer_states", "foreach", "per_head_muon")
+# Not DeepSpeed's: which parameters get Muon, as in param_groups, and how it is computed, as in ZeroMuon.
+SELECTION_KEYS = ("include", "exclude")
+_COMPUTE_KEYS = ("ns_dtype", "cpu_kernels", "momentum_device", "momentum_dtype", "fused_step", "max_bytes_in_flight",
+                 "stage_timeout_s")
+OUR_KEYS = (*SELECTION_KEYS, *_COMPUTE_KEYS)
+
+
+@dataclass(frozen=True)
+class MuonSettings:
+    """options: keywords of ZeroMuon. decoupled_decay: AdamW rather than Adam with L2 regularisation."""
+
+    options: dict
+    decoupled_decay: bool
+
+
+def read_muon_params(params: dict) -> MuonSettings:
+    """Settings from the ``params`` of ``"type": "Muon"`` (:data:`KEYS`).
+
+    lr goes for both roles, muon_lr and adam_lr before it. torch_adam and foreach choose between DeepSpeed's own
+    implementations of the same AdamW and have nothing to choose here.
+
+    Raises ValueError for an unknown key, a switch that is no boolean, an unknown ns_method, and per_head_muon.
+    """
+    _check_keys(params)
+    for key in ("torch_adam", "adam_w_mode", "fp32_optimizer_states", "foreach", "per_head_muon"):
+        if not isinstance(params.get(key), (bool, type(None))):
+            raise ValueError(f'"type": "Muon": {key}: got {params[key]!r}, expected true or false')
+    if params.get("per_head_muon"):
+        raise ValueError(
+            '"type": "Muon": per_head_muon: true is not available in this version of zeromuon, which orthogonalises '
+            "whole matrices; leave it out, or stay with DeepSpeed's own Muon (register() without replace_muon)"
+        )
+    if params.get("fp32_optimizer_states") is False:
+        warnings.warn('"type": "Muon": fp32_optimizer_states: false has no effect: zeromuon keeps its states in '
+                      'float32, 4 bytes per Muon parameter ("momentum_dtype": "bfloat16": 2) and 8 per AdamW parameter', stacklevel=3)
+    method = params.get("ns_method", _METHOD)
+    if method not in _FORMS:
+        raise ValueError(f'"type": "Muon": ns_method: got {method!r}, expected {" or ".join(_FORMS)}')
+    options = {
+        "lr": params.get("muon_lr", params.get("lr", _MUON_LR)),
+        "adam_lr": params.get("adam_lr", params.get("lr", _ADAM_LR)),
+        "momentum": params.get("momentum", _MOMENTUM),
+        "weight_decay": params.get("weight_decay", _WEIGHT_DECAY),
+        "betas": params.get("betas", _BETAS),
+        "eps": params.get("eps", _EPS),
+        "scale": "original",
+        "ns": "jordan",
+        "ns_form": _FORMS[method],
+        **{key: params[key] for key in _COMPUTE_KEYS if key in params},
+    }
+    return MuonSettings(options, params.get("adam_w_mode", True) is not False)
+
+
+def _check_keys(params: dict) -> None:
+    known = (*KEYS, *OUR_KEYS)
+    for key in params:
+        if key not in known:
+            nearest = nearest_name(key, known)
+            hint = f"did you mean {nearest}?" if nearest else f"the keys are {', '.join(known)}"
+            raise ValueError(f'"type": "Muon": {key}: unknown key, {hint}')

@@ -1,0 +1,259 @@
+"""Binds a ZeroMuon to DeepSpeed's ZeRO-3 optimizer: reads the layout, plans, compares the ranks."""
+
+from __future__ import annotations
+
+import socket
+import warnings
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+import torch.distributed as dist
+
+from .. import _core
+from ..ranks import leave
+from ..deepspeed import layout, loop
+from . import placement
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+@dataclass
+class Binding:
+    """What a bound optimizer steps with; made once, never changed."""
+
+    zero3: object
+    sub_groups: list[layout.SubGroup]
+    plan: object  # _core.StepPlan
+    executor: object  # _core.StepExecutor
+    fused: bool  # whether the loop over sub-groups is taken over
+    momentum_home: str  # "cpu", "cpu_streamed" or "device"
+    momentum_dtype: torch.dtype
+    momentum_on_device: bool  # apart from the shard
+
+    def new_momentum(self, flat: torch.Tensor) -> torch.Tensor:
+        """[L] zeros where and as the momentum of this flat shard is kept."""
+        device = layout.compute_device() if self.momentum_on_device else flat.device
+        return torch.zeros(flat.numel(), dtype=self.momentum_dtype, device=device)
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    """What the ranks told each other before they plan. rates: None unless the home of the momentum is to be chosen and
+    every rank could measure. free_device_bytes: of the rank that has the least."""
+
+    on_this_host: int
+    rates: placement.Rates | None
+    free_device_bytes: int
+
+
+def bind(optimizer, specs: dict, params: list, options: dict, allocate: Callable | None = None) -> Binding:
+    """Plans the step of `optimizer` and makes its buffers. Called by all ranks of the group at the same point.
+
+    options: of the optimizer, and whatever else must be equal on all ranks. allocate: makes the states of a sub-group of
+    a binding. Raises ValueError, on every rank, when a rank cannot bind or two ranks differ in options or plan.
+    """
+    leave.let_threads_finish_at_exit()
+    zero3 = layout.find_zero3(params)
+    group = layout.process_group(zero3)
+    ranks = _exchange(zero3, group, options)
+    # A rank that cannot bind tells the others before it raises: they would wait for it.
+    try:
+        layout.check_supported(zero3, optimizer)
+        made, error = _make(zero3, group, specs, options, optimizer.state, ranks), None
+        for sub_group in made.sub_groups if allocate else ():
+            allocate(made, sub_group)
+    except Exception as caught:  # whatever it is, the others must hear of it
+        made, error = None, caught
+    _agree(group, {**options, "the fused step": made.fused if made else None}, made, error)
+    return made
+
+
+def _exchange(zero3, group, options: dict) -> _Ranks:
+    """Whatever a rank lacks, it takes part: its error comes later, where all hear of it."""
+    compute = layout.compute_device()
+    flats = getattr(zero3, "fp32_partitioned_groups_flat", None)
+    rates = free = None
+    if flats and placement.is_a_choice(options["momentum_device"], flats[0].device, compute):
+        free = _free_bytes(compute.type, 1)
+        try:
+            rates = placement.measure_rates(compute)
+        except RuntimeError as error:
+            warnings.warn(f"momentum_device auto: the rates of {compute} could not be measured ({error})", stacklevel=4)
+    told = [None] * dist.get_world_size(group)
+    dist.all_gather_object(told, (socket.gethostname(), rates, free), group=group)
+    hosts, all_rates, all_free = zip(*told)
+    measured = None if None in all_rates else placement.slowest(list(all_rates))
+    return _Ranks(hosts.count(socket.gethostname()), measured, min((f for f in all_free if f is not None), default=0))
+
+
+def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
+    sub_groups = layout.read_sub_groups(zero3, specs)
+    layout.check_layout(zero3, sub_groups, dist.get_rank(group))
+    shard, compute = sub_groups[0].flat.device, layout.compute_device()
+    fused = _takes_over(zero3, options["fused_step"], dist.get_rank(group) == 0)
+    wire = _wire_dtype(options["wire_dtype"], sub_groups)
+    low_precision = _low_precision(zero3, sub_groups) if fused else "none"
+    home = _momentum_home(options, sub_groups, (wire, low_precision), ranks, group)
+    staged = shard != compute
+    plan = _core.make_step_plan(
+        world_size=dist.get_world_size(group),
+        form=options["ns_form"],
+        dtype=options["ns_dtype"],
+        coefficients=_core.CoefficientSet(options["ns"]),
+        on_cuda=compute.type == "cuda",
+        lanes=torch.get_num_threads(),
+        scale=options["scale"],
+        wire_dtype=wire,
+        sub_groups=layout.core_sub_groups(zero3, sub_groups),
+        max_bytes_in_flight=0 if options["max_bytes_in_flight"] == "auto" else options["max_bytes_in_flight"],
+        staged=staged,
+        momentum_home=placement.CORE_NAMES[home] if staged else "shard",
+        momentum_dtype=options["momentum_dtype"],
+        casts_weights=low_precision != "none",
+    )
+    momentum_dtype, on_device = _DTYPES[options["momentum_dtype"]], staged and home == "device"
+    _check_memory(plan, dist.get_rank(group), sub_groups, states, ranks.on_this_host, (momentum_dtype, on_device))
+    executor = _core.StepExecutor(
+        plan, group, shard, compute, cpu_kernels=options["cpu_kernels"], stage_timeout_s=options["stage_timeout_s"]
+    )
+    return Binding(zero3, sub_groups, plan, executor, fused, home, momentum_dtype, on_device)
+
+
+def _takes_over(zero3, option: str, is_first_rank: bool) -> bool:
+    """Whether the fused step runs. Raises ValueError when it was asked for and cannot; "auto" says why not on rank 0."""
+    obstacle = None if option == "off" else loop.obstacle_to_fused_step(zero3)
+    if obstacle and option == "on":
+        raise ValueError(f'fused_step: got "on", and {obstacle}; use "auto" or "off", which step the sub-groups one by one')
+    if obstacle and is_first_rank:
+        warnings.warn(
+            f"fused_step auto: {obstacle}. The sub-groups are stepped one by one: the same numbers, without overlap "
+            f'between them; "fused_step": "off" says so without this warning', stacklevel=6,
+        )
+    return option != "off" and obstacle is None
+
+
+def _low_precision(zero3, sub_groups) -> str:
+    """Data type of the weights that the kernels write; "none" unless that is one type for all sub-groups."""
+    flats = [loop.low_precision_shard(zero3, g.index) for g in sub_groups]
+    names = {None if flat is None else _NAMES[flat.dtype] for flat in flats}
+    only = names.pop() if len(names) == 1 else None
+    return only or "none"
+
+
+def _wire_dtype(option: str, sub_groups) -> str:
+    """"auto" is float32 when the model trains in float32, else bfloat16."""
+    if option != "auto":
+        return option
+    dtypes = {p.ds_tensor.dtype for g in sub_groups for p in g.params}
+    return "float32" if dtypes == {torch.float32} else "bfloat16"
+
+
+_SIZES = {"none": 0, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def _momentum_home(options: dict, sub_groups, dtypes: tuple[str, str], ranks: _Ranks, group) -> str:
+    """"cpu", "cpu_streamed" or "device". dtypes: on the wire, of the low-precision weights. Rank 0 prints what "auto"
+    took where there was a choice, and why."""
+    option, shard, compute = options["momentum_device"], sub_groups[0].flat.device, layout.compute_device()
+    placement.check_momentum_device(option, shard, compute)
+    if shard == compute:
+        return "cpu" if shard.type == "cpu" else "device"
+    if option != "auto":
+        return option
+    if ranks.rates is None:
+        choice = placement.Choice("cpu", "momentum: cpu (computed there): the rates of the device could not be measured")
+    else:
+        load = _load(options, sub_groups, dtypes, dist.get_world_size(group))
+        choice = placement.choose_momentum(ranks.rates, load, ranks.free_device_bytes)
+    if dist.get_rank(group) == 0:
+        print(f"zeromuon: {choice.reason}", flush=True)
+    return choice.home
+
+
+def _load(options: dict, sub_groups, dtypes: tuple[str, str], world_size: int) -> placement.Load:
+    numels = {role: sum(g.flat.numel() for g in sub_groups if g.role == role) for role in ("muon", "adamw")}
+    shapes = [(s.rows, s.cols) for g in sub_groups if g.role == "muon" for s in g.specs]
+    ns = options["ns"]
+    iterations = len(_core.coefficient_set(ns)["coefficients"] if isinstance(ns, str) else ns)
+    wire, low_precision = (_SIZES[name] for name in dtypes)
+    return placement.Load(
+        numels["muon"], numels["adamw"], wire, _SIZES[options["momentum_dtype"]], low_precision,
+        placement.newton_schulz_flops(shapes, iterations, world_size),
+    )
+
+
+def _check_memory(plan, rank: int, sub_groups, there: dict, ranks_here: int, momentum: tuple[torch.dtype, bool]) -> None:
+    """Raises MemoryError when the buffers of the plan, and the states that are not `there` yet, do not fit in free
+    memory. momentum: its data type, and whether it is on the device apart from the shard."""
+    shard, compute = sub_groups[0].flat.device.type, layout.compute_device().type
+    buffers = plan.buffer_bytes(rank)
+    states = {shard: 0, compute: 0}
+    for g in (g for g in sub_groups if g.flat not in there):
+        muon = g.role == "muon"
+        states[compute if muon and momentum[1] else shard] += g.flat.numel() * (momentum[0].itemsize if muon else 8)
+    of_buffers = {kind: 0 for kind in states}
+    of_buffers[compute] += buffers["device"]
+    of_buffers["cpu"] = of_buffers.get("cpu", 0) + buffers["host"]
+    for kind, in_buffers in of_buffers.items():
+        of_states = states.get(kind, 0)
+        free = _free_bytes(kind, ranks_here)
+        if of_states + in_buffers > free:
+            raise MemoryError(
+                f"rank {rank}: the optimizer needs {(of_states + in_buffers) / 2**20:.0f} MiB of {kind} memory "
+                f"(states {of_states / 2**20:.0f} MiB, buffers {in_buffers / 2**20:.0f} MiB), "
+                f"{free / 2**20:.0f} MiB are free for it; use more ranks, offload_optimizer, a smaller "
+                f"max_bytes_in_flight, or a smaller model"
+            )
+
+
+def _free_bytes(kind: str, ranks_here: int) -> int:
+    """Free memory that one rank may count on; host memory is shared by the ranks of this host."""
+    if kind != "cpu":
+        return torch.cuda.mem_get_info()[0]
+    import psutil
+
+    return psutil.virtual_memory().available // ranks_here
+
+
+def _agree(group, options: dict, made: Binding | None, error) -> None:
+    """Every rank learns what every rank planned and was told; all raise or none does. Rank 0 warns of what an executor
+    warns of, on any rank."""
+    plan = made.plan if made else None
+    mine = {"hash": plan.hash if plan else None, "error": None if error is None else str(error), "options": options,
+            "warning": made.executor.warning() if made else ""}
+    theirs = [None] * dist.get_world_size(group)
+    dist.all_gather_object(theirs, mine, group=group)
+    failed = [(r, t["error"]) for r, t in enumerate(theirs) if t["error"] is not None]
+    if error is not None:
+        raise error
+    if failed:
+        raise ValueError(f"rank {failed[0][0]} cannot bind ZeroMuon: {failed[0][1]}")
+    for key in options:
+        for rank, other in enumerate(theirs):
+            if other["options"][key] != theirs[0]["options"][key]:
+                raise ValueError(
+                    f"{key}: rank 0 has {theirs[0]['options'][key]}, rank {rank} has {other['options'][key]}; every rank "
+                    f"must build the same ZeroMuon options"
+                )
+    if len({t["hash"] for t in theirs}) == 1:
+        _warn(group, [t["warning"] for t in theirs])
+        return
+    texts = [None] * len(theirs)
+    dist.all_gather_object(texts, plan.canonical_text().splitlines(), group=group)
+    other = next(r for r, t in enumerate(theirs) if t["hash"] != theirs[0]["hash"])
+    pairs = list(zip(texts[0], texts[other])) + [(f"{len(texts[0])} lines", f"{len(texts[other])} lines")]
+    first, second = next((a, b) for a, b in pairs if a != b)
+    raise ValueError(
+        f"the ranks planned different steps: rank 0 has `{first}`, rank {other} has `{second}`; every "
+        f"rank must build the same model and the same ZeroMuon options"
+    )
+
+
+def _warn(group, said: list[str]) -> None:
+    if dist.get_rank(group) != 0:
+        return
+    for text in dict.fromkeys(filter(None, said)):
+        ranks = ", ".join(str(rank) for rank, other in enumerate(said) if other == text)
+        warnings.warn(f"on rank {ranks}: {text}", stacklevel=4)

@@ -1,0 +1,396 @@
+"""ZeroMuon: Muon for hidden matrices and AdamW for the rest, under DeepSpeed ZeRO-3."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from .. import _core
+from ..deepspeed import layout
+from . import trace
+from .bind import Binding, bind
+from .options import check_value, nearest_name, validate_options
+from ..selection.rules import ParamSpec
+from .state import (
+    ENTRY, adopt_universal, drop_placeholders, load_entry, save_entry, saved_ratios, settle_momenta, with_placeholders,
+)
+from ..deepspeed.guard import watch_for
+from ..deepspeed.fused_step import FusedStep
+from .tasks import Request, Values, make_task, unexpected_shards
+from ..deepspeed.watch import watch_engine, watch_steps
+
+# What a parameter group may say. "specs" and "role" come from param_groups, "name" is the user's own.
+_GROUP_KEYS = ("params", "specs", "role", "lr", "weight_decay", "name")
+
+
+class ZeroMuon(torch.optim.Optimizer):
+    """Muon (K. Jordan et al., 2024) with an AdamW fallback (arXiv 1711.05101), sharded by ZeRO-3.
+
+    Hidden matrices take ``W <- W*(1 - lr*weight_decay) - lr*s*NS(U)``, where U is the (nesterov)
+    momentum of the averaged, unscaled and clipped gradient, NS the Newton-Schulz iteration and s the
+    scale. All other parameters take AdamW with the learning rate ``lr * (adam_lr / lr)``: the ratio
+    given at construction is kept whatever a scheduler does to lr. A group may have its own ``lr`` and
+    ``weight_decay``; its AdamW parameters take that lr times the same ratio.
+
+    Args:
+        params: the groups of :func:`zeromuon.param_groups`, or groups whose parameters carry a
+            boolean ``use_muon`` attribute. A bare list of parameters carries no roles and is refused.
+        lr: learning rate of Muon, per optimizer step. With the default scale a good AdamW value.
+        adam_lr: learning rate of AdamW; None means lr.
+        momentum: decay of the momentum, in [0, 1).
+        nesterov: orthogonalise the look-ahead momentum.
+        momentum_kind: "ema" or "heavy_ball".
+        weight_decay: decoupled, multiplied by lr; parameters with fewer than two dimensions are left
+            out, unless their group names a ``weight_decay`` of its own.
+        betas, eps: of AdamW.
+        scale: "match_rms_adamw", "original", "spectral_unclamped" or "none".
+        ns: name of a coefficient set or a list of (a, b, c) triples.
+        ns_form: "auto", "standard", "gram" or "gram_restarts".
+        ns_dtype: "auto", "float32" or "bfloat16": of the factors in Newton-Schulz' products.
+        cpu_kernels: "auto", or the name of the kernels that AdamW, momentum and apply take on the CPU.
+        fused_step: "auto", "on" or "off": all sub-groups in one go (fused_step.py), or one by one.
+        wire_dtype, momentum_device, momentum_dtype, max_bytes_in_flight, stage_timeout_s: see docs/options.md.
+
+    It binds itself when the first step begins; :func:`zeromuon.attach` binds earlier.
+
+    Raises:
+        ValueError: an option is unknown or out of range, or a parameter has no role.
+    """
+
+    def __init__(self, params, lr=1e-3, adam_lr=None, momentum=0.95, nesterov=True,
+                 momentum_kind="ema", weight_decay=0.0, betas=(0.9, 0.95), eps=1e-8,
+                 scale="match_rms_adamw", ns="jordan", ns_form="auto", ns_dtype="auto",
+                 wire_dtype="auto", momentum_device="auto", momentum_dtype="float32", cpu_kernels="auto",
+                 fused_step="auto", max_bytes_in_flight="auto", stage_timeout_s=600.0, **unknown):
+        given = {k: v for k, v in locals().items() if k not in ("self", "params", "unknown", "__class__")}
+        self._options = validate_options({**given, **unknown})
+        self._specs: dict[int, ParamSpec] = {}
+        self._params: list = []
+        self._given_group: list[int] = []  # of each group after the split, which one it comes from
+        self._binding: Binding | None = None
+        self._fused: FusedStep | None = None
+        self._next_sub_group = 0  # what DeepSpeed must step next
+        self._poison: str | None = None  # what went wrong half way
+        self._steps = 0
+        self._skipped_steps = 0
+        self._in_skip_streak = False
+        groups = self._split_by_role(params)
+        opts = self._options
+        ratio = 1.0 if opts["adam_lr"] is None else opts["adam_lr"] / opts["lr"]
+        # Outside param_groups: schedulers and universal checkpoints write the same values into all groups.
+        self._adam_ratios = [ratio] * len(groups)
+        self._decoupled_decay = True
+        super().__init__(groups, {"lr": opts["lr"], "weight_decay": opts["weight_decay"]})
+        watch_for(self)
+
+    # ---- construction ------------------------------------------------------------------------
+
+    def _split_by_role(self, params) -> list[dict]:
+        """One homogeneous group per given group and role; records a spec for every parameter."""
+        groups = list(params)
+        if not groups or not isinstance(groups[0], dict):
+            raise ValueError(
+                "ZeroMuon needs to know which parameters are hidden matrices, and a bare list of "
+                "parameters does not say; pass zeromuon.param_groups(model)"
+            )
+        split = []
+        for index, group in enumerate(groups):
+            _check_group_keys(group, index)
+            rest = {k: v for k, v in group.items() if k not in ("params", "specs", "role")}
+            by_role: dict[str, list] = {}
+            for param, spec in zip(*_params_and_specs(group)):
+                if "weight_decay" in group:
+                    spec = dataclasses.replace(spec, decay=True)
+                self._specs[id(param)] = spec
+                self._params.append(param)
+                by_role.setdefault(spec.role, []).append(param)
+            split += [{**rest, "params": by_role[r]} for r in ("muon", "adamw") if r in by_role]
+            self._given_group += [index] * len(by_role)
+        if not any(spec.role == "muon" for spec in self._specs.values()):
+            raise ValueError(
+                f"none of the {len(self._specs)} parameters is eligible for Muon; use AdamW, or name "
+                f"matrices with param_groups(model, include=[...])"
+            )
+        return split
+
+    # ---- binding -----------------------------------------------------------------------------
+
+    def bind(self, with_states: bool = True) -> Binding:
+        """Plans the step and allocates its buffers now, unless that is done. All ranks must call it at the same point.
+
+        with_states: also allocates the states, so that too little memory is an error on all ranks.
+        Raises ValueError or MemoryError, on every rank when on one.
+        """
+        if self._binding is None:
+            there = set(self.state)
+            try:
+                allocate = self._state_of if with_states else None
+                self._binding = bind(self, self._specs, self._params, self._agreed_options(), allocate)
+            except Exception:
+                for flat in set(self.state) - there:
+                    del self.state[flat]
+                raise
+            layout.refuse_offload_states(self._binding.zero3)
+            watch_engine(self, self._binding.zero3)
+            watch_steps(self._binding)
+            if self._binding.fused:
+                self._fused = FusedStep(self, self._binding.zero3, self._binding.sub_groups)
+                self._fused.install()
+        return self._binding
+
+    def _agreed_options(self) -> dict:
+        """The options, and what else must be equal on all ranks."""
+        per_group = {f"{key} per group": [float(g[key]) for g in self.param_groups] for key in ("lr", "weight_decay")}
+        return {**self._options, **per_group, "adam_lr/lr per group": self._adam_ratios,
+                "decoupled decay": self._decoupled_decay}
+
+    def follow_deepspeed(self, given_groups_with_own_lr: list[int], decoupled_decay: bool) -> None:
+        """DeepSpeed's meaning of ``"type": "Muon"``: in these groups (numbered as given at construction) AdamW takes
+        the group's lr as it is; `decoupled_decay` False is Adam with L2 regularisation."""
+        for index, given in enumerate(self._given_group):
+            if given in given_groups_with_own_lr:
+                self._adam_ratios[index] = 1.0
+        self._decoupled_decay = decoupled_decay
+
+    @property
+    def is_bound(self) -> bool:
+        return self._binding is not None
+
+    def holds_any_of(self, ids: set[int]) -> bool:
+        """Whether a parameter with one of these ``id()`` was given at construction."""
+        return not ids.isdisjoint(self._specs)
+
+    @property
+    def plan(self):
+        """The step plan: ``print(opt.plan)`` is a table, ``opt.plan.hash`` what ranks compare.
+
+        Raises ValueError before the first step, unless :func:`zeromuon.attach` was called.
+        """
+        return self._bound().plan
+
+    @property
+    def process_group(self):
+        """Of the ranks that share the shards. Raises ValueError before the first step, as :attr:`plan`."""
+        return layout.process_group(self._bound().zero3)
+
+    def _bound(self) -> Binding:
+        # Binding needs all ranks, so what one rank may ask alone does not bind by itself.
+        if self._binding is None:
+            raise ValueError("this ZeroMuon is not bound yet; call zeromuon.attach(engine) on all ranks first")
+        return self._binding
+
+    # ---- stepping ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Steps the one flat shard that is in ``param_groups`` now; DeepSpeed calls once for each, in order. In a fused
+        step: all shards that were recorded.
+
+        Raises:
+            ValueError: not under ZeRO-3, or the shard is not the next of those that were bound. Nothing is changed
+                when this was the first shard of a step; else the optimizer is poisoned.
+            zeromuon.StepError: a value was not finite or a stage failed, on any rank. The optimizer is poisoned then:
+                every later step and save raises it again, until a checkpoint with its optimizer states is loaded.
+        """
+        if closure is not None:
+            raise ValueError("ZeroMuon.step takes no closure under DeepSpeed")
+        self.bind()
+        try:
+            self._adopt_universal()
+            self._raise_if_poisoned("not stepped")
+            self._step_sub_groups((self._fused.take() if self._fused else []) or [self._given_shard()])
+        except BaseException as error:
+            # An interrupt is raised after the step that it came in, before its counts are written.
+            if self._next_sub_group > 0 or isinstance(error, _core.StepError) or not isinstance(error, Exception):
+                self.poison(error)
+            self._empty_groups()
+            raise
+
+    def poison(self, error: BaseException) -> None:
+        """What `error` ended half way: no step and no save until a checkpoint with optimizer states is loaded."""
+        self._poison = self._poison or str(error) or f"{type(error).__name__} in the middle of a step"
+
+    def _given_shard(self) -> Request:
+        """The one flat shard that DeepSpeed put into a group, its gradient unscaled and clipped."""
+        given = [flat for group in self.param_groups for flat in group["params"]]
+        expected = self._binding.sub_groups[self._next_sub_group]
+        if len(given) != 1 or given[0] is not expected.flat:
+            raise unexpected_shards(given, expected)
+        return Request(expected)
+
+    def _step_sub_groups(self, requests: list[Request]) -> None:
+        """requests: in the order of the sub-groups."""
+        if requests[0].sub_group.index != self._next_sub_group:
+            expected = self._binding.sub_groups[self._next_sub_group]
+            raise unexpected_shards([r.sub_group.flat for r in requests], expected)
+        states = [self._state_of(self._binding, r.sub_group) for r in requests]
+        values = [self._values_of(r.sub_group, state) for r, state in zip(requests, states)]
+        tasks = [make_task(r, s, v, self._options) for r, s, v in zip(requests, states, values)]
+        self._binding.executor.step(tasks)
+        # The counts are written back last: a step that raises has not happened.
+        for state, value in zip(states, values):
+            state["step"] = value.count
+        self._next_sub_group = (requests[-1].sub_group.index + 1) % len(self._binding.sub_groups)
+        if self._next_sub_group == 0:
+            self._steps += 1
+            self._in_skip_streak = False
+
+    def _values_of(self, sub_group: layout.SubGroup, state: dict) -> Values:
+        group = self.param_groups[sub_group.group]
+        lr, decay = (check_value(key, float(group[key])) for key in ("lr", "weight_decay"))
+        ratio = 1.0 if sub_group.role == "muon" else self._adam_ratios[sub_group.group]
+        return Values(lr * ratio, decay, int(state["step"]) + 1, self._decoupled_decay)
+
+    def _empty_groups(self) -> None:
+        """As DeepSpeed leaves them between calls. It does not after an exception, and would step twice what is left."""
+        for group in self.param_groups:
+            group["params"] = []
+
+    def _raise_if_poisoned(self, what: str) -> None:
+        if self._poison is not None:
+            raise _core.StepError(f"{what}: the optimizer is poisoned by an earlier failure: {self._poison}")
+
+    def _recover(self) -> None:
+        """Weights and states were loaded anew."""
+        self._poison, self._next_sub_group = None, 0
+        self._binding.executor.recover()
+
+    def _state_of(self, binding: Binding, sub_group: layout.SubGroup) -> dict:
+        flat = sub_group.flat
+        state = self.state[flat]
+        if "exp_avg" not in state:
+            state["step"] = 0
+            muon = sub_group.role == "muon"
+            state["exp_avg"] = binding.new_momentum(flat) if muon else torch.zeros_like(flat, requires_grad=False)
+        if sub_group.role == "adamw" and "exp_avg_sq" not in state:
+            state["exp_avg_sq"] = torch.zeros_like(flat, requires_grad=False)
+        return state
+
+    # ---- state -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict:
+        """As torch's, with a ``zeromuon`` entry (roles, hyper-parameters) and, in Muon sub-groups, an
+        ``exp_avg_sq`` of zeros that takes no memory: DeepSpeed's converters expect one."""
+        self.bind()
+        try:
+            self._adopt_universal()
+            self._raise_if_poisoned("not saved")
+        except Exception:
+            self._empty_groups()
+            raise
+        out = with_placeholders(super().state_dict(), self._binding.sub_groups, self.param_groups)
+        return save_entry(out, self._binding, self._options, self._adam_ratios)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Each group takes the lr, weight_decay and adam_lr/lr that were saved, as in torch; all else stays as
+        configured, and a difference is a warning.
+
+        Raises ValueError when another optimizer wrote it or the roles differ; changes nothing then.
+        """
+        self.bind(with_states=False)
+        try:
+            stripped = load_entry(state_dict, self._binding, self._options, len(self.param_groups))
+            super().load_state_dict(stripped)
+        except Exception:
+            self._empty_groups()
+            raise
+        self._adam_ratios = saved_ratios(state_dict[ENTRY], self._adam_ratios)
+        drop_placeholders(self.state, self._binding.sub_groups)
+        settle_momenta(self.state, self._binding)
+        self._recover()
+
+    def _adopt_universal(self) -> None:
+        entry = adopt_universal(self.state, self.param_groups, self._binding, self._options)
+        if entry is not None:
+            self._adam_ratios = saved_ratios(entry, self._adam_ratios)
+            self._recover()
+
+    # ---- counters ----------------------------------------------------------------------------
+
+    def count_skipped_step(self) -> bool:
+        """Counts a step that DeepSpeed skipped. Returns whether it is the first since a step that was taken."""
+        self._skipped_steps += 1
+        first, self._in_skip_streak = not self._in_skip_streak, True
+        return first
+
+    def counters(self) -> dict:
+        """Totals of this rank since it was bound; zeros before.
+
+        steps, skipped_steps; seconds: busy per stage, whose sum exceeds wall_seconds of all step calls by what ran at
+        the same time; bytes_sent to other ranks, bytes_self: matrices, and per step and rank some 500 bytes of how it
+        went; collectives; newton_schulz_matrices.
+        """
+        own = {"steps": self._steps, "skipped_steps": self._skipped_steps}
+        return {**own, **(self._binding.executor.counters() if self._binding else _core.no_counts())}
+
+    def record_trace(self, on: bool = True) -> None:
+        """Starts to note when each lane of this rank does what, or stops. Binds, so all ranks must call it."""
+        self.bind()
+        self._binding.executor.record_trace(on)
+
+    def take_trace(self) -> list[dict]:
+        """What was noted since the last call: dicts of lane, stage, sub_group, bucket, begin_ns, end_ns (steady clock).
+
+        Raises ValueError when the optimizer is not bound, so that nothing can have been: call :meth:`record_trace` first.
+        """
+        return self._bound().executor.take_trace()
+
+    def write_trace(self, path) -> None:
+        """Rank 0 writes what all ranks noted since the last call to `path`, which ui.perfetto.dev opens. All ranks must
+        call it. Raises OSError, on rank 0, when it cannot be written."""
+        traces = trace.gather(self.take_trace(), self.process_group)
+        if traces is not None:
+            trace.write_trace(path, traces)
+
+    def state_bytes(self) -> dict:
+        """Bytes of the state tensors on this rank, and what AdamW's two fp32 states would take.
+
+        Raises ValueError before the first step, unless :func:`zeromuon.attach` was called.
+        """
+        sub_groups = self._bound().sub_groups
+        resident = sum(
+            value.numel() * value.element_size()
+            for g in sub_groups
+            for value in self.state.get(g.flat, {}).values()
+            if torch.is_tensor(value)
+        )
+        return {"resident": resident, "adamw": sum(8 * g.flat.numel() for g in sub_groups)}
+
+
+def _check_group_keys(group: dict, index: int) -> None:
+    unknown = [key for key in group if key not in _GROUP_KEYS]
+    if unknown:
+        nearest = nearest_name(unknown[0], _GROUP_KEYS)
+        raise ValueError(
+            f"parameter group {index}: unknown key {unknown[0]!r}, expected {', '.join(_GROUP_KEYS)}"
+            + (f"; did you mean {nearest!r}?" if nearest else "")
+            + "; other hyper-parameters are arguments of ZeroMuon and hold for all groups"
+        )
+    for key in ("lr", "weight_decay"):
+        if key in group:
+            check_value(key, group[key], f"parameter group {index}")
+
+
+def _check_specs(params: list, specs: list[ParamSpec]) -> None:
+    """The specs of param_groups go by position: raises ValueError when the parameters were moved about since."""
+    shapes = [tuple(getattr(p, "ds_shape", p.shape)) for p in params]
+    if shapes != [tuple(s.shape) for s in specs]:
+        raise ValueError(
+            f"a group of param_groups(model) was changed: it has {len(params)} parameters whose shapes do not fit its "
+            f"{len(specs)} specs; say who gets Muon with include and exclude, or set p.use_muon before param_groups"
+        )
+
+
+def _params_and_specs(group: dict):
+    params = list(group["params"])
+    if "specs" in group:
+        _check_specs(params, group["specs"])
+        return params, group["specs"]
+    bare = [i for i, p in enumerate(params) if not isinstance(getattr(p, "use_muon", None), bool)]
+    if bare:
+        raise ValueError(
+            f"a parameter group has {len(bare)} parameters without a role (the first is number "
+            f"{bare[0]}); pass zeromuon.param_groups(model), or set p.use_muon to True or False"
+        )
+    return params, [ParamSpec.from_tag(p, f"parameter {i}") for i, p in enumerate(params)]

@@ -1,0 +1,333 @@
+#include "csrc/ops/newton_schulz/newton_schulz.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include "csrc/base/check.h"
+#include "tests/csrc/newton_schulz_targets.h"
+
+namespace zeromuon::ops {
+namespace {
+
+using enum NewtonSchulzForm;
+
+// 64-byte aligned memory for `lanes` matrices, poisoned, so that a read of scratch before its first
+// write shows.
+struct Scratch {
+  Scratch(const NewtonSchulzPlan& plan, int lanes)
+      : tensor(at::full({lanes * plan.scratch_numel}, std::nan(""))) {}
+  float* data() { return tensor.mutable_data_ptr<float>(); }
+  at::Tensor tensor;
+};
+
+std::vector<at::Tensor> run(const NewtonSchulzPlan& plan, const std::vector<at::Tensor>& inputs,
+                            int lanes = 1) {
+  const auto products = plan.apply.backend == ProductBackend::kTensors
+                            ? make_tensor_products(at::kCPU)
+                            : make_host_products();
+  std::vector<at::Tensor> outputs;
+  std::vector<float*> pointers;
+  for (const at::Tensor& input : inputs) {
+    outputs.push_back(input.clone());
+    pointers.push_back(outputs.back().mutable_data_ptr<float>());
+  }
+  NewtonSchulz(plan, *products).run(pointers, Scratch(plan, lanes).data(), lanes);
+  return outputs;
+}
+
+NewtonSchulzPlan plan_of(const at::Tensor& input, const CoefficientSet& set, NewtonSchulzForm form,
+                         NewtonSchulzDType dtype, const ProductTarget& target) {
+  return plan_newton_schulz(input.size(0), input.size(1), {form, dtype, set}, target);
+}
+
+at::Tensor run(const at::Tensor& input, const CoefficientSet& set, NewtonSchulzForm form,
+               const ProductTarget& target = this_cpu(),
+               NewtonSchulzDType dtype = NewtonSchulzDType::kFloat32) {
+  return run(plan_of(input, set, form, dtype, target), {input})[0];
+}
+
+at::Tensor run(const at::Tensor& input, NewtonSchulzForm form = kAuto) {
+  return run(input, find_coefficient_set("jordan"), form);
+}
+
+// The definition, in fp64.
+at::Tensor reference(const at::Tensor& input, const CoefficientSet& set) {
+  const bool tall = input.size(0) > input.size(1);
+  at::Tensor x = (tall ? input.t() : input).to(at::kDouble);
+  if (set.scale_rows) {
+    x = x / x.matmul(x.t()).abs().sum(1).sqrt().unsqueeze(1);
+  } else {
+    x = x / (set.safety * x.norm());
+  }
+  for (const Triple& t : set.triples) {
+    const at::Tensor a = x.matmul(x.t());
+    x = t.a * x + (t.b * a + t.c * a.matmul(a)).matmul(x);
+  }
+  return (tall ? x.t() : x).to(at::kFloat);
+}
+
+const std::vector<std::pair<int64_t, int64_t>> kShapes = {
+    {1, 1},    {1, 7},    {7, 1},     {2, 3},     {33, 64},  {130, 130},
+    {384, 96}, {96, 700}, {513, 300}, {256, 256}, {512, 256}};
+
+// A matrix of rank one has its singular value at 1, where cans amplifies rounding 6e4 times. Gram
+// on matrices that are nearly square, where "auto" does not take it, amplifies the rounding of R.
+double bar(const CoefficientSet& set, int64_t rows, int64_t cols, NewtonSchulzForm form) {
+  if (set.name == "cans") return 1e-2;
+  const bool wide = 2 * std::max(rows, cols) >= 3 * std::min(rows, cols);
+  return form == kGram && !wide ? 5e-3 : 1e-3;
+}
+
+TEST(NewtonSchulz, EverySetAndFormMatchesTheDefinitionInDouble) {
+  at::manual_seed(1);
+  for (const CoefficientSet& set : coefficient_sets()) {
+    for (const auto& [rows, cols] : kShapes) {
+      const at::Tensor u = at::randn({rows, cols});
+      for (const auto form : {kStandard, kGram, kGramRestarts}) {
+        for (const ProductTarget& target : cpu_targets()) {
+          EXPECT_LE(relative(run(u, set, form, target), reference(u, set)),
+                    bar(set, rows, cols, form))
+              << set.name << " " << rows << "x" << cols << " " << name_of(form) << " "
+              << target.name();
+        }
+      }
+    }
+  }
+}
+
+TEST(NewtonSchulz, GramAgreesWithStandardOnAFlatAndOnASteepSpectrum) {
+  at::manual_seed(2);
+  const at::Tensor gaussian = at::randn({128, 512});
+  const at::Tensor left = std::get<0>(at::linalg_qr(at::randn({128, 128})));
+  const at::Tensor right = std::get<0>(at::linalg_qr(at::randn({512, 128})));
+  const at::Tensor steep = (left * at::logspace(0, -3, 128)).matmul(right.t()).contiguous();
+  for (const at::Tensor& u : {gaussian, steep}) {
+    EXPECT_LE(relative(run(u, kGram), run(u, kStandard)), 5e-4);
+  }
+}
+
+TEST(NewtonSchulz, TheTransposeOfAnInputGivesTheTransposeOfTheResult) {
+  at::manual_seed(3);
+  const at::Tensor u = at::randn({96, 300});
+  EXPECT_LE(relative(run(u.t().contiguous()).t(), run(u)), 1e-5);
+}
+
+TEST(NewtonSchulz, IsScaleFreeFromTinyToHuge) {
+  at::manual_seed(4);
+  const at::Tensor u = at::randn({64, 96});
+  const at::Tensor expected = run(u);
+  for (const double scale : {1e-30, 1e-8, 1e15}) {
+    EXPECT_LE(relative(run(u * scale), expected), 1e-5) << scale;
+  }
+}
+
+TEST(NewtonSchulz, AZeroMatrixStaysZero) {
+  EXPECT_TRUE(run(at::zeros({5, 9})).eq(0).all().item<bool>());
+}
+
+TEST(NewtonSchulz, ANonFiniteInputNeverGivesAFiniteResult) {
+  at::Tensor u = at::ones({4, 6});
+  u[1][2] = std::nan("");
+  EXPECT_FALSE(at::isfinite(run(u)).any().item<bool>());
+}
+
+double largest_singular_value(const at::Tensor& matrix) {
+  return at::linalg_svdvals(matrix).max().item<double>();
+}
+
+at::Tensor with_spectrum(int64_t rows, int64_t cols, double decades) {
+  const at::Tensor left = std::get<0>(at::linalg_qr(at::randn({rows, rows})));
+  const at::Tensor right = std::get<0>(at::linalg_qr(at::randn({cols, rows})));
+  return (left * at::logspace(0, -decades, rows)).matmul(right.t()).contiguous();
+}
+
+// On a CPU without bf16 hardware the libtorch products stand in: same plan, same rounding.
+ProductTarget bfloat16_target() { return this_cpu().has_bfloat16() ? this_cpu() : cuda_target(); }
+
+TEST(NewtonSchulz, BFloat16ProductsKeepTheSpectrumOfTheSetsThatAreSafeForTheForm) {
+  at::manual_seed(8);
+  for (const CoefficientSet& set : coefficient_sets()) {
+    if (set.bfloat16 == BFloat16Use::kNone) continue;
+    for (const auto& u :
+         {at::randn({128, 512}), with_spectrum(128, 512, 3), with_spectrum(128, 512, 5)}) {
+      const at::Tensor exact = reference(u, set);
+      for (const auto form : {kStandard, kGram, kGramRestarts}) {
+        if (form != kStandard && set.bfloat16 != BFloat16Use::kEveryForm) continue;
+        const at::Tensor got = run(u, set, form, bfloat16_target(), NewtonSchulzDType::kBFloat16);
+        EXPECT_NEAR(largest_singular_value(got), largest_singular_value(exact), 0.05)
+            << set.name << " " << name_of(form);
+        EXPECT_LE(relative(got, exact), 0.13) << set.name << " " << name_of(form);
+      }
+    }
+  }
+}
+
+TEST(NewtonSchulz, BFloat16ProductsAreNearFloat32Ones) {
+  at::manual_seed(9);
+  for (const auto& [rows, cols] :
+       std::vector<std::pair<int64_t, int64_t>>{{128, 128}, {96, 700}, {700, 96}, {513, 300}}) {
+    const at::Tensor u = at::randn({rows, cols});
+    const CoefficientSet& set = find_coefficient_set("jordan");
+    for (const auto form : {kStandard, kGram, kGramRestarts}) {
+      EXPECT_LE(relative(run(u, set, form, bfloat16_target(), NewtonSchulzDType::kBFloat16),
+                         run(u, set, kStandard)),
+                6e-2)
+          << rows << "x" << cols << " " << name_of(form);
+    }
+  }
+}
+
+// Note [Same bits everywhere]: with any number of threads, alone or among others, one at a time or
+// several at once.
+TEST(NewtonSchulz, GivesTheSameBitsForAnyThreadsLanesAndCompany) {
+  at::manual_seed(5);
+  const std::vector<std::pair<int64_t, int64_t>> shapes = {
+      {1, 7}, {33, 64}, {130, 130}, {384, 96}, {96, 700}, {600, 520}, {256, 512}};
+  for (const auto& [rows, cols] : shapes) {
+    std::vector<at::Tensor> inputs;
+    for (int i = 0; i < 5; ++i) inputs.push_back(at::randn({rows, cols}));
+    for (const auto form : {kStandard, kGram, kGramRestarts}) {
+      for (const auto dtype : {NewtonSchulzDType::kFloat32, NewtonSchulzDType::kBFloat16}) {
+        if (dtype == NewtonSchulzDType::kBFloat16 && !this_cpu().has_bfloat16()) continue;
+        const auto plan =
+            plan_of(inputs[0], find_coefficient_set("jordan"), form, dtype, this_cpu());
+        omp_set_num_threads(1);
+        std::vector<at::Tensor> alone;
+        for (const at::Tensor& u : inputs) alone.push_back(run(plan, {u})[0]);
+        for (const int threads : {1, 2, 3}) {
+          omp_set_num_threads(threads);
+          for (const int lanes : {1, 2, 3}) {
+            const auto together = run(plan, inputs, lanes);
+            for (int i = 0; i < 5; ++i) {
+              EXPECT_TRUE(alone[i].equal(together[i]))
+                  << plan.arithmetic() << ", " << threads << " threads, " << lanes << " lanes";
+            }
+          }
+        }
+      }
+    }
+  }
+  omp_set_num_threads(2);
+}
+
+TEST(NewtonSchulz, TheBatchedLibtorchProductsAgreeWithTheTiledOnes) {
+  at::manual_seed(6);
+  for (const char* name : {"jordan", "cubic", "aol_4"}) {
+    const CoefficientSet& set = find_coefficient_set(name);
+    for (const auto& [rows, cols] : kShapes) {
+      std::vector<at::Tensor> inputs;
+      for (int i = 0; i < 11; ++i) inputs.push_back(at::randn({rows, cols}));
+      inputs[3].zero_();
+      for (const auto form : {kStandard, kGram, kGramRestarts}) {
+        const auto plan = plan_of(inputs[0], set, form, NewtonSchulzDType::kFloat32, cuda_target());
+        EXPECT_EQ(plan.batch, 8);
+        const auto outputs = run(plan, inputs);
+        for (int i = 0; i < 11; ++i) {
+          const at::Tensor tiled = run(inputs[i], set, form);
+          EXPECT_LE((outputs[i] - tiled).norm().item<double>(),
+                    bar(set, rows, cols, form) * std::max(1.0, tiled.norm().item<double>()))
+              << name << " " << rows << "x" << cols << " " << name_of(form) << " " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(NewtonSchulz, ABatchThatIsNotFullGivesTheSameBits) {
+  at::manual_seed(10);
+  std::vector<at::Tensor> inputs;
+  for (int i = 0; i < 8; ++i) inputs.push_back(at::randn({40, 70}));
+  const auto plan = plan_of(inputs[0], find_coefficient_set("jordan"), kGramRestarts,
+                            NewtonSchulzDType::kBFloat16, cuda_target());
+  const auto full = run(plan, inputs);
+  for (int i = 0; i < 8; ++i) EXPECT_TRUE(run(plan, {inputs[i]})[0].equal(full[i])) << i;
+}
+
+TEST(NewtonSchulz, UnknownNamesListTheValidOnes) {
+  const std::vector<std::pair<std::function<void()>, const char*>> calls = {
+      {[] { find_coefficient_set("jordon"); }, "jordan"},
+      {[] { parse_form("grams"); }, "auto, standard, gram or gram_restarts"},
+      {[] { parse_newton_schulz_dtype("half"); }, "auto, float32 or bfloat16"}};
+  for (const auto& [call, listed] : calls) {
+    try {
+      call();
+      FAIL() << "accepted";
+    } catch (const ValueError& error) {
+      EXPECT_NE(std::string(error.what()).find(listed), std::string::npos) << error.what();
+    }
+  }
+}
+
+TEST(NewtonSchulz, MalformedTriplesAndEmptyMatricesAreRefused) {
+  EXPECT_THROW(custom_coefficient_set({}), ValueError);
+  EXPECT_THROW(custom_coefficient_set({{1.0, std::nan(""), 0.0}}), ValueError);
+  const NewtonSchulzRequest request{kAuto, NewtonSchulzDType::kAuto,
+                                    find_coefficient_set("jordan")};
+  EXPECT_THROW(plan_newton_schulz(0, 3, request, this_cpu()), ValueError);
+  EXPECT_THROW(plan_newton_schulz(int64_t{1} << 40, 2, request, this_cpu()), ValueError);
+}
+
+TEST(NewtonSchulz, TheCountedOperationsAreThoseOfTheForms) {
+  const CoefficientSet& set = find_coefficient_set("jordan");
+  const double m = 64, alpha = 4;
+  const auto flops = [&](NewtonSchulzForm form) {
+    const NewtonSchulzRequest request{form, NewtonSchulzDType::kFloat32, set};
+    return newton_schulz_flops(plan_newton_schulz(64, 256, request, this_cpu())) / (m * m * m);
+  };
+  EXPECT_DOUBLE_EQ(flops(kStandard), 15 * alpha + 5);
+  EXPECT_DOUBLE_EQ(flops(kGram), 3 * alpha + 17);
+  EXPECT_DOUBLE_EQ(flops(kGramRestarts), 9 * alpha + 11);
+}
+
+// What a plan is may depend on the shape, the options and the kind of machine only.
+TEST(NewtonSchulz, TheTableChoosesFormAndDataTypeByShapeAndMachine) {
+  const ProductTarget bf16{CpuIsa::kAvx512Bf16, true, false}, avx2{CpuIsa::kAvx2, true, false};
+  const auto chosen = [](int64_t rows, int64_t cols, const ProductTarget& target,
+                         const char* set = "jordan", NewtonSchulzForm form = kAuto) {
+    const NewtonSchulzRequest request{form, NewtonSchulzDType::kAuto, find_coefficient_set(set)};
+    const auto plan = plan_newton_schulz(rows, cols, request, target);
+    return std::string(name_of(plan.form)) + " " + name_of(plan.dtype);
+  };
+  EXPECT_EQ(chosen(1024, 1024, avx2), "standard float32");
+  EXPECT_EQ(chosen(1024, 4096, avx2), "gram float32");
+  EXPECT_EQ(chosen(1024, 1024, bf16), "standard bfloat16");
+  EXPECT_EQ(chosen(1024, 16384, bf16), "gram bfloat16");
+  EXPECT_EQ(chosen(2048, 1024, bf16, "polar_express_6"), "standard bfloat16");
+  EXPECT_EQ(chosen(16384, 1024, bf16, "polar_express_6"), "gram float32");
+  EXPECT_EQ(chosen(1024, 1024, bf16, "cans"), "standard float32");
+  EXPECT_EQ(chosen(32, 32, bf16), "standard float32");  // tiny
+  // Who names bfloat16 gets it, for any set.
+  for (const CoefficientSet& set : coefficient_sets()) {
+    for (const auto form : {kAuto, kStandard, kGram, kGramRestarts}) {
+      for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 1}, {8, 12}, {64, 512}}) {
+        const auto plan =
+            plan_newton_schulz(rows, cols, {form, NewtonSchulzDType::kBFloat16, set}, bf16);
+        EXPECT_EQ(plan.dtype, DType::kBFloat16) << set.name;
+        EXPECT_EQ(plan.rows, rows);
+      }
+    }
+  }
+  // A form that is named takes no data type that is not safe in it.
+  EXPECT_EQ(chosen(1024, 4096, bf16, "polar_express_6", kGramRestarts), "gram_restarts float32");
+  EXPECT_EQ(chosen(1024, 4096, bf16, "jordan", kGramRestarts), "gram_restarts bfloat16");
+  EXPECT_EQ(chosen(1024, 2048, cuda_target()), "gram_restarts bfloat16");
+  // AMX has no rows of its own yet: those of the nearest machine below are taken.
+  EXPECT_EQ(chosen(1024, 1024, {CpuIsa::kAmxBf16, true, false}), "standard bfloat16");
+}
+
+TEST(NewtonSchulz, BFloat16WithoutTheHardwareIsRefusedAndSaysWhatAutoWouldTake) {
+  const NewtonSchulzRequest request{kAuto, NewtonSchulzDType::kBFloat16,
+                                    find_coefficient_set("jordan")};
+  try {
+    plan_newton_schulz(8, 8, request, {CpuIsa::kAvx2, true, false});
+    FAIL() << "accepted";
+  } catch (const ValueError& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("avx2"), std::string::npos) << text;
+    EXPECT_NE(text.find("would use float32"), std::string::npos) << text;
+  }
+}
+
+}  // namespace
+}  // namespace zeromuon::ops

@@ -1,0 +1,260 @@
+"""The verbs of `zeromuon ckpt` that write: every option, overwriting, Ctrl-C and going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tests.python.ckpt import command_inputs as inputs
+from tests.python.ckpt.test_ckpt_command import all_weights, ckpt, exported, same, zero3  # noqa: F401  (fixtures)
+
+
+def optimizer_of(folder: Path, rank: int = 0) -> dict:
+    file = next(folder.rglob(f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"))
+    return torch.load(file, weights_only=False)["optimizer_state_dict"]
+
+
+# ---- export --------------------------------------------------------------------------------------
+
+
+def test_export_writes_the_master_weights_bit_for_bit_and_tied_ones_once(ckpt, zero3, tmp_path):
+    status, out, err = ckpt("export", zero3, "-o", tmp_path / "out")
+    assert status == 0 and err == ""
+    assert same(exported(tmp_path / "out"), all_weights())
+    assert "tied: head is stored as emb" in out and "wrote 172 B" in out
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"
+
+
+def test_export_takes_one_dtype_and_patterns_before_it(ckpt, zero3, tmp_path):
+    options = ["--dtype", "bfloat16", "--dtype-for", "layers.1.*=float16", "--dtype-for", "layers.*=float64"]
+    assert ckpt("export", zero3, "-o", tmp_path / "out", *options)[0] == 0
+    expected = {name: value.bfloat16() for name, value in inputs.weights().items()}
+    expected["layers.0.w"] = inputs.weights()["layers.0.w"].double()
+    expected["layers.1.w"] = inputs.weights()["layers.1.w"].half()
+    kept = {name: all_weights()[name] for name in ("frozen", "buffer")}
+    assert same(exported(tmp_path / "out"), {**expected, **kept})
+
+
+def test_export_includes_and_excludes_by_patterns(ckpt, zero3, tmp_path):
+    options = ["--include", "layers.*", "--include", "bias", "--exclude", "*.1.*"]
+    assert ckpt("export", zero3, "-o", tmp_path / "out", *options)[0] == 0
+    assert exported(tmp_path / "out").keys() == {"layers.0.w", "bias"}
+
+
+def test_export_cuts_shards_and_writes_an_index(ckpt, zero3, tmp_path):
+    assert ckpt("export", zero3, "-o", tmp_path / "out", "--max-shard-size", "100B")[0] == 0
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    files = sorted(set(index["weight_map"].values()))
+    assert len(files) > 1 and index["metadata"]["total_size"] == 172
+    found = {name: value for file in files for name, value in load_file(tmp_path / "out" / file).items()}
+    assert same(found, all_weights())
+    assert ckpt("export", zero3, "-o", tmp_path / "one", "--max-shard-size", "0")[0] == 0
+    assert same(exported(tmp_path / "one"), all_weights())
+
+
+@pytest.mark.parametrize("name, file", [("out", "out/pytorch_model.bin"), ("out/w.pt", "out/w.pt")])
+def test_export_as_torch_is_loaded_by_torch_with_tied_weights_sharing_memory(ckpt, zero3, tmp_path, name, file):
+    assert ckpt("export", zero3, "-o", tmp_path / name, "--format", "torch")[0] == 0
+    found = torch.load(tmp_path / file, weights_only=True)
+    assert found["head"].data_ptr() == found["emb"].data_ptr()
+    assert same({n: v for n, v in found.items() if n != "head"}, all_weights())
+
+
+def test_export_copies_config_and_tokenizer_when_told_where_they_are(ckpt, zero3, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    files = {"config.json": '{"model_type": "bert"}', "tokenizer.json": "{}", "vocab.txt": "a"}
+    for name, text in {**files, "model.safetensors": "old weights", "notes.txt": "mine"}.items():
+        (source / name).write_text(text)
+    status, out, _ = ckpt("export", zero3, "-o", tmp_path / "out", "--config-from", source)
+    assert status == 0 and str(tmp_path / "out" / "config.json") in out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*files, "model.safetensors"}
+    assert same(exported(tmp_path / "out"), all_weights())
+    (tmp_path / "out" / "model.safetensors").unlink()
+    (tmp_path / "out" / "config.json").write_text("another")
+    status, _, err = ckpt("export", zero3, "-o", tmp_path / "out", "--config-from", source)
+    assert status == 2 and "config.json: expected no file of this name" in err
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert ckpt("export", zero3, "-o", tmp_path / "out", "--config-from", source, "--force")[0] == 0
+    assert (tmp_path / "out" / "config.json").read_text() == files["config.json"]
+    status, _, err = ckpt("export", zero3, "-o", tmp_path / "w.pt", "--format", "torch", "--config-from", source)
+    assert status == 2 and "is one file" in err
+
+
+# ---- reshard, universal, convert-optimizer -------------------------------------------------------
+
+
+def test_reshard_takes_world_size_sub_group_size_and_tags(ckpt, tmp_path):
+    run = inputs.zero3(tmp_path / "run")
+    inputs.zero3(run, ranks=1, tag="step9")
+    options = ["--tag", "step7", "--world-size", 3, "--sub-group-size", 1, "--new-tag", "moved"]
+    status, out, _ = ckpt("reshard", run, "-o", tmp_path / "out", *options)
+    assert status == 0 and re.search("takes? the client state .* of rank r % 2", out)
+    assert (tmp_path / "out" / "latest").read_text() == "moved"
+    assert len(list((tmp_path / "out" / "moved").glob("*_optim_states.pt"))) == 3
+    assert len(optimizer_of(tmp_path / "out")["fp32_flat_groups"]) == 4
+    assert ckpt("diff", run, tmp_path / "out", "--tag-a", "step7")[0] == 0
+
+
+def test_there_and_back_gives_every_rank_its_tensors_again(ckpt, zero3, tmp_path):
+    assert ckpt("reshard", zero3, "-o", tmp_path / "three", "--world-size", 3)[0] == 0
+    assert ckpt("reshard", tmp_path / "three", "-o", tmp_path / "two", "--world-size", 2)[0] == 0
+    for rank in (0, 1):
+        before, after = optimizer_of(zero3, rank), optimizer_of(tmp_path / "two", rank)
+        real = [torch.isfinite(flat) for flat in before["fp32_flat_groups"]]  # padding is NaN
+        for a, b, mask in zip(before["fp32_flat_groups"], after["fp32_flat_groups"], real, strict=True):
+            assert torch.equal(a[mask], b[mask]) and a.shape == b.shape
+
+
+def test_universal_writes_what_reshard_reads(ckpt, zero3, tmp_path):
+    assert ckpt("universal", zero3, "-o", tmp_path / "all" / "uni")[0] == 0
+    assert torch.equal(torch.load(tmp_path / "all" / "uni" / "zero" / "emb" / "exp_avg.pt").flatten(),
+                       inputs.weights(1)["emb"].flatten())
+    assert (tmp_path / "all" / "latest_universal").is_file()
+    assert ckpt("reshard", tmp_path / "all" / "uni", "-o", tmp_path / "one", "--world-size", 1)[0] == 0
+    assert ckpt("diff", zero3, tmp_path / "one")[0] == 0
+
+
+def converted(ckpt, source, out, *options) -> str:
+    status, printed, err = ckpt("convert-optimizer", source, "-o", out, *options)
+    assert status == 0, err
+    return printed
+
+
+def test_convert_optimizer_says_what_becomes_of_rates_and_what_was_reset(ckpt, zero3, tmp_path):
+    roles = inputs.roles_file(tmp_path / "roles.json")
+    out = tmp_path / "muon"
+    printed = converted(ckpt, zero3, out, "--to", "ZeroMuon", "--roles", roles, "--lr", 0.02, "--adam-lr", 3e-4)
+    for words in ("note: learning rate: lr 0.02, adam_lr 0.0003", "note: the momentum is ema", "note: reset: ", '"ZeroMuon"'):
+        assert words in printed
+    entry = optimizer_of(out)["optimizer_state_dict"]["zeromuon"]
+    assert entry["options"]["lr"] == 0.02 and entry["options"]["adam_lr"] == pytest.approx(3e-4)
+    assert {name for name, role in entry["roles"].items() if role == "muon"} == set(inputs.MUON)
+    back = converted(ckpt, out, tmp_path / "adamw", "--to", "AdamW", "--new-tag", "back")
+    assert "warm-up" in back and "note: reset: step and exp_avg_sq" in back
+    assert (tmp_path / "adamw" / "latest").read_text() == "back"
+
+
+@pytest.mark.parametrize("option, key, value", [
+    ("--momentum", "momentum", 0.5), ("--eps", "eps", 1e-6), ("--weight-decay", "weight_decay", 0.25)])
+def test_convert_optimizer_takes_numbers(ckpt, zero3, tmp_path, option, key, value):
+    roles = inputs.roles_file(tmp_path / "roles.json")
+    converted(ckpt, zero3, tmp_path / "out", "--to", "ZeroMuon", "--roles", roles, option, value)
+    assert optimizer_of(tmp_path / "out")["optimizer_state_dict"]["zeromuon"]["options"][key] == value
+
+
+def test_convert_optimizer_divides_exp_avg_by_its_bias_with_the_beta1_given(ckpt, zero3, tmp_path):
+    roles = inputs.roles_file(tmp_path / "roles.json")
+    options = ["--to", "ZeroMuon", "--roles", roles, "--beta1", 0.5, "--beta2", 0.75, "--momentum-kind", "heavy_ball",
+               "--momentum", 0.9]
+    converted(ckpt, zero3, tmp_path / "out", *options)
+    packed = optimizer_of(tmp_path / "out")["optimizer_state_dict"]
+    assert tuple(packed["zeromuon"]["options"]["betas"]) == (0.5, 0.75)
+    assert packed["zeromuon"]["options"]["momentum_kind"] == "heavy_ball"
+    expected = inputs._shard(inputs.weights(1)["layers.0.w"], 2, 0).double() / (1 - 0.5**inputs.STEP) / (1 - 0.9)
+    assert torch.allclose(packed["state"][0]["exp_avg"][:4].double(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("content, got", [
+    ("{", "no JSON"), ("[]", "format 1"), ('{"format": 2, "parameters": []}', "format 1"),
+    ('{"format": 1, "parameters": [{"name": "emb"}]}', "parameter 0"),
+    ('{"format": 1, "parameters": [{"name": "emb", "role": "adamw"}, {"name": "emb", "role": "muon"}]}', '"emb" twice'),
+    ("[" * 100_000, "no JSON"), ("\udcff", "no JSON"),
+])
+def test_a_roles_file_that_is_none_is_refused(ckpt, zero3, tmp_path, content, got):
+    file = tmp_path / "roles.json"
+    file.write_bytes(content.encode(errors="surrogateescape"))
+    status, _, err = ckpt("convert-optimizer", zero3, "-o", tmp_path / "out", "--to", "ZeroMuon", "--roles", file)
+    assert status == 2 and got in err and "param_groups(model).save(FILE)" in err
+
+
+def test_a_model_decides_the_roles_as_zeromuon_does(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from zeromuon import param_groups
+    from zeromuon.ckpt import read_roles, roles_of_model
+
+    config = transformers.BertConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                                     intermediate_size=32, architectures=["BertForMaskedLM"])
+    config.save_pretrained(tmp_path)
+    param_groups(transformers.BertForMaskedLM(config)).save(tmp_path / "roles.json")
+    found = roles_of_model(tmp_path)
+    assert found == read_roles(tmp_path / "roles.json") and set(found.values()) == {"muon", "adamw"}
+
+
+# ---- overwriting and being stopped ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb, options", [
+    ("export", []), ("export", ["--format", "torch"]), ("reshard", ["--world-size", 3]), ("universal", [])])
+def test_an_output_that_exists_is_replaced_only_with_force(ckpt, zero3, tmp_path, verb, options):
+    command = [verb, zero3, "-o", tmp_path / "all" / "out", *options]
+    assert ckpt(*command)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "all").rglob("*") if path.is_file()}
+    status, _, err = ckpt(*command)
+    assert status == 2 and "--force" in err
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "all").rglob("*") if path.is_file()}
+    assert ckpt(*command, "--force")[0] == 0
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_export_leaves_whole_files_only_and_resume_goes_on(ckpt, tmp_path, number, status):
+    source, out = inputs.zeros(tmp_path / "zeros.safetensors", 60, 8 << 20), tmp_path / "out"
+    options = ["--dtype", "bfloat16", "--max-shard-size", "4MiB", "--max-memory", "1MiB", "--threads", 1]
+    command = [sys.executable, "-m", "zeromuon", "ckpt", "export", source, "-o", out, *options]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not list(out.glob("model-*.safetensors")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == status, err
+    left = sorted(path.name for path in out.iterdir())
+    finished = [name for name in left if name.startswith("model-")]
+    assert left == [".zeromuon-journal", *finished] and 1 <= len(finished) < 60
+    assert all((out / name).stat().st_size > 4 << 20 for name in finished)
+    assert f"interrupted; {len(finished)} file" in err and "Traceback" not in err
+    hint = shlex.split(err.strip().splitlines()[-1].partition("go on with: ")[2])
+    assert hint[:2] == ["zeromuon", "ckpt"] and hint[-1] == "--resume"
+    code, printed, err = ckpt(*hint[2:])
+    assert code == 0 and f"{len(finished)} kept from the run before" in printed, err
+    assert ckpt("diff", source, out)[1].count("the same values") == 60
+    assert not (out / ".zeromuon-journal").exists()
+
+
+def test_nobody_reading_the_output_is_no_traceback(tmp_path):
+    save_file({f"t{i}.{'x' * 200}": torch.zeros(1) for i in range(2000)}, tmp_path / "m.safetensors")
+    command = [sys.executable, "-m", "zeromuon", "ckpt", "inspect", str(tmp_path / "m.safetensors"), "--all"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 141
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_when_all_is_written_does_not_hide_it(ckpt, zero3, tmp_path, monkeypatch, number):
+    from zeromuon.ckpt import writing
+
+    def written_and_signalled(*arguments, **options):
+        found = reshard(*arguments, **options)
+        os.kill(os.getpid(), number)
+        return found
+
+    reshard = writing.reshard
+    monkeypatch.setattr(writing, "reshard", written_and_signalled)
+    before = signal.getsignal(number)
+    status, printed, err = ckpt("reshard", zero3, "-o", tmp_path / "out", "--world-size", 3)
+    assert (status, err) == (0, "") and "wrote" in printed
+    assert signal.getsignal(number) == before
+    assert ckpt("diff", zero3, tmp_path / "out")[0] == 0

@@ -1,0 +1,361 @@
+"""`zeromuon bench step`: rows and verdicts from what ranks told, bad input, tiny runs, a peer that fails, an interrupt."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.multirank.launch import environment
+from zeromuon.commands.bench import command, plot, report, step, step_launch, step_tables, step_verdicts
+from zeromuon.commands.bench.progress import Progress
+from zeromuon.commands.bench.results import FAILED, MEASURED, Results
+from zeromuon.commands.bench.step_contenders import ALL, COUNTED, OURS_HOME, OURS_OFFLOADED, PEER_HOME, PEER_OFFLOADED, WIRE_BF16, Size
+from zeromuon.commands.bench.step_events import Heard, Job, Reporter
+from zeromuon.commands.bench.step_memory import Peak
+from zeromuon.commands.bench.timing import Budget
+
+SIZE = Size(512, 8)
+TINY = ["--model", "16x1"]
+RECORD, FLAG = 512, 8  # bytes to each rank beside the matrices: once a step; with each of a bucket's two exchanges
+SECONDS = {OURS_OFFLOADED: [1.0, 2.0, 1.0], OURS_HOME: [2.0, 2.0, 2.0],
+           PEER_OFFLOADED: [4.0, 8.0, 3.0], PEER_HOME: [3.0, 2.0, 1.0]}  # fmt: skip
+
+
+def silent() -> Progress:
+    return Progress(Budget(1.0), io.StringIO())
+
+
+def timed(seconds=None, **given) -> Heard:
+    return Heard(seconds=SECONDS if seconds is None else seconds, **given)
+
+
+def of_time(heard, failed=None):
+    return step_tables.time_case(SIZE, heard, failed or {}, ["a remark"])
+
+
+def figures(*cases) -> list:
+    return step_verdicts.figures(Results([], list(cases), bench="step"))
+
+
+def counted(sent=1.0, storage=0):
+    found = {"sent": sent, "sent_most": sent * 1.5, "tensor_storage": storage, "large_buffers": 0, "calls": 6}
+    return Heard(found={name: dict(found) for name in COUNTED})
+
+
+# ---- tables and verdicts -------------------------------------------------------------------------
+
+
+def test_ratios_are_medians_of_pairs_with_the_offloaded_step_of_ours():
+    case = of_time([timed()])
+    assert [row.name for row in case.rows] == list(ALL) and case.rows[0].ratio is None
+    assert case.row(PEER_OFFLOADED).ratio.median == 4.0 and case.row(PEER_HOME).ratio.median == 1.0
+
+
+def test_the_factors_of_time_are_met_or_not():
+    offloaded, home = figures(of_time([timed()]))
+    assert (offloaded.bound, offloaded.measured, offloaded.met) == (3.5, 4.0, True)
+    assert (home.bound, home.measured, home.met) == (2.0, 1.0, False)
+
+
+def test_the_factors_of_time_are_stated_for_one_model():
+    assert figures(step_tables.time_case(Size(1024, 8), [timed()], {}, [])) == []
+
+
+def test_a_peer_that_failed_is_a_row_and_a_figure_that_was_not_measured():
+    left = {name: seconds for name, seconds in SECONDS.items() if name != PEER_OFFLOADED}
+    case = of_time([timed(left)], {PEER_OFFLOADED: "rank 1, step: RuntimeError: broken"})
+    row = case.row(PEER_OFFLOADED)
+    assert (row.status, row.why) == (FAILED, "rank 1, step: RuntimeError: broken")
+    assert case.row(PEER_HOME).ratio.median == 1.0
+    assert figures(case)[0].met is None and "broken" in figures(case)[0].why
+
+
+def test_without_our_step_there_are_times_and_no_ratios():
+    left = {name: seconds for name, seconds in SECONDS.items() if name != OURS_OFFLOADED}
+    case = of_time([timed(left)], {OURS_OFFLOADED: "rank 0, step: broken"})
+    assert {row.name: row.status for row in case.rows} == {**dict.fromkeys(ALL, MEASURED), OURS_OFFLOADED: FAILED}
+    assert all(row.ratio is None for row in case.rows)
+    assert all(figure.met is None and "broken" in figure.why for figure in figures(case))
+
+
+def test_launches_in_turns_make_one_table_with_ratios_within_each():
+    first = timed({name: SECONDS[name] for name in (OURS_OFFLOADED, OURS_HOME)})
+    second = timed({OURS_OFFLOADED: [2.0], PEER_HOME: [10.0]})
+    case = of_time([first, second])
+    assert case.rows[0].seconds == SECONDS[OURS_OFFLOADED] and case.row(PEER_HOME).ratio.median == 5.0
+
+
+def test_contenders_share_processes_as_far_as_the_memory_goes():
+    def groups(gigabytes):
+        return step_tables.turns(ALL, 2, SIZE, gigabytes * 1e9)
+
+    assert groups(24) == [ALL]
+    assert groups(6.8) == [(OURS_OFFLOADED, OURS_HOME, PEER_OFFLOADED), (OURS_OFFLOADED, PEER_HOME)]
+    assert groups(0) == [(OURS_OFFLOADED, other) for other in ALL[1:]]
+
+
+def test_memory_is_compared_with_and_without_offload():
+    def heard(growth, peak):
+        return Heard(found={name: {"growth_bytes": growth * 2**20, "peak_bytes": peak * 2**20} for name in ALL})
+
+    case = step_tables.memory_case(SIZE, {name: heard(*(1, 100) if name == OURS_HOME else (5, 200)) for name in ALL}, {})
+    assert [(f.measured, f.bound, f.met) for f in figures(case)] == [
+        (200.0, 200.0, False), (5.0, 5.0, False), (100.0, 200.0, True), (1.0, 5.0, True)]  # fmt: skip
+
+
+def test_a_contender_without_memory_says_why():
+    heard = {name: Heard(failed=(name, "PermissionError: clear_refs")) for name in ALL}
+    case = step_tables.memory_case(SIZE, heard, {})
+    assert [row.why for row in case.rows] == ["PermissionError: clear_refs"] * 4
+    text = report.text(Results([("processor", "a test")], [case], bench="step"))
+    assert "not measured (PermissionError: clear_refs)" in text and "ms  " not in text
+
+
+def test_bytes_are_compared_with_what_two_exchanges_take():
+    assert step_tables.planned_bytes(2, bytes_each=2) == 1.0 and step_tables.planned_bytes(8, bytes_each=2) == 4 * 7 / 8 / 8
+    wire, *allocations = figures(step_tables.counts_case(SIZE, counted(sent=1.02), ranks=2))
+    assert wire.measured == pytest.approx(1.02) and not wire.met and "1.53" in wire.why
+    assert [f.met for f in allocations] == [True] * 3
+    case = step_tables.counts_case(SIZE, counted(sent=2.0), ranks=2)
+    assert case.row(OURS_HOME).values[step_verdicts.OF_PLAN] == 1.0 and case.row(WIRE_BF16).values[step_verdicts.OF_PLAN] == 2.0
+
+
+def test_one_rank_sends_nothing_and_an_allocation_is_not_met():
+    wire, *allocations = figures(step_tables.counts_case(SIZE, counted(sent=0.0, storage=1), ranks=1))
+    assert wire.met is None and "one rank" in wire.why
+    assert [(f.measured, f.met) for f in allocations] == [(1, False)] * 3
+
+
+def test_calls_that_were_not_seen_are_not_counted_as_none():
+    heard = counted()
+    heard.found[OURS_HOME]["calls"] = 0
+    case = step_tables.counts_case(SIZE, heard, ranks=2)
+    assert "not counted" in case.row(OURS_HOME).note
+    assert [f.met for f in figures(case)] == [True, True, None, True]
+
+
+def test_the_report_has_all_parts(tmp_path):
+    peaks = {name: Heard(found={name: {"growth_bytes": 2**20, "peak_bytes": 2**30}}) for name in ALL}
+    time = of_time([timed(found={OURS_HOME: {"phases": {"apply": 1.5}}})])
+    memory = step_tables.memory_case(SIZE, peaks, {PEER_HOME: "eager: faster"})
+    cases = [time, memory, step_tables.counts_case(SIZE, counted(), 2)]
+    report.write(tmp_path, Results([("processor", "a test")], cases, bench="step"))
+    text = (tmp_path / "step.txt").read_text()
+    assert "eager: faster" in text and "a remark" in text and "apply 1.5" in text and "1,024" in text
+    found = json.loads((tmp_path / "step.json").read_text())
+    assert [case["part"] for case in found["cases"]] == ["time", "memory", "counts"] and len(found["figures"]) == 10
+    assert (tmp_path / "step.png").exists()
+
+
+def test_a_report_without_ratios_has_no_picture(tmp_path):
+    results = Results([("processor", "a test")], [step_tables.counts_case(SIZE, counted(), 2)], bench="step")
+    report.write(tmp_path, results)
+    assert not plot.has_bars(results) and not (tmp_path / "step.png").exists()
+
+
+# ---- jobs and events -----------------------------------------------------------------------------
+
+
+def test_a_job_comes_back_from_its_file(tmp_path):
+    job = Job("time", SIZE, ALL, "events", 3.0, {PEER_HOME: "eager"})
+    job.save(tmp_path / "job.json")
+    assert Job.load(tmp_path / "job.json") == job
+
+
+def test_the_first_failure_is_kept_and_every_rank_may_tell_it(tmp_path):
+    path, heard = tmp_path / "events.jsonl", Heard()
+    for rank in (1, 0):
+        with pytest.raises(SystemExit), Reporter(path, rank).during(PEER_HOME, "step"):
+            raise RuntimeError(f"broken {rank}")
+    Reporter(path, 1).say("only rank 0 says how it goes")
+    for line in path.read_text().splitlines():
+        heard.take(line, silent())
+    assert heard.failed == (PEER_HOME, "rank 1, step: RuntimeError: broken 1") and heard.doing == (PEER_HOME, "step")
+
+
+def test_the_peak_is_above_what_was_there_before():
+    peak = Peak()
+    block = b"x" * 2**26
+    del block
+    assert peak.growth_bytes() > 2**25 and peak.peak_bytes() >= peak.growth_bytes()
+
+
+class Launches:
+    """In place of real ones: each takes the next of `heard`, or raises it."""
+
+    ranks, starting_seconds = 2, 0.0
+
+    def __init__(self, *heard):
+        self.heard, self.jobs = list(heard), []
+
+    def run(self, job, heard, longest):
+        self.jobs.append(job)
+        vars(heard).update(vars(self.heard[0]))
+        if isinstance(found := self.heard.pop(0), Interrupted):
+            raise KeyboardInterrupt
+        return found
+
+
+class Interrupted(Heard):
+    pass
+
+
+def bench(tmp_path, *heard, parts=("time",), budget=1000.0):
+    launches = Launches(*heard)
+    return step._Bench(parts, launches, Budget(budget), Results([("processor", "a test")], bench="step"), tmp_path), launches
+
+
+def test_one_that_fails_is_left_out_and_the_others_start_again(tmp_path):
+    left = {name: seconds for name, seconds in SECONDS.items() if name != PEER_OFFLOADED}
+    running, launches = bench(tmp_path, Heard(failed=(PEER_OFFLOADED, "broken")), timed(left))
+    running.measure(SIZE)
+    assert [job.contenders for job in launches.jobs] == [ALL, tuple(left)]
+    (case,) = running.results.cases
+    assert case.row(PEER_OFFLOADED).why == "broken" and case.row(PEER_HOME).ratio is not None
+
+
+def test_an_interrupt_keeps_the_rounds_that_were_told(tmp_path):
+    running, _ = bench(tmp_path, Interrupted(seconds=SECONDS))
+    with pytest.raises(KeyboardInterrupt):
+        running.measure(SIZE)
+    assert running.results.cases[0].row(PEER_OFFLOADED).ratio.median == 4.0 and (tmp_path / "step.json").exists()
+
+
+def test_how_the_peer_runs_is_decided_once(tmp_path):
+    running, launches = bench(tmp_path, timed(modes={PEER_HOME: "eager"}, mode_words={PEER_HOME: "eager: faster"}), timed())
+    running.measure(SIZE)
+    running.measure(SIZE)
+    assert [job.modes for job in launches.jobs] == [{}, {PEER_HOME: "eager"}]
+    assert all(f"{PEER_HOME} runs eager: faster" in case.remarks for case in running.results.cases)
+
+
+def test_what_does_not_fit_the_budget_is_named(tmp_path):
+    running, launches = bench(tmp_path, parts=("counts",), budget=100.0)
+    running.taken["counts"] = (20.0, 70.0, SIZE.work)
+    running.measure(Size(1024, 8))
+    running.budget = Budget(0.0)
+    running.measure(SIZE)
+    assert not launches.jobs and not running.results.cases
+    first, second = running.results.left_out
+    assert first.startswith("counts of 1024x8: about 580 s") and "is spent; raise --budget-seconds" in second
+
+
+# ---- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--model", "512"], "WIDTHxLAYERS"),
+    (["--model", "0x3"], "WIDTHxLAYERS"),
+    (["--model", "16384x1024"], "GB are free"),
+    (["--ranks", "0"], "whole number from 1"),
+    (["--ranks", "100000"], "expected at most"),
+    (["--budget-seconds", "soon"], "whole number"),
+    (["--only", "speed"], "memory"),
+    (["--rank", "2"], 'did you mean "--ranks"'),
+])  # fmt: skip
+def test_bad_options_are_refused_before_anything_is_written(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        command.run(["step", *arguments])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_results_is_refused(tmp_path):
+    (tmp_path / "step.json").touch()
+    with pytest.raises(ValueError, match="has results"):
+        step.run(["--out", str(tmp_path)])
+
+
+# ---- real runs -----------------------------------------------------------------------------------
+
+
+def start(*arguments, first_paths=(), **given):
+    """torch.compile is off here: the compiler takes longer than the tests."""
+    return subprocess.Popen([sys.executable, "-m", "zeromuon", "bench", "step", *arguments], text=True,
+                            env=environment(first_paths), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **given)
+
+
+def finished(running) -> tuple[str, str]:
+    text, progress = running.communicate(timeout=300)
+    assert running.returncode == 0, progress
+    return text, progress
+
+
+def rows_in(folder) -> dict[str, dict]:
+    (case,) = json.loads((folder / "step.json").read_text())["cases"]
+    return {row["name"]: row for row in case["rows"]}
+
+
+def test_a_tiny_race_with_a_peer_that_fails(tmp_path):
+    """DeepSpeed itself refuses what sitecustomize.py asks of one of the two."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import zeromuon.commands.bench.step_contenders as c\n"
+        "config = c.config\n"
+        "def broken(name):\n"
+        "    made = config(name)\n"
+        "    if name == c.PEER_HOME:\n"
+        "        made['zero_optimization']['reduce_scatter'] = True\n"
+        "    return made\n"
+        "c.config = broken\n"
+    )
+    out = tmp_path / "out"
+    text, progress = finished(start(*TINY, "--only", "time", "--budget-seconds", "600", "--out", str(out),
+                                    first_paths=(str(tmp_path),)))  # fmt: skip
+    rows = rows_in(out)
+    assert rows[PEER_HOME]["status"] == FAILED and "reduce scatter" in rows[PEER_HOME]["why"]
+    assert rows[PEER_OFFLOADED]["ratio"]["median"] > 0 and len(rows[OURS_OFFLOADED]["seconds"]) >= 3
+    assert "newton_schulz" in text and "torch.compile, which does not work here" in text and "in turns" in progress
+    assert (out / "step.png").exists() and (out / "ranks.log").exists()
+
+
+def test_a_tiny_count_of_bytes_and_allocations(tmp_path):
+    out = tmp_path / "out"
+    finished(start(*TINY, "--only", "counts", "--budget-seconds", "600", "--out", str(out)))
+    rows = rows_in(out)
+    for name in COUNTED:
+        values = rows[name]["values"]
+        planned = step_tables.planned_bytes(ranks=2, bytes_each=2 if name == WIRE_BF16 else 4)
+        beside = (values[step_verdicts.SENT] - planned) * Size(16, 1).muon_numel
+        assert beside == pytest.approx(RECORD + 2 * FLAG, abs=1), name
+        assert (values[step_verdicts.STORAGE], values[step_verdicts.BUFFERS]) == (0, 0), name
+
+
+def test_the_memory_of_a_tiny_step(tmp_path):
+    from zeromuon.commands.bench import step_contenders
+
+    heard = Heard()
+    launcher = step_launch.Launcher(1, tmp_path / "log", silent())
+    old = dict(os.environ)
+    os.environ.update(environment())
+    try:
+        launcher.run(Job("memory", Size(16, 1), (step_contenders.PEER_HOME,), ""), heard, 200.0)
+    finally:
+        os.environ.clear()
+        os.environ.update(old)
+    assert heard.failed is None and heard.found[PEER_HOME]["peak_bytes"] > heard.found[PEER_HOME]["growth_bytes"] >= 0
+
+
+def test_ranks_that_take_too_long_are_ended(tmp_path):
+    heard = Heard()
+    step_launch.Launcher(1, tmp_path / "log", silent()).run(Job("time", Size(16, 1), (PEER_HOME,), ""), heard, 0.5)
+    assert "not done within" in heard.failed[1] and not heard.done
+
+
+def test_an_interrupt_leaves_what_was_measured(tmp_path):
+    out = tmp_path / "out" / "step.json"
+    running = start(*TINY, "--model", "64x512", "--only", "counts", "--budget-seconds", "1000000", "--out", str(out.parent),
+                    start_new_session=True)
+    end = time.monotonic() + 200
+    while not out.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    text, progress = running.communicate(timeout=60)
+    assert running.returncode == report.INTERRUPTED, progress
+    assert "INTERRUPTED" in text and "interrupted" in progress
+    found = json.loads(out.read_text())
+    assert found["interrupted"] and [case["key"] for case in found["cases"]] == ["16x1"]

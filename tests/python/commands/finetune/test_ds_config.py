@@ -1,0 +1,50 @@
+"""The configuration: overrides and "auto"."""
+
+from __future__ import annotations
+
+import pytest
+
+from zeromuon.commands import cli
+from zeromuon.commands.finetune import ds_config
+from zeromuon.commands.finetune.settings import Settings
+
+SETTINGS = Settings(model="m", data="d", config="c.json", ranks=3, steps=50, batch=4)
+FP32, BF16 = ds_config.Machine(gpu=False, bf16=False), ds_config.Machine(gpu=False, bf16=True)
+
+
+def shipped():
+    return ds_config.read_config(cli.default_config())
+
+
+def test_the_shipped_configuration_is_stage_3_with_offload_and_has_a_value_for_every_auto():
+    filled = ds_config.fill_auto(shipped(), SETTINGS, FP32)
+    ds_config.check_config(filled, "shipped")
+    assert filled["train_batch_size"] == 12
+    assert filled["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert filled["scheduler"]["params"]["total_num_steps"] == 50
+    assert filled["scheduler"]["params"]["warmup_max_lr"] == filled["optimizer"]["params"]["lr"]
+
+
+@pytest.mark.parametrize("machine, expected", [(FP32, False), (BF16, True)])
+def test_the_compute_dtype_follows_the_machine(machine, expected):
+    assert ds_config.fill_auto(shipped(), SETTINGS, machine)["bf16"]["enabled"] is expected
+
+
+def test_a_compute_dtype_that_the_configuration_names_is_kept():
+    config = ds_config.override(shipped(), ("bf16.enabled=false",))
+    assert ds_config.fill_auto(config, SETTINGS, BF16)["bf16"]["enabled"] is False
+
+
+def test_overrides_reach_nested_values_and_leave_the_original_alone():
+    config = {"optimizer": {"type": "ZeroMuon", "params": {"lr": 1}}}
+    changed = ds_config.override(
+        config, ("optimizer.params.lr=1e-12", "optimizer.params.ns=cubic", "a.b=true")
+    )
+    assert changed["optimizer"]["params"] == {"lr": 1e-12, "ns": "cubic"}
+    assert changed["a"] == {"b": True} and config["optimizer"]["params"] == {"lr": 1}
+
+
+def test_an_auto_without_a_value_is_refused_by_name():
+    config = {**shipped(), "gradient_clipping": "auto"}
+    with pytest.raises(ValueError, match='gradient_clipping is "auto"'):
+        ds_config.fill_auto(config, SETTINGS, FP32)

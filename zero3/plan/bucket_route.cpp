@@ -1,0 +1,120 @@
+#include "zero3/plan/bucket_route.h"
+
+#include <algorithm>
+
+namespace zeromuon::zero3 {
+namespace {
+
+constexpr int64_t kLineNumel = 16;  // fp32 elements in a cache line
+
+// Appends the pieces of every block of `owner` that lies in `rank`'s shard; returns the bytes.
+int64_t append_segment(const StepPlan& plan, const SubGroupPlan& group, const Bucket& bucket,
+                       int owner, int rank, int64_t wire_offset, std::vector<RoutePiece>& pieces) {
+  const int64_t element_bytes = size_of(plan.options.wire_dtype);
+  const int64_t begin = wire_offset;
+  wire_offset += kFlagBytes;
+  for (int b = bucket.begin; b < bucket.end; ++b) {
+    if (group.blocks[b].owner != owner) continue;
+    for (const StridedRun& run : group.layout.runs(group.blocks[b].block, rank)) {
+      pieces.push_back({run, b, wire_offset, 0, 0});
+      wire_offset += run.numel() * element_bytes;
+    }
+  }
+  // The next segment's flag word stays aligned.
+  wire_offset = (wire_offset + kFlagBytes - 1) / kFlagBytes * kFlagBytes;
+  return wire_offset - begin;
+}
+
+void add_to_shape(BucketRoute& route, int newton_schulz, int64_t matrix_offset) {
+  auto& shapes = route.owned_shapes;
+  const auto same = std::find_if(shapes.begin(), shapes.end(), [&](const OwnedShape& shape) {
+    return shape.newton_schulz == newton_schulz;
+  });
+  OwnedShape& shape = same == shapes.end() ? shapes.emplace_back() : *same;
+  shape.newton_schulz = newton_schulz;
+  shape.matrix_offsets.push_back(matrix_offset);
+}
+
+}  // namespace
+
+BucketRoute route_of(const StepPlan& plan, int sub_group, int bucket_index, int rank) {
+  const SubGroupPlan& group = plan.sub_groups[sub_group];
+  const Bucket& bucket = group.buckets[bucket_index];
+  BucketRoute route;
+  int64_t shard_offset = 0, owner_offset = 0;
+  for (int peer = 0; peer < plan.options.world_size; ++peer) {
+    route.shard_bytes.push_back(
+        append_segment(plan, group, bucket, peer, rank, shard_offset, route.shard_pieces));
+    route.owner_bytes.push_back(
+        append_segment(plan, group, bucket, rank, peer, owner_offset, route.owner_pieces));
+    shard_offset += route.shard_bytes.back();
+    owner_offset += route.owner_bytes.back();
+  }
+  for (RoutePiece& piece : route.shard_pieces) {
+    piece.packed_offset = route.shard_numel;
+    route.shard_numel += piece.run.numel();
+  }
+  for (int b = bucket.begin; b < bucket.end; ++b) {
+    if (group.blocks[b].owner != rank) continue;
+    route.owned.push_back({b, route.matrix_numel});
+    add_to_shape(route, group.blocks[b].newton_schulz, route.matrix_numel);
+    const int64_t lines = (group.blocks[b].block.numel() + kLineNumel - 1) / kLineNumel;
+    route.matrix_numel += lines * kLineNumel;
+  }
+  for (RoutePiece& piece : route.owner_pieces) {
+    const auto owned = std::find_if(route.owned.begin(), route.owned.end(),
+                                    [&](const OwnedBlock& o) { return o.block == piece.block; });
+    piece.matrix_offset = owned->matrix_offset;
+  }
+  for (OwnedShape& shape : route.owned_shapes) {
+    const bool takes_lanes = plan.newton_schulz[shape.newton_schulz].takes_lanes();
+    const int count = static_cast<int>(shape.matrix_offsets.size());
+    shape.lanes = takes_lanes ? std::min(plan.options.lanes, count) : 1;
+  }
+  return route;
+}
+
+namespace {
+
+void grow(offload::BufferSizes& sizes, const StepPlan& plan, const BucketRoute& route) {
+  const auto raise = [](int64_t& size, int64_t to) { size = std::max(size, to); };
+  const Flow& flow = plan.options.flow;
+  const bool computed_there = flow.momentum != offload::MomentumHome::kShard;
+  raise(sizes.slot.exchange_bytes, total(route.shard_bytes));
+  raise(sizes.slot.owner_bytes, total(route.owner_bytes));
+  if (flow.staged) raise(sizes.slot.shard_wire_bytes, total(route.shard_bytes));
+  if (flow.staged && flow.casts_weights) {
+    raise(sizes.slot.low_precision_bytes, 2 * route.shard_numel);
+  }
+  if (flow.staged && computed_there) raise(sizes.slot.gradient_bytes, 4 * route.shard_numel);
+  if (flow.staged && flow.momentum == offload::MomentumHome::kStreamed) {
+    raise(sizes.slot.momentum_bytes, size_of(flow.momentum_dtype) * route.shard_numel);
+  }
+  raise(sizes.matrix_numel, route.matrix_numel);
+  for (const OwnedShape& shape : route.owned_shapes) {
+    const int64_t one = plan.newton_schulz[shape.newton_schulz].scratch_numel;
+    raise(sizes.scratch_numel, shape.lanes * one);
+  }
+}
+
+}  // namespace
+
+offload::BufferSizes buffer_sizes(const StepPlan& plan, int rank) {
+  offload::BufferSizes sizes;
+  int buckets = 0;
+  for (size_t g = 0; g < plan.sub_groups.size(); ++g) {
+    const SubGroupPlan& group = plan.sub_groups[g];
+    buckets += static_cast<int>(group.buckets.size());
+    for (size_t k = 0; k < group.buckets.size(); ++k) {
+      grow(sizes, plan, route_of(plan, static_cast<int>(g), static_cast<int>(k), rank));
+    }
+  }
+  sizes.slots = std::clamp(buckets, 1, plan.options.slots);
+  if (plan.options.flow.staged && plan.options.flow.casts_weights) {
+    sizes.adamw_low_precision_bytes = kAdamWWorkers * 2 * kAdamWChunkNumel;
+  }
+  sizes.record_bytes = 2 * plan.options.world_size * kRecordBytes;
+  return sizes;
+}
+
+}  // namespace zeromuon::zero3

@@ -1,0 +1,80 @@
+// What one rank sends and receives for one bucket: pure data, derived from the plan.
+//
+// A segment is what one shard holds of the blocks of one owner. It starts with a flag word (see
+// Note [Flag word]), then the runs of those blocks, block by block, in the wire dtype. The first
+// all-to-all carries segments from shards to owners, the second carries them back: same sizes, same
+// order.
+//
+// Note [Flag word]
+// 0: all values of the segment's sender are finite. Otherwise 1 + the index, within the sub-group,
+// of the first block in which the sender met a NaN or an infinity. Every rank sends its word to
+// every rank, also where there is no payload, so all ranks decide alike without a further
+// collective.
+#pragma once
+
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+#include "offload/slot_sizes.h"
+#include "zero3/plan/step_plan.h"
+
+namespace zeromuon::zero3 {
+
+using FlagWord = uint64_t;
+constexpr int64_t kFlagBytes = sizeof(FlagWord);
+
+// The flag word of a rank that cannot go on, whatever the block.
+constexpr FlagWord kFailedFlag = ~FlagWord{0};
+
+// Bytes of all segments.
+inline int64_t total(const std::vector<int64_t>& segment_bytes) {
+  return std::reduce(segment_bytes.begin(), segment_bytes.end(), int64_t{0});
+}
+
+// One run on its way between a flat shard and an owner's matrix.
+struct RoutePiece {
+  StridedRun run;
+  int block = 0;              // index in the sub-group
+  int64_t wire_offset = 0;    // bytes into the shard side's or the owner side's buffer
+  int64_t matrix_offset = 0;  // owner side: elements into the matrix buffer, where the block begins
+  int64_t packed_offset = 0;  // shard side: elements of the bucket's pieces before this one
+};
+
+struct OwnedBlock {
+  int block = 0;
+  int64_t matrix_offset = 0;  // elements into the matrix buffer, a multiple of a cache line
+};
+
+// Owned blocks of one shape: Newton-Schulz takes them together.
+struct OwnedShape {
+  int newton_schulz = 0;                // index into StepPlan::newton_schulz
+  int lanes = 1;                        // of NewtonSchulz::run
+  std::vector<int64_t> matrix_offsets;  // of each, as in OwnedBlock
+};
+
+struct BucketRoute {
+  std::vector<int64_t> shard_bytes;      // [W] segment between this rank's shard and each owner
+  std::vector<int64_t> owner_bytes;      // [W] segment between each shard and this rank as owner
+  std::vector<RoutePiece> shard_pieces;  // of this rank's shard
+  std::vector<RoutePiece> owner_pieces;  // of the blocks that this rank owns, peer after peer
+  std::vector<OwnedBlock> owned;
+  std::vector<OwnedShape> owned_shapes;
+  int64_t matrix_numel = 0;  // of all owned blocks
+  int64_t shard_numel = 0;   // of this rank's pieces
+};
+
+BucketRoute route_of(const StepPlan& plan, int sub_group, int bucket, int rank);
+
+// AdamW ranges are worked on in chunks of at most this many elements, by this many workers: one
+// computes while the cast weights of others wait for a bucket's copy on the link.
+constexpr int64_t kAdamWChunkNumel = int64_t{1} << 20;
+constexpr int kAdamWWorkers = 8;
+
+// What each rank tells each other when a call ends.
+constexpr int64_t kRecordBytes = 512;
+
+// The buffers that serve every bucket of a plan on one rank.
+offload::BufferSizes buffer_sizes(const StepPlan& plan, int rank);
+
+}  // namespace zeromuon::zero3

@@ -1,0 +1,133 @@
+// A plan as text: the table that people read and the canonical form that ranks compare.
+#include <algorithm>
+#include <iomanip>
+#include <sstream>
+
+#include "csrc/base/check.h"
+#include "zero3/plan/bucket_route.h"
+#include "zero3/plan/step_plan.h"
+
+namespace zeromuon::zero3 {
+namespace {
+
+std::string block_label(const SubGroupPlan& group, int block) {
+  const MatrixBlock& b = group.blocks[block].block;
+  const ParamShard& p = group.layout.params()[b.param];
+  if (b.rows() == p.rows && b.cols() == p.cols) return p.name;
+  return concat(p.name, "[", b.row_begin, ":", b.row_end, ",", b.col_begin, ":", b.col_end, "]");
+}
+
+double mebibytes(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+void write_block(std::ostream& out, const StepPlan& plan, const SubGroupPlan& group, int block) {
+  const PlannedBlock& b = group.blocks[block];
+  const std::string shape = concat(b.block.rows(), "x", b.block.cols());
+  const ops::NewtonSchulzPlan& ns = plan.newton_schulz[b.newton_schulz];
+  out << "    " << std::left << std::setw(52) << block_label(group, block) << std::right
+      << std::setw(14) << shape << std::setw(15) << ops::name_of(ns.form) << std::setw(10)
+      << name_of(ns.dtype) << std::setw(10) << std::setprecision(3) << b.flops * 1e-9
+      << std::setw(7) << b.owner << "\n";
+}
+
+void write_sub_group(std::ostream& out, const StepPlan& plan, size_t index) {
+  const SubGroupPlan& group = plan.sub_groups[index];
+  const auto params = group.layout.params().size();
+  out << "sub-group " << index << ": " << (group.role == Role::kMuon ? "muon" : "adamw") << ", "
+      << params << " parameters, " << group.layout.shard_numel() << " elements per rank\n";
+  for (size_t k = 0; k < group.buckets.size(); ++k) {
+    int64_t numel = 0;
+    const Bucket& bucket = group.buckets[k];
+    for (int b = bucket.begin; b < bucket.end; ++b) numel += group.blocks[b].block.numel();
+    out << "  bucket " << k << ": " << bucket.end - bucket.begin << " matrices, "
+        << std::setprecision(1) << mebibytes(numel * size_of(plan.options.wire_dtype))
+        << " MiB each way\n";
+    for (int b = bucket.begin; b < bucket.end; ++b) write_block(out, plan, group, b);
+  }
+}
+
+// 16 hexadecimal digits.
+std::string fnv1a(const std::string& text) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const char c : text) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  }
+  std::ostringstream out;
+  out << std::hex << std::setw(16) << std::setfill('0') << hash;
+  return out.str();
+}
+
+}  // namespace
+
+std::string StepPlan::table() const {
+  std::ostringstream out;
+  out << std::fixed;
+  out << "step plan " << hash() << ": world size " << options.world_size << ", Newton-Schulz "
+      << options.newton_schulz.coefficients.name << " x"
+      << options.newton_schulz.coefficients.triples.size() << ", scale " << name_of(options.scale)
+      << ", wire " << name_of(options.wire_dtype) << "\n";
+  out << "    " << std::left << std::setw(52) << "matrix" << std::right << std::setw(14) << "shape"
+      << std::setw(15) << "form" << std::setw(10) << "products" << std::setw(10) << "GFLOP"
+      << std::setw(7) << "owner"
+      << "\n";
+  for (size_t i = 0; i < sub_groups.size(); ++i) write_sub_group(out, *this, i);
+  for (size_t r = 0; r < loads.size(); ++r) {
+    const offload::BufferSizes sizes = buffer_sizes(*this, static_cast<int>(r));
+    out << "rank " << r << ": " << std::setprecision(1) << loads[r] * 1e3
+        << " ms of Newton-Schulz expected on one core, " << mebibytes(sizes.device_bytes())
+        << " MiB of buffers for " << sizes.slots << " buckets in flight";
+    if (options.flow.staged) out << ", " << mebibytes(sizes.host_bytes()) << " MiB pinned";
+    out << "\n";
+  }
+  return out.str();
+}
+
+std::string StepPlan::canonical_text() const {
+  std::ostringstream out;
+  out << std::setprecision(17);
+  out << "world_size " << options.world_size << "\nscale " << name_of(options.scale) << "\nwire "
+      << name_of(options.wire_dtype) << "\nbucket_bytes " << options.bucket_bytes << "\nslots "
+      << options.slots << "\nstaged " << options.flow.staged << "\nmomentum "
+      << name_of(options.flow.momentum) << " " << name_of(options.flow.momentum_dtype)
+      << "\ncasts_weights " << options.flow.casts_weights << "\nsafety "
+      << options.newton_schulz.coefficients.safety << "\nscale_rows "
+      << options.newton_schulz.coefficients.scale_rows << "\n";
+  for (const ops::Triple& t : options.newton_schulz.coefficients.triples) {
+    out << "triple " << t.a << " " << t.b << " " << t.c << "\n";
+  }
+  for (const ops::NewtonSchulzPlan& p : newton_schulz) {
+    out << "shape " << p.arithmetic() << "\n";
+  }
+  for (size_t i = 0; i < sub_groups.size(); ++i) {
+    const SubGroupPlan& group = sub_groups[i];
+    out << "sub_group " << i << " " << (group.role == Role::kMuon ? "muon" : "adamw") << "\n";
+    for (size_t p = 0; p < group.layout.params().size(); ++p) {
+      const ParamShard& s = group.layout.params()[p];
+      out << "param " << s.name << " numel " << s.numel << " chunk " << s.chunk << " offset "
+          << s.shard_offset << " view " << s.rows << " " << s.cols << " decay " << group.decay[p]
+          << "\n";
+    }
+    for (size_t b = 0; b < group.blocks.size(); ++b) {
+      const PlannedBlock& planned = group.blocks[b];
+      out << "block " << block_label(group, static_cast<int>(b)) << " shape "
+          << planned.newton_schulz << " owner " << planned.owner << " scale " << planned.scale
+          << "\n";
+    }
+    for (const Bucket& bucket : group.buckets) {
+      out << "bucket " << bucket.begin << " " << bucket.end << "\n";
+    }
+  }
+  return out.str();
+}
+
+std::string StepPlan::hash() const { return fnv1a(canonical_text()); }
+
+std::string StepPlan::arithmetic_hash() const {
+  std::vector<std::string> lines;
+  for (const ops::NewtonSchulzPlan& p : newton_schulz) lines.push_back(p.arithmetic());
+  std::sort(lines.begin(), lines.end());
+  std::string text;
+  for (const std::string& line : lines) text += line + "\n";
+  return fnv1a(text);
+}
+
+}  // namespace zeromuon::zero3
