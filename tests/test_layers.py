@@ -32,7 +32,9 @@ def without_comments(text: str) -> str:
 
 def includes(text: str, quoted: bool) -> list[str]:
     """What a file includes in quotes, or in angle brackets."""
-    return [header for header in (match[1 if quoted else 2] for match in INCLUDE.finditer(without_comments(text))) if header]
+    return [
+        header for header in (match[1 if quoted else 2] for match in INCLUDE.finditer(without_comments(text))) if header
+    ]
 
 
 def wrong_includes(path: str, text: str) -> list[str]:
@@ -55,7 +57,9 @@ def test_includes_go_from_python_to_zero3_to_offload_to_csrc():
 
 
 def test_what_is_included_in_quotes_is_a_file_named_from_the_root():
-    missing = {path: [h for h in includes(text, quoted=True) if not (ROOT / h).is_file()] for path, text in sources().items()}
+    missing = {
+        path: [h for h in includes(text, quoted=True) if not (ROOT / h).is_file()] for path, text in sources().items()
+    }
     assert not any(missing.values()), f"no such files: { {path: found for path, found in missing.items() if found} }"
 
 

@@ -18,11 +18,16 @@ from pathlib import Path
 from tests.multirank.configurations import PARITY, SIXTEEN_BITS, USERS
 from tests.multirank.launch import ROOT, row, run_rows
 
-HEADING = ("| DeepSpeed | torch | transformers | fp32: cases, largest error | 16 bits: cases, largest error | checkpoints "
-           "| persistent parameters |\n|---|---|---|---|---|---|---|")
+HEADING = (
+    "| DeepSpeed | torch | transformers | fp32: cases, largest error | 16 bits: cases, largest error | checkpoints "
+    "| persistent parameters |\n|---|---|---|---|---|---|---|"
+)
 FP32 = (*PARITY, *USERS)
-CHECKPOINTS = (row("resumed", "save_load_go_on", offload=True), row("saved under zero.Init", "zero_init_on_one_side", saving=True),
-               row("zero_to_fp32", "zero_to_fp32", dtype="bf16"))
+CHECKPOINTS = (
+    row("resumed", "save_load_go_on", offload=True),
+    row("saved under zero.Init", "zero_init_on_one_side", saving=True),
+    row("zero_to_fp32", "zero_to_fp32", dtype="bf16"),
+)
 
 
 def main() -> int:
@@ -46,9 +51,12 @@ def _run(release: str, ranks: int) -> bool:
     ran = {r["deepspeed"] for r in results.values() if "deepspeed" in r}
     if ran and ran != {release}:
         raise ValueError(f"expected DeepSpeed {release} on the ranks, found {', '.join(sorted(ran))}")
-    cells = [_cell(results, [c for c in FP32 if not c.persistence]),
-             _cell(results, [c for c in SIXTEEN_BITS if not c.persistence]), _checkpoint_cell(results),
-             _cell(results, [c for c in (*FP32, *SIXTEEN_BITS) if c.persistence])]
+    cells = [
+        _cell(results, [c for c in FP32 if not c.persistence]),
+        _cell(results, [c for c in SIXTEEN_BITS if not c.persistence]),
+        _checkpoint_cell(results),
+        _cell(results, [c for c in (*FP32, *SIXTEEN_BITS) if c.persistence]),
+    ]
     print(f"| {release} | {version('torch')} | {version('transformers')} | {' | '.join(cells)} |", flush=True)
     return "FAILED" not in "".join(cells)
 
@@ -61,9 +69,22 @@ def _rows() -> list[dict]:
 def _install(release: str) -> Path:
     folder = ROOT / "build" / "versions" / f"deepspeed-{release}"
     if not (folder / f"deepspeed-{release}.dist-info").is_dir():
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
-                        "--target", str(folder), f"deepspeed=={release}"],
-                       env={**os.environ, "DS_BUILD_OPS": "0", "DS_ACCELERATOR": "cpu"}, check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--no-build-isolation",
+                "--target",
+                str(folder),
+                f"deepspeed=={release}",
+            ],
+            env={**os.environ, "DS_BUILD_OPS": "0", "DS_ACCELERATOR": "cpu"},
+            check=True,
+        )
     return folder
 
 

@@ -85,8 +85,8 @@ void check(const FakeDeviceOptions& options) {
           options.threads_per_lane);
   for (const Fault& fault : options.faults) {
     require(!fault.stage.empty() && fault.call >= 1 && fault.delay_ms >= 0,
-            "fake device: fault in call ", fault.call, " of \"", fault.stage, "\", ", fault.delay_ms,
-            " ms: expected a stage, a call of at least 1 and no negative delay");
+            "fake device: fault in call ", fault.call, " of \"", fault.stage, "\", ",
+            fault.delay_ms, " ms: expected a stage, a call of at least 1 and no negative delay");
   }
 }
 

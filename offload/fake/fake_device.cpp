@@ -56,8 +56,7 @@ void FakeDevice::copy_to_host(void* host, const void* device, int64_t bytes) {
 }
 
 void FakeDevice::update_momentum(const ops::MomentumElement& element,
-                                      const ops::MomentumArrays& arrays, int64_t numel,
-                                      Alarm alarm) {
+                                 const ops::MomentumArrays& arrays, int64_t numel, Alarm alarm) {
   const Behind behind(*memory_, "update_momentum", numel);
   host_.update_momentum(
       element,
@@ -67,7 +66,7 @@ void FakeDevice::update_momentum(const ops::MomentumElement& element,
 }
 
 void FakeDevice::apply_update(const ops::ApplyElement& element, const ops::ApplyArrays& arrays,
-                                   int64_t numel) {
+                              int64_t numel) {
   const Behind behind(*memory_, "apply_update", numel);
   host_.apply_update(element,
                      {behind.floats(arrays.weight, "weight"), behind.typed(arrays.update, "update"),
@@ -76,7 +75,7 @@ void FakeDevice::apply_update(const ops::ApplyElement& element, const ops::Apply
 }
 
 void FakeDevice::adamw(const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
-                            int64_t numel) {
+                       int64_t numel) {
   const Behind behind(*memory_, "adamw", numel);
   host_.adamw(
       element,
@@ -87,7 +86,7 @@ void FakeDevice::adamw(const ops::AdamWElement& element, const ops::AdamWArrays&
 }
 
 void FakeDevice::encode_wire(const float* values, const ops::Typed& wire, int64_t numel,
-                                  Alarm alarm) {
+                             Alarm alarm) {
   const Behind behind(*memory_, "encode_wire", numel);
   host_.encode_wire(behind.floats(values, "values"), behind.typed(wire, "wire"), numel,
                     behind.alarm(alarm));
@@ -99,7 +98,7 @@ void FakeDevice::decode_wire(const ops::ConstTyped& wire, float* values, int64_t
 }
 
 void FakeDevice::orthogonalize(const ops::NewtonSchulz& newton_schulz,
-                                    std::span<float* const> matrices, float* scratch, int lanes) {
+                               std::span<float* const> matrices, float* scratch, int lanes) {
   const ops::NewtonSchulzPlan& plan = newton_schulz.plan();
   const Behind matrix(*memory_, "orthogonalize", plan.rows * plan.cols);
   const Behind spare(*memory_, "orthogonalize", lanes * plan.scratch_numel);

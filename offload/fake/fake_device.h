@@ -1,8 +1,8 @@
 // A device in this process whose memory the host may not touch.
 #pragma once
 
-#include "offload/host_device.h"
 #include "offload/fake/fake_memory.h"
+#include "offload/host_device.h"
 
 namespace zeromuon::offload {
 

@@ -84,7 +84,7 @@ const FakeMemory::Allocation* FakeMemory::find(const void* device) const {
 
 // Texts are made for errors only: these run before every operation.
 std::byte* FakeMemory::backing(const void* device, int64_t bytes, int64_t alignment_bytes,
-                                    const Use& use) const {
+                               const Use& use) const {
   const std::lock_guard lock(mutex_);
   if (!damage_.empty()) throw_internal_error(concat(damage_, "; seen before ", use.name()));
   if (device == nullptr && bytes == 0) return nullptr;

@@ -23,15 +23,35 @@ def newton_schulz(u, coefficients, safety=1.0, scale_rows=False, form="standard"
     return x.T if tall else x
 
 
-SCALES = {"original": lambda r, c: max(1.0, r / c) ** 0.5, "match_rms_adamw": lambda r, c: 0.2 * max(r, c) ** 0.5,
-          "spectral_unclamped": lambda r, c: (r / c) ** 0.5, "none": lambda r, c: 1.0}
+SCALES = {
+    "original": lambda r, c: max(1.0, r / c) ** 0.5,
+    "match_rms_adamw": lambda r, c: 0.2 * max(r, c) ** 0.5,
+    "spectral_unclamped": lambda r, c: (r / c) ** 0.5,
+    "none": lambda r, c: 1.0,
+}
 
 
 class Muon:
     """params: name -> tensor, stepped in place. roles: name -> "muon" | "adamw". decays: name -> decay as told."""
 
-    def __init__(self, params, roles, coefficients, lr, adam_lr, momentum=0.95, nesterov=True, kind="ema", decays={},
-                 weight_decay=0.0, betas=(0.9, 0.95), eps=1e-8, scale="original", form="standard", safety=1.0):
+    def __init__(
+        self,
+        params,
+        roles,
+        coefficients,
+        lr,
+        adam_lr,
+        momentum=0.95,
+        nesterov=True,
+        kind="ema",
+        decays={},
+        weight_decay=0.0,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+        scale="original",
+        form="standard",
+        safety=1.0,
+    ):
         self.__dict__.update({k: v for k, v in locals().items() if k != "self"})
         self.m = {n: torch.zeros_like(p) for n, p in params.items()}
         self.v = {n: torch.zeros_like(p) for n, p in params.items()}

@@ -45,9 +45,17 @@ def filled(path: Path) -> dict:
 def build(config: dict):
     torch.manual_seed(0)
     with deepspeed.zero.Init(config_dict_or_path=config):
-        return LlamaForCausalLM(LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=2, max_position_embeddings=TOKENS))
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                max_position_embeddings=TOKENS,
+            )
+        )
 
 
 def batch(seed: int) -> torch.Tensor:

@@ -29,18 +29,33 @@ class Outcome:
     @property
     def losses(self) -> list[float]:
         """Every loss in the log, in order."""
-        return [float(x) for x in re.findall(r"""\bloss['"]?:? *['"]?([-+]?(?:[0-9.]+(?:e-?[0-9]+)?|nan|inf))""", self.log)]
+        return [
+            float(x) for x in re.findall(r"""\bloss['"]?:? *['"]?([-+]?(?:[0-9.]+(?:e-?[0-9]+)?|nan|inf))""", self.log)
+        ]
 
 
 def environment(**more: str) -> dict[str, str]:
     """For processes that run on CPUs, import this tree's package and find this python's programs."""
     dropped = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     kept = {k: v for k, v in os.environ.items() if k not in dropped}
-    paths = {"PYTHONPATH": os.pathsep.join([str(PROBE), str(ROOT / "python")]),
-             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-             "PET_STANDALONE": "1"}  # torchrun then takes a free port
-    return {**kept, **paths, **quiet, "DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1", **more}
+    paths = {
+        "PYTHONPATH": os.pathsep.join([str(PROBE), str(ROOT / "python")]),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    quiet = {
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PET_STANDALONE": "1",
+    }  # torchrun then takes a free port
+    return {
+        **kept,
+        **paths,
+        **quiet,
+        "DS_ACCELERATOR": "cpu",
+        "TORCHDYNAMO_DISABLE": "1",
+        "OMP_NUM_THREADS": "1",
+        **more,
+    }
 
 
 def run_block(name: str, folder: Path) -> Outcome:
@@ -52,9 +67,16 @@ def run(command: list[str], folder: Path, **variables: str) -> Outcome:
     """Runs `command` in `folder`, with these variables beside `environment`."""
     for old in folder.glob("rank*.json"):
         old.unlink()
-    process = subprocess.Popen(command, cwd=folder, env=environment(ZEROMUON_PROBE=str(folder), **variables),
-                               text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment(ZEROMUON_PROBE=str(folder), **variables),
+        text=True,
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     try:
         log = process.communicate(timeout=SECONDS_PER_LAUNCH)[0]
     except subprocess.TimeoutExpired:

@@ -26,8 +26,17 @@ MEANT = {
 def trained(tmp_path_factory):
     """file name -> what 2 ranks did with it; one launch for all files."""
     folder = tmp_path_factory.mktemp("configs")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-               "-m", "tests.integration.config_worker", str(folder / "results.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "tests.integration.config_worker",
+        str(folder / "results.json"),
+    ]
     outcome = hosts.run(command, folder, PYTHONPATH=os.pathsep.join([str(hosts.ROOT), str(hosts.ROOT / "python")]))
     assert outcome.code == 0, outcome.log[-6000:]
     return json.loads((folder / "results.json").read_text())
@@ -60,9 +69,22 @@ def test_a_config_trains_two_steps_on_two_ranks_as_it_is_meant(name, trained):
 def _arguments(config: dict) -> SimpleNamespace:
     """What the Trainer looks at, with its defaults."""
     return SimpleNamespace(
-        world_size=2, per_device_train_batch_size=8, gradient_accumulation_steps=1, max_grad_norm=1.0, learning_rate=1e-3,
-        adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8, weight_decay=0.0, save_on_each_node=False, fp16="fp16" in config,
-        fp16_full_eval=False, bf16="bf16" in config, bf16_full_eval=False, get_warmup_steps=lambda steps: steps // 10)
+        world_size=2,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=1,
+        max_grad_norm=1.0,
+        learning_rate=1e-3,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_epsilon=1e-8,
+        weight_decay=0.0,
+        save_on_each_node=False,
+        fp16="fp16" in config,
+        fp16_full_eval=False,
+        bf16="bf16" in config,
+        bf16_full_eval=False,
+        get_warmup_steps=lambda steps: steps // 10,
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)

@@ -35,11 +35,17 @@ def test_every_link_of_the_document_leads_somewhere():
 
 
 def test_every_key_of_deepspeeds_muon_stands_in_the_table_with_its_default():
-    table = TEXT[TEXT.index("## In place of DeepSpeed's own"):TEXT.index("## Hugging Face Trainer")]
+    table = TEXT[TEXT.index("## In place of DeepSpeed's own") : TEXT.index("## Hugging Face Trainer")]
     for key in (*muon_params.KEYS, *muon_params.OUR_KEYS):
         assert f"`{key}`" in table, key
     options = muon_params.read_muon_params({}).options
-    shown = {"lr": "| 0.02 |", "adam_lr": "| 3e-4 |", "momentum": "| 0.95 |", "weight_decay": "| 0.0 |", "eps": "1e-10 |"}
+    shown = {
+        "lr": "| 0.02 |",
+        "adam_lr": "| 3e-4 |",
+        "momentum": "| 0.95 |",
+        "weight_decay": "| 0.0 |",
+        "eps": "1e-10 |",
+    }
     assert {key: float(text.strip("| ")) for key, text in shown.items()} == {key: options[key] for key in shown}
     assert all(text in table for text in shown.values()) and "| (0.9, 0.95)," in table
 
@@ -50,12 +56,16 @@ def _error_of(build) -> str:
     return f"ValueError: {caught.value}"
 
 
-@pytest.mark.parametrize("message", [
-    _error_of(lambda: ZeroMuon([torch.nn.Parameter(torch.ones(2, 2))])),
-    _error_of(lambda: ZeroMuon([{"params": [torch.nn.Parameter(torch.ones(2, 2))]}])),
-    f"ValueError: {state._foreign({'state': {}})}",
-    watch._unused_message(["a.weight"]),
-], ids=["bare list", "no tags", "foreign state", "unused parameter"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        _error_of(lambda: ZeroMuon([torch.nn.Parameter(torch.ones(2, 2))])),
+        _error_of(lambda: ZeroMuon([{"params": [torch.nn.Parameter(torch.ones(2, 2))]}])),
+        f"ValueError: {state._foreign({'state': {}})}",
+        watch._unused_message(["a.weight"]),
+    ],
+    ids=["bare list", "no tags", "foreign state", "unused parameter"],
+)
 def test_the_traps_are_quoted_as_they_are_said(message):
     quoted = [text.split("...")[0].rstrip(" (;,") for text in re.findall(r"`([^`]+\.\.\.[^`]*)`", TEXT)]
     said = re.sub(r"\b1\b", "N", message)

@@ -108,7 +108,9 @@ def test_both_commands_convert_the_checkpoint_of_the_plain_script(outcome_of, do
     whole = torch.load(document_folder / "out_fp32" / "pytorch_model.bin")
     before = AutoModelForCausalLM.from_pretrained(document_folder / "model").state_dict()
     assert whole.keys() == before.keys()
-    assert all(whole[name].shape == before[name].shape and not torch.equal(whole[name], before[name]) for name in before)
+    assert all(
+        whole[name].shape == before[name].shape and not torch.equal(whole[name], before[name]) for name in before
+    )
     slices = document_folder / "out_plain" / "universal" / "zero"
     assert {folder.name for folder in slices.iterdir() if folder.is_dir()} == set(before)
 

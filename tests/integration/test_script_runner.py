@@ -42,8 +42,14 @@ print("UNCHANGED", seen() == before)
 
 
 def run(folder, *arguments, **variables):
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=hosts.environment(**variables), text=True,
-                          capture_output=True, timeout=hosts.SECONDS_PER_LAUNCH)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=hosts.environment(**variables),
+        text=True,
+        capture_output=True,
+        timeout=hosts.SECONDS_PER_LAUNCH,
+    )
 
 
 @pytest.fixture
@@ -88,11 +94,14 @@ def test_an_error_in_a_script_shows_its_traceback(tmp_path):
     assert "ValueError: of mine" in process.stderr and "line 2, in inner" in process.stderr
 
 
-@pytest.mark.parametrize("arguments, error", [
-    (("absent.py",), "error: python -m zeromuon absent.py: expected a script, there is no such file"),
-    (("-m",), "error: python -m zeromuon -m: expected the name of a module to run, found nothing"),
-    (("-m", "absent_module"), "error: python -m zeromuon -m absent_module: no module named absent_module"),
-])
+@pytest.mark.parametrize(
+    "arguments, error",
+    [
+        (("absent.py",), "error: python -m zeromuon absent.py: expected a script, there is no such file"),
+        (("-m",), "error: python -m zeromuon -m: expected the name of a module to run, found nothing"),
+        (("-m", "absent_module"), "error: python -m zeromuon -m absent_module: no module named absent_module"),
+    ],
+)
 def test_what_names_nothing_to_run_ends_with_2_and_one_line(tmp_path, arguments, error):
     process = run(tmp_path, "-m", "zeromuon", *arguments)
     assert (process.returncode, process.stderr.strip()) == (2, error)
@@ -103,7 +112,9 @@ def test_importing_zeromuon_changes_nothing_in_deepspeed_or_torch(tmp_path):
     assert "UNCHANGED True" in process.stdout, process.stdout + process.stderr
 
 
-@pytest.mark.parametrize("before, whose", [((), "deepspeed."), (("-m", "zeromuon"), "zeromuon.optimizer.optimizer.ZeroMuon")])
+@pytest.mark.parametrize(
+    "before, whose", [((), "deepspeed."), (("-m", "zeromuon"), "zeromuon.optimizer.optimizer.ZeroMuon")]
+)
 def test_type_muon_is_ours_under_the_runner_and_deepspeeds_without_it(tmp_path, before, whose):
     (tmp_path / "train.py").write_text(TRAINS_MUON)
     process = run(tmp_path, *before, "train.py", **ALONE, ZEROMUON_PROBE=str(tmp_path))

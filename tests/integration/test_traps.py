@@ -59,17 +59,23 @@ def run(script, folder):
     return hosts.run(["torchrun", "--nproc-per-node", "2", "trap.py"], folder)
 
 
-@pytest.mark.parametrize("script, stepped, cause", [
-    pytest.param(NO_SECTION + TRAINER, "AdamW", "Trainer(optimizers=(optimizer, None))", id="Trainer"),
-    pytest.param(SECTION + TRAINER, "another ZeroMuon", "with its options there", id="Trainer, both"),
-    pytest.param(NO_FLAG + ACCELERATE, "DeepSpeedCPUAdam", '"zero_force_ds_cpu_optimizer": false', id="Accelerate"),
-])
+@pytest.mark.parametrize(
+    "script, stepped, cause",
+    [
+        pytest.param(NO_SECTION + TRAINER, "AdamW", "Trainer(optimizers=(optimizer, None))", id="Trainer"),
+        pytest.param(SECTION + TRAINER, "another ZeroMuon", "with its options there", id="Trainer, both"),
+        pytest.param(NO_FLAG + ACCELERATE, "DeepSpeedCPUAdam", '"zero_force_ds_cpu_optimizer": false', id="Accelerate"),
+    ],
+)
 def test_an_optimizer_that_is_left_out_is_an_error_on_every_rank_that_names_cause_and_remedy(
-        script, stepped, cause, document_folder):
+    script, stepped, cause, document_folder
+):
     outcome = run(script, document_folder)
     assert outcome.code == 1
     for rank in range(2):
-        error = f"[rank{rank}]: ValueError: a ZeroMuon was built for this model, and DeepSpeed would step {stepped} instead"
+        error = (
+            f"[rank{rank}]: ValueError: a ZeroMuon was built for this model, and DeepSpeed would step {stepped} instead"
+        )
         assert error in outcome.log, outcome.log[-6000:]
     assert cause in outcome.log and 'name "type": "ZeroMuon" in the optimizer section' in outcome.log
     assert outcome.losses == [], "nothing was trained before"

@@ -15,11 +15,21 @@ def make(folder: Path) -> None:
 
     vocabulary = _tokenizer().save_pretrained(folder / "model") and LETTERS + 2
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(
-        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=64, bos_token_id=LETTERS, eos_token_id=LETTERS,
-        pad_token_id=LETTERS + 1, tie_word_embeddings=False,
-    )).save_pretrained(folder / "model")
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            bos_token_id=LETTERS,
+            eos_token_id=LETTERS,
+            pad_token_id=LETTERS + 1,
+            tie_word_embeddings=False,
+        )
+    ).save_pretrained(folder / "model")
     draw = random.Random(7)
     lines = [" ".join(draw.choices(WORDS, k=12)) for _ in range(100)]
     (folder / "data.txt").write_text("\n".join(lines) + "\n")

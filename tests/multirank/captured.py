@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from tests.multirank import parity, world
+from tests.multirank import models, parity, world
 from tests.multirank.cases import ADAM_LR, LR, STEPS, Case
 
 EXTRA_STEPS = 3  # fp16 skips some while the loss scale settles
@@ -32,7 +32,9 @@ def run(case: Case) -> dict:
         "bar": 2e-6 * max(1.0, max(w.abs().max().item() for w in muon.params.values())),
         "momentum_error": max(_relative(momentum[n], muon.m[n]) for n in weights),
         "moved": parity._distance(muon.params, start),
-        "update_error": max(_frobenius(weights[n] - start[n], muon.params[n] - start[n]) for n in roles if roles[n] == "muon"),
+        "update_error": max(
+            _frobenius(weights[n] - start[n], muon.params[n] - start[n]) for n in roles if roles[n] == "muon"
+        ),
         "norm_error": max(abs(s["norm"] / s["reference_norm"] - 1) for s in steps),
         "cast_is_exact": world.on_all_ranks(_cast_is_exact(engine.optimizer)),
         "taken": len(steps),
@@ -71,7 +73,7 @@ class _Recorder:
 
 def _train(case: Case, engine, recorder: _Recorder) -> list[dict]:
     """The steps that were taken: gradients (scaled), loss scale and reported norm."""
-    data, steps = world.batches(case, dist.get_world_size()), []
+    data, steps = models.batches(case, dist.get_world_size()), []
     for index in range(STEPS + EXTRA_STEPS if case.dtype == "fp16" else STEPS):
         scale = float(engine.optimizer.loss_scale)
         for micro_batch in data[index % STEPS]:
@@ -85,8 +87,10 @@ def _train(case: Case, engine, recorder: _Recorder) -> list[dict]:
 
 def _reference(case: Case, start: dict, steps: list[dict]):
     options = {k: v for k, v in case.options.items() if k != "wire_dtype"}
-    muon = parity._muon(Case(case.name, model=case.model, options={"lr": LR, "ns_form": "standard", **options}),
-                        {n: w.clone() for n, w in start.items()})
+    muon = parity._muon(
+        Case(case.name, model=case.model, options={"lr": LR, "ns_form": "standard", **options}),
+        {n: w.clone() for n, w in start.items()},
+    )
     assert muon.adam_lr == ADAM_LR
     for step in steps:
         unscaled = {n: g / step["scale"] for n, g in step["gradients"].items()}
@@ -112,5 +116,3 @@ def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def _frobenius(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a - b).norm() / b.norm()).item()
-
-

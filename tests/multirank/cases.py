@@ -69,4 +69,11 @@ def deepspeed_config(case: Case) -> dict:
 
 
 def optimizer_options(case: Case) -> dict:
-    return {"lr": LR, "adam_lr": ADAM_LR, "scale": "original", "ns_form": "standard", "ns_dtype": "float32", **case.options}
+    return {
+        "lr": LR,
+        "adam_lr": ADAM_LR,
+        "scale": "original",
+        "ns_form": "standard",
+        "ns_dtype": "float32",
+        **case.options,
+    }

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tests.multirank import parity, world
+from tests.multirank import models, parity, world
 from tests.multirank.cases import STEPS, Case, deepspeed_config
 from tests.multirank.rows import OFFLOAD, PLAIN, error_of
 
@@ -28,8 +28,9 @@ def _folder(name: str) -> Path:
 
 
 def save_load_go_on(offload: bool, dtype: str = "fp32", **options) -> dict:
-    case = Case("checkpoint", sub_group=150, offload=offload, clip=0.05, dtype=dtype,
-                options={"weight_decay": 0.1, **options})
+    case = Case(
+        "checkpoint", sub_group=150, offload=offload, clip=0.05, dtype=dtype, options={"weight_decay": 0.1, **options}
+    )
     row, engine, resumed = _resumed(case, case, f"checkpoint-{offload}-{dtype}-{len(options)}")
     saved = torch.load(next(row["folder"].rglob("*rank_0_mp_rank_00_optim_states.pt")), weights_only=False)
     packed = saved["optimizer_state_dict"]["optimizer_state_dict"]
@@ -52,10 +53,11 @@ def _momentum_dtypes(engine) -> list[str]:
 
 def other_momentum_dtype(saved: str, loaded: str) -> dict:
     """Saved with one data type of the momentum, loaded by a run with another: the momenta then, and what is said."""
+
     def case(dtype: str) -> Case:
         return Case("momentum dtype", sub_group=150, offload=True, options={"momentum_dtype": dtype})
 
-    data = world.batches(case(saved), dist.get_world_size())
+    data = models.batches(case(saved), dist.get_world_size())
     _, engine = world.build_engine(case(saved))
     world.train(engine, data, range(SAVED_AFTER))
     folder = _folder(f"momentum-{saved}")
@@ -67,19 +69,27 @@ def other_momentum_dtype(saved: str, loaded: str) -> dict:
         resumed.load_checkpoint(str(folder))
     found = parity.momenta(resumed.module)
     # Biases are AdamW's, whose states stay fp32.
-    rounded = {n: m.to(getattr(torch, loaded)).float() if n.endswith("weight") and m.dim() >= 2 else m
-               for n, m in expected.items()}
+    rounded = {
+        n: m.to(getattr(torch, loaded)).float() if n.endswith("weight") and m.dim() >= 2 else m
+        for n, m in expected.items()
+    }
     said = [str(w.message) for w in caught if str(w.message).startswith("momentum_dtype")]
     world.train(resumed, data, range(SAVED_AFTER, STEPS))
-    return {"same": all(torch.equal(found[n], rounded[n]) for n in rounded), "warnings": said,
-            "momentum_dtypes": _momentum_dtypes(resumed), "steps": resumed.optimizer.optimizer.counters()["steps"]}
+    return {
+        "same": all(torch.equal(found[n], rounded[n]) for n in rounded),
+        "warnings": said,
+        "momentum_dtypes": _momentum_dtypes(resumed),
+        "steps": resumed.optimizer.optimizer.counters()["steps"],
+    }
 
 
 def zero_init_on_one_side(saving: bool) -> dict:
     """Saves with zero.Init and loads without, or the other way round; groups of the user's own, one with a decay."""
+
     def case(zero_init: bool) -> Case:
-        return Case("sides", sub_group=150, zero_init=zero_init, route="tags", group_decay=0.3,
-                    options={"weight_decay": 0.1})
+        return Case(
+            "sides", sub_group=150, zero_init=zero_init, route="tags", group_decay=0.3, options={"weight_decay": 0.1}
+        )
 
     row, _, resumed = _resumed(case(saving), case(not saving), f"sides-{saving}")
     return {"same": row["same"], "groups": _group_values(resumed)}
@@ -87,7 +97,7 @@ def zero_init_on_one_side(saving: bool) -> dict:
 
 def _resumed(saving: Case, loading: Case, name: str):
     """Trains, saves, goes on; loads into a new engine and goes on: whether both ended alike, and both engines."""
-    data = world.batches(saving, dist.get_world_size())
+    data = models.batches(saving, dist.get_world_size())
     _, engine = world.build_engine(saving)
     world.train(engine, data, range(SAVED_AFTER))
     folder = _folder(name)
@@ -119,7 +129,7 @@ def zero_to_fp32(dtype: str) -> dict:
 
     case = Case("consolidate", sub_group=150, dtype=dtype, offload=True)
     model, engine = world.build_engine(case)
-    world.train(engine, world.batches(case, dist.get_world_size()), range(2))
+    world.train(engine, models.batches(case, dist.get_world_size()), range(2))
     folder, live = _folder(f"consolidate-{dtype}"), world.whole_weights(model)
     engine.save_checkpoint(str(folder))
     dist.barrier()
@@ -134,23 +144,26 @@ def states_by_name() -> dict:
     from deepspeed.utils import safe_get_full_optimizer_state
 
     model, engine = world.build_engine(PLAIN)
-    world.train(engine, world.batches(PLAIN, dist.get_world_size()), range(2))
+    world.train(engine, models.batches(PLAIN, dist.get_world_size()), range(2))
     params = dict(model.named_parameters())
-    shapes = {f"{name} {key}": list(safe_get_full_optimizer_state(params[name], key).shape)
-              for name, key in (("0.weight", "exp_avg"), ("0.bias", "exp_avg"), ("0.bias", "exp_avg_sq"))}
+    shapes = {
+        f"{name} {key}": list(safe_get_full_optimizer_state(params[name], key).shape)
+        for name, key in (("0.weight", "exp_avg"), ("0.bias", "exp_avg"), ("0.bias", "exp_avg_sq"))
+    }
     error = error_of(lambda: safe_get_full_optimizer_state(params["0.weight"], "exp_avg_sq"))
     return {"shapes": shapes, "errors": world.on_all_ranks(error)}
 
 
 # ---- another world size, through DeepSpeed's universal format --------------------------------------
 
-_UNIVERSAL = Case("universal", sub_group=150, offload=True, route="tags", group_decay=0.3, clip=0.05,
-                  options={"weight_decay": 0.1})
+_UNIVERSAL = Case(
+    "universal", sub_group=150, offload=True, route="tags", group_decay=0.3, clip=0.05, options={"weight_decay": 0.1}
+)
 
 
 def _equal_batches(case: Case):
     """Every rank gets the same batch, so that the mean gradient is the same for any number of ranks."""
-    return [[[ranks[0]] * dist.get_world_size() for ranks in step] for step in world.batches(case, 1)]
+    return [[[ranks[0]] * dist.get_world_size() for ranks in step] for step in models.batches(case, 1)]
 
 
 def _universal_case(**changes) -> Case:
@@ -200,7 +213,7 @@ def load_foreign_universal(folder: str) -> dict:
     _, engine = world.build_engine(OFFLOAD, config=_universal_config(OFFLOAD))
     engine.load_checkpoint(folder, tag="universal")
     before = world.shards_of(engine)
-    data = world.batches(OFFLOAD, dist.get_world_size())
+    data = models.batches(OFFLOAD, dist.get_world_size())
     error = error_of(lambda: world.train(engine, data, range(1)))
     unchanged = world.same_bits(before, world.shards_of(engine))
     return {"errors": world.on_all_ranks(error), "unchanged": world.on_all_ranks(unchanged)}
@@ -216,14 +229,16 @@ def _universal_config(case: Case) -> dict:
 def foreign_states() -> dict:
     """State dicts that do not fit, given to load_state_dict one after the other."""
     _, engine = world.build_engine(PLAIN)
-    world.train(engine, world.batches(PLAIN, dist.get_world_size()), range(1))
+    world.train(engine, models.batches(PLAIN, dist.get_world_size()), range(1))
     zero3 = engine.optimizer
     zero3._set_fp32_optimizer_param_groups()
     good = zero3.optimizer.state_dict()
     adamw = {k: v for k, v in good.items() if k != "zeromuon"}
     other_role = {**good, "zeromuon": {**good["zeromuon"], "roles": {**good["zeromuon"]["roles"], "0.weight": "adamw"}}}
-    other_kind = {**good, "zeromuon": {**good["zeromuon"],
-                                       "options": {**good["zeromuon"]["options"], "momentum_kind": "heavy_ball"}}}
+    other_kind = {
+        **good,
+        "zeromuon": {**good["zeromuon"], "options": {**good["zeromuon"]["options"], "momentum_kind": "heavy_ball"}},
+    }
     before = world.shards_of(engine)
     swapped = list(good["zeromuon"]["roles"].items())
     swapped[0], swapped[1] = swapped[1], swapped[0]
@@ -243,7 +258,7 @@ def foreign_checkpoint(optimizer: str) -> dict:
     config = {**deepspeed_config(PLAIN), "optimizer": {"type": optimizer, "params": params}}
     config["zero_optimization"]["reduce_scatter"] = False
     _, engine = world.build_engine(PLAIN, config=config)
-    data = world.batches(PLAIN, dist.get_world_size())
+    data = models.batches(PLAIN, dist.get_world_size())
     world.train(engine, data, range(2))
     folder = _folder(f"foreign-{optimizer}")
     engine.save_checkpoint(str(folder))
@@ -255,14 +270,18 @@ def foreign_checkpoint(optimizer: str) -> dict:
     world.train(ours, data, range(1, 2))
     steps = [s["step"] for s in ours.optimizer.optimizer.state.values()]
     weights_only = error_of(lambda: ours.load_checkpoint(str(folder), load_optimizer_states=False))
-    return {"errors": world.on_all_ranks(error), "unchanged": world.on_all_ranks(unchanged), "steps": steps,
-            "weights_only": weights_only}
+    return {
+        "errors": world.on_all_ranks(error),
+        "unchanged": world.on_all_ranks(unchanged),
+        "steps": steps,
+        "weights_only": weights_only,
+    }
 
 
 def poisoned_then_loaded() -> dict:
     """A step that breaks: the checkpoint before it stays the latest, and loading it goes on as if nothing happened."""
     case = Case("poisoned", sub_group=150, offload=True)
-    data = world.batches(case, dist.get_world_size())
+    data = models.batches(case, dist.get_world_size())
     _, engine = world.build_engine(case)
     world.train(engine, data, range(2))
     folder = _folder("poisoned")
@@ -278,14 +297,18 @@ def poisoned_then_loaded() -> dict:
     latest = (folder / "latest").read_text()
     engine.load_checkpoint(str(folder))
     world.train(engine, data, range(2, 3))
-    return {"errors": world.on_all_ranks(broken), "saving": world.on_all_ranks(saving), "latest": latest,
-            "same": world.on_all_ranks(world.same_bits(_everything(engine), expected))}
+    return {
+        "errors": world.on_all_ranks(broken),
+        "saving": world.on_all_ranks(saving),
+        "latest": latest,
+        "same": world.on_all_ranks(world.same_bits(_everything(engine), expected)),
+    }
 
 
 def other_rates_on_load() -> dict:
     """Saved with one lr and adam_lr, loaded by a run that says others: what AdamW is stepped with then."""
     case = Case("rates", sub_group=150)
-    data = world.batches(case, dist.get_world_size())
+    data = models.batches(case, dist.get_world_size())
     _, engine = world.build_engine(case)
     world.train(engine, data, range(SAVED_AFTER))
     folder = _folder("rates")
@@ -297,5 +320,7 @@ def other_rates_on_load() -> dict:
         warnings.simplefilter("always")
         resumed.load_checkpoint(str(folder))
     world.train(resumed, data, range(SAVED_AFTER, STEPS))
-    return {"same": world.on_all_ranks(world.same_bits(_everything(engine), _everything(resumed))),
-            "warnings": [str(w.message) for w in caught if "the checkpoint was written with" in str(w.message)]}
+    return {
+        "same": world.on_all_ranks(world.same_bits(_everything(engine), _everything(resumed))),
+        "warnings": [str(w.message) for w in caught if "the checkpoint was written with" in str(w.message)],
+    }

@@ -8,7 +8,7 @@ import warnings
 import torch
 import torch.distributed as dist
 
-from tests.multirank import world
+from tests.multirank import models, world
 from tests.multirank.cases import Case
 from tests.multirank.rows import OFFLOAD, error_of, on_ranks
 
@@ -86,7 +86,7 @@ def _trained(case: Case, options: dict) -> dict:
     zeromuon.attach(engine)
     optimizer = engine.optimizer.optimizer
     executor = optimizer._binding.executor = _Counting(optimizer._binding.executor)
-    data = world.batches(case, dist.get_world_size())
+    data = models.batches(case, dist.get_world_size())
     for step in range(STEPS_TAKEN):
         spoilt = step == SKIPPED and case.dtype != "fp16"
         hook = engine.module.register_forward_hook(lambda _m, _i, output: output * float("nan")) if spoilt else None
@@ -94,8 +94,13 @@ def _trained(case: Case, options: dict) -> dict:
         if hook is not None:
             hook.remove()
     counters = optimizer.counters()
-    return {"tensors": _real_elements(engine), "tasks": executor.tasks, "sub_groups": len(optimizer._binding.sub_groups),
-            "taken": counters["steps"], "skipped": counters["skipped_steps"]}
+    return {
+        "tensors": _real_elements(engine),
+        "tasks": executor.tasks,
+        "sub_groups": len(optimizer._binding.sub_groups),
+        "taken": counters["steps"],
+        "skipped": counters["skipped_steps"],
+    }
 
 
 def _real_elements(engine) -> dict[str, torch.Tensor]:
@@ -116,11 +121,19 @@ def _real_elements(engine) -> dict[str, torch.Tensor]:
 
 def _compared(a: dict, b: dict) -> dict:
     assert a["tensors"].keys() == b["tensors"].keys()
-    differing = [n for n, t in a["tensors"].items() if t.dtype != b["tensors"][n].dtype or not torch.equal(t, b["tensors"][n])]
+    differing = [
+        n for n, t in a["tensors"].items() if t.dtype != b["tensors"][n].dtype or not torch.equal(t, b["tensors"][n])
+    ]
     kinds = sorted({n.rpartition(" ")[2] for n in a["tensors"]})
-    return {"differing": world.on_all_ranks(differing), "kinds": kinds, "sub_groups": a["sub_groups"],
-            "fused_tasks": a["tasks"], "plain_tasks": b["tasks"], "taken": [a["taken"], b["taken"]],
-            "skipped": [a["skipped"], b["skipped"]]}
+    return {
+        "differing": world.on_all_ranks(differing),
+        "kinds": kinds,
+        "sub_groups": a["sub_groups"],
+        "fused_tasks": a["tasks"],
+        "plain_tasks": b["tasks"],
+        "taken": [a["taken"], b["taken"]],
+        "skipped": [a["skipped"], b["skipped"]],
+    }
 
 
 # ---- where it gives way --------------------------------------------------------------------------------
@@ -164,7 +177,7 @@ def fused_obstacle(obstacle: str) -> dict:
 def fused_bad_value() -> dict:
     """A learning rate that is no number in the last group: found before anything is stepped."""
     _, engine = world.build_engine(OFFLOAD)
-    data = world.batches(OFFLOAD, dist.get_world_size())
+    data = models.batches(OFFLOAD, dist.get_world_size())
     world.train(engine, data, range(1))
     optimizer = engine.optimizer.optimizer
     lr, before = optimizer.param_groups[-1]["lr"], world.shards_of(engine)
@@ -173,8 +186,13 @@ def fused_bad_value() -> dict:
     unchanged = world.same_bits(before, world.shards_of(engine))
     optimizer.param_groups[-1]["lr"] = lr
     again = on_ranks(lambda: world.train(engine, data, range(2, 3)))
-    return {**row, "again": again["errors"], "unchanged": world.on_all_ranks(unchanged),
-            "steps": optimizer.counters()["steps"], "left": [len(g["params"]) for g in optimizer.param_groups]}
+    return {
+        **row,
+        "again": again["errors"],
+        "unchanged": world.on_all_ranks(unchanged),
+        "steps": optimizer.counters()["steps"],
+        "left": [len(g["params"]) for g in optimizer.param_groups],
+    }
 
 
 def fused_failure(offload: bool) -> dict:
@@ -183,7 +201,7 @@ def fused_failure(offload: bool) -> dict:
 
     case = Case("failure", sub_group=150, offload=offload)
     _, engine = world.build_engine(case)
-    data = world.batches(case, dist.get_world_size())
+    data = models.batches(case, dist.get_world_size())
     world.train(engine, data, range(1))
     optimizer = engine.optimizer.optimizer
 
@@ -197,8 +215,13 @@ def fused_failure(offload: bool) -> dict:
     optimizer._binding.executor = real
     again = on_ranks(lambda: world.train(engine, data, range(2, 3)))
     held = [g.index for g in optimizer._binding.sub_groups if g.flat.grad is not None]
-    return {**row, "again": again["errors"], "held": held, "recorded": len(optimizer._fused.take()),
-            "left": [len(g["params"]) for g in optimizer.param_groups]}
+    return {
+        **row,
+        "again": again["errors"],
+        "held": held,
+        "recorded": len(optimizer._fused.take()),
+        "left": [len(g["params"]) for g in optimizer.param_groups],
+    }
 
 
 def fused_hooks() -> dict:
@@ -210,6 +233,6 @@ def fused_hooks() -> dict:
     optimizer.register_step_post_hook(lambda *_: seen.append("after"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        world.train(engine, world.batches(case, dist.get_world_size()), range(2))
+        world.train(engine, models.batches(case, dist.get_world_size()), range(2))
     said = [str(w.message) for w in caught if "lr_scheduler" in str(w.message)]
     return {"seen": seen, "warnings": said, "opt_called": getattr(optimizer, "_opt_called", False)}

@@ -6,11 +6,11 @@ import warnings
 
 import torch
 import torch.distributed as dist
+from zeromuon.reference import Muon
 
 from tests.multirank import models, parity, world
 from tests.multirank.cases import LR, STEPS, Case, deepspeed_config
 from tests.multirank.rows import OFFLOAD, PLAIN, on_ranks
-from zeromuon.reference import Muon
 
 
 def merged(config: dict, changes: dict) -> dict:
@@ -68,7 +68,7 @@ def coarse_accumulation(dtype: str, told: bool) -> dict:
     extra = {"fp16": {"initial_scale_power": 4}, **({"data_types": {"grad_accum_dtype": "fp32"}} if told else {})}
     case = Case("coarse", dtype=dtype, extra=extra)
     _, engine = world.build_engine(case)
-    data = world.batches(case, dist.get_world_size())
+    data = models.batches(case, dist.get_world_size())
     return {"warnings": world.on_all_ranks(_warnings_of(lambda: world.train(engine, data, range(2))))}
 
 
@@ -91,7 +91,7 @@ def unused_parameter(offload: bool) -> dict:
     case = Case("unused", offload=offload)
     torch.manual_seed(0)
     model, engine = world.build_engine(case, model=_Skipping())
-    data = world.batches(case, dist.get_world_size())
+    data = models.batches(case, dist.get_world_size())
     used = _warnings_of(lambda: world.train(engine, data, range(2)))
     before = world.whole_weights(model)["middle.weight"]
     model.use_middle = False
@@ -119,11 +119,15 @@ def replaced_muon(params: dict, groups: bool, tagged: bool) -> dict:
     trained = list(model.parameters())
     given = [{"params": trained[:5], "lr": 0.01}, {"params": trained[5:]}] if groups else trained
     engine = world.initialize(model, config, given)
-    world.train(engine, world.batches(case, dist.get_world_size()), range(STEPS))
+    world.train(engine, models.batches(case, dist.get_world_size()), range(STEPS))
     expected, moved = _deepspeed_meaning(case, params, groups, tagged)
     found = world.whole_weights(model)
-    return {"type": type(engine.optimizer.optimizer).__name__, "error": parity._distance(found, expected),
-            "moved": moved, "roles": sorted(_roles(engine).items())}
+    return {
+        "type": type(engine.optimizer.optimizer).__name__,
+        "error": parity._distance(found, expected),
+        "moved": moved,
+        "roles": sorted(_roles(engine).items()),
+    }
 
 
 def _roles(engine) -> dict:
@@ -138,7 +142,7 @@ def _deepspeed_meaning(case: Case, params: dict, groups: bool, tagged: bool):
     names = list(named)
     parts = [(names[:5], 0.01), (names[5:], None)] if groups else [(names, None)]
     references = [_reference_of(part, named, params, own_lr, tagged) for part, own_lr in parts]
-    for micro_batches in world.batches(case, dist.get_world_size()):
+    for micro_batches in models.batches(case, dist.get_world_size()):
         model.zero_grad()
         for ranks in micro_batches:
             inputs, targets = (torch.cat(parts) for parts in zip(*ranks))
@@ -147,8 +151,9 @@ def _deepspeed_meaning(case: Case, params: dict, groups: bool, tagged: bool):
             gradients = {n: named[n].grad for n in part}
             if not params.get("adam_w_mode", True):  # Adam with L2: the decay is part of the gradient
                 decay = params.get("weight_decay", 0.0)
-                gradients = {n: g + decay * named[n].data if muon.roles[n] == "adamw" else g
-                             for n, g in gradients.items()}
+                gradients = {
+                    n: g + decay * named[n].data if muon.roles[n] == "adamw" else g for n, g in gradients.items()
+                }
             muon.step(gradients)
     weights = {n: p.detach() for n, p in named.items()}
     return weights, parity._distance(weights, start)
@@ -160,9 +165,13 @@ def _reference_of(part, named, params: dict, own_lr, tagged: bool):
     coupled = not params.get("adam_w_mode", True)
     shared = params.get("lr")
     return part, Muon(
-        {n: named[n].data for n in part}, roles, parity.JORDAN,
+        {n: named[n].data for n in part},
+        roles,
+        parity.JORDAN,
         own_lr or params.get("muon_lr", LR if shared is None else shared),
         own_lr or params.get("adam_lr", 3e-4 if shared is None else shared),
-        momentum=params.get("momentum", 0.95), betas=params.get("betas", (0.9, 0.95)), eps=params.get("eps", 1e-10),
+        momentum=params.get("momentum", 0.95),
+        betas=params.get("betas", (0.9, 0.95)),
+        eps=params.get("eps", 1e-10),
         decays={n: 0.0 if coupled and roles[n] == "adamw" else decay for n in part},  # vectors, too, as told
     )

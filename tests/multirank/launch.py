@@ -17,15 +17,30 @@ def row(id: str, kind: str, **arguments) -> dict:
     return {"id": id, "kind": kind, "arguments": arguments}
 
 
-def run_rows(world_size: int, rows: list[dict], device: str = "cpu",
-             first_paths: tuple[str, ...] = (), worker: str = "tests.multirank.worker") -> dict[str, dict]:
+def run_rows(
+    world_size: int,
+    rows: list[dict],
+    device: str = "cpu",
+    first_paths: tuple[str, ...] = (),
+    worker: str = "tests.multirank.worker",
+) -> dict[str, dict]:
     """id -> result of every row; a row that did not come back says why under "failed". worker: the module that runs them."""
     with tempfile.TemporaryDirectory(prefix="zeromuon-rows-") as folder:
         wanted, out = Path(folder) / "rows.json", Path(folder) / "results.jsonl"
         wanted.write_text(json.dumps(rows))
         out.touch()
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size),
-                   "-m", worker, str(wanted), str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(world_size),
+            "-m",
+            worker,
+            str(wanted),
+            str(out),
+        ]
         log = _launch(command, folder, {**environment(first_paths), "ZEROMUON_TEST_DEVICE": device})
         results = {r["id"]: r for r in map(json.loads, out.read_text().splitlines())}
     for result in results.values():
@@ -39,13 +54,25 @@ def run_rows(world_size: int, rows: list[dict], device: str = "cpu",
 def environment(first_paths: tuple[str, ...] = ()) -> dict[str, str]:
     """For processes that import the tests and the package of this tree. first_paths: go before both."""
     paths = [*first_paths, str(ROOT), str(ROOT / "python")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1",
-            "PYTHONWARNINGS": "ignore"}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": "1",
+        "TORCHDYNAMO_DISABLE": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
 
 
 def _launch(command: list[str], folder: str, variables: dict[str, str]) -> str:
-    torchrun = subprocess.Popen(command, cwd=folder, env=variables, text=True, errors="replace",
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    torchrun = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=variables,
+        text=True,
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
         return torchrun.communicate(timeout=SECONDS_PER_LAUNCH)[0]
     except subprocess.TimeoutExpired:

@@ -14,8 +14,18 @@ from tests.multirank.cases import STEPS, Case
 def _small() -> nn.Sequential:
     """Odd sizes, square, tall and wide matrices, two with fewer elements than three ranks."""
     return nn.Sequential(
-        nn.Linear(16, 32), nn.LayerNorm(32), nn.Linear(32, 24), nn.Tanh(), nn.Linear(24, 2, bias=False), nn.Tanh(),
-        nn.Linear(2, 1, bias=False), nn.Tanh(), nn.Linear(1, 13), nn.Tanh(), nn.Linear(13, 13), nn.Tanh(),
+        nn.Linear(16, 32),
+        nn.LayerNorm(32),
+        nn.Linear(32, 24),
+        nn.Tanh(),
+        nn.Linear(24, 2, bias=False),
+        nn.Tanh(),
+        nn.Linear(2, 1, bias=False),
+        nn.Tanh(),
+        nn.Linear(1, 13),
+        nn.Tanh(),
+        nn.Linear(13, 13),
+        nn.Tanh(),
         nn.Linear(13, 5),
     )
 
@@ -30,8 +40,16 @@ def _convolutions() -> nn.Sequential:
     from transformers.pytorch_utils import Conv1D
 
     return nn.Sequential(
-        nn.Conv2d(2, 5, 3), nn.Tanh(), nn.Conv2d(5, 4, 3), nn.Flatten(), nn.LayerNorm(16), Conv1D(4, 16), nn.Tanh(),
-        Conv1D(11, 4), nn.Tanh(), nn.Linear(11, 3),
+        nn.Conv2d(2, 5, 3),
+        nn.Tanh(),
+        nn.Conv2d(5, 4, 3),
+        nn.Flatten(),
+        nn.LayerNorm(16),
+        Conv1D(4, 16),
+        nn.Tanh(),
+        Conv1D(11, 4),
+        nn.Tanh(),
+        nn.Linear(11, 3),
     )
 
 
@@ -45,8 +63,15 @@ class _Mean(nn.Module):
 def _tied() -> nn.Sequential:
     """Tokens in, classes out, with one matrix for the embedding and the head, and one shared by two hidden layers."""
     model = nn.Sequential(
-        nn.Embedding(11, 12), _Mean(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12),
-        nn.LayerNorm(12), nn.Linear(12, 11, bias=False),
+        nn.Embedding(11, 12),
+        _Mean(),
+        nn.Linear(12, 12),
+        nn.Tanh(),
+        nn.Linear(12, 12),
+        nn.Tanh(),
+        nn.Linear(12, 12),
+        nn.LayerNorm(12),
+        nn.Linear(12, 11, bias=False),
     )
     model[8].weight, model[6].weight = model[0].weight, model[2].weight
     return model
@@ -83,8 +108,9 @@ class Model:
 MODELS = {
     "small": Model(_small, (4, 16), 5),
     "well conditioned": Model(_well_conditioned, (64, 5), 4, classify=False),
-    "convolutions": Model(_convolutions, (4, 2, 6, 6), 3, classify=False, adamw=("0.weight",),
-                          transposed=("5.weight", "7.weight")),
+    "convolutions": Model(
+        _convolutions, (4, 2, 6, 6), 3, classify=False, adamw=("0.weight",), transposed=("5.weight", "7.weight")
+    ),
     "tied": Model(_tied, (4, 6), 11, tokens=11, adamw=("0.weight", "2.weight")),
     "lora": Model(_lora, (4, 16), 5),
 }
@@ -101,8 +127,11 @@ def batches(case: Case, world: int):
     generator, model = torch.Generator().manual_seed(7), MODELS[case.model]
 
     def batch():
-        inputs = (torch.randint(0, model.tokens, model.inputs, generator=generator) if model.tokens
-                  else torch.randn(model.inputs, generator=generator))
+        inputs = (
+            torch.randint(0, model.tokens, model.inputs, generator=generator)
+            if model.tokens
+            else torch.randn(model.inputs, generator=generator)
+        )
         if model.classify:
             return inputs, torch.randint(0, model.outputs, model.inputs[:1], generator=generator)
         return inputs, torch.randn((model.inputs[0], model.outputs), generator=generator)

@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from zeromuon.reference import Muon
 
 from tests.multirank import models, schedules, world
 from tests.multirank.cases import ADAM_LR, LR, STEPS, Case
-from zeromuon.reference import Muon
 
 JORDAN = [(3.4445, -4.775, 2.0315)] * 5
 
 
 def run(case: Case) -> dict:
-    data = world.batches(case, dist.get_world_size())
+    data = models.batches(case, dist.get_world_size())
     model, engine = world.build_engine(case)
     norms = []
     for step in range(STEPS):
@@ -83,8 +83,11 @@ def momenta(model) -> dict:
     """name -> whole fp32 exp_avg, on the CPU."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    return {n: safe_get_full_optimizer_state(p, "exp_avg").float().cpu().clone()
-            for n, p in model.named_parameters() if p.requires_grad}
+    return {
+        n: safe_get_full_optimizer_state(p, "exp_avg").float().cpu().clone()
+        for n, p in model.named_parameters()
+        if p.requires_grad
+    }
 
 
 def _reference(case: Case, data, dtype=torch.float32):
@@ -118,7 +121,13 @@ def _muon(case: Case, params: dict) -> Muon:
         options.pop(key, None)
     first_group = list(params)[: world.FIRST_GROUP] if case.group_decay is not None else []
     return Muon(
-        params, {n: _role(case, n, p) for n, p in params.items()},
-        options.pop("ns", JORDAN), options.pop("lr", LR), ADAM_LR, decays={n: case.group_decay for n in first_group},
-        form=options.pop("ns_form", "standard").partition("_")[0], kind=options.pop("momentum_kind", "ema"), **options,
+        params,
+        {n: _role(case, n, p) for n, p in params.items()},
+        options.pop("ns", JORDAN),
+        options.pop("lr", LR),
+        ADAM_LR,
+        decays={n: case.group_decay for n in first_group},
+        form=options.pop("ns_form", "standard").partition("_")[0],
+        kind=options.pop("momentum_kind", "ema"),
+        **options,
     )

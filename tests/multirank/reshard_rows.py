@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch.distributed as dist
 
-from tests.multirank import checkpoint_rows, world
+from tests.multirank import checkpoint_rows, models, world
 from tests.multirank.cases import STEPS, Case, deepspeed_config
 
 SUB_GROUP = 150  # elements per rank: several sub-groups
@@ -14,7 +14,7 @@ OTHER_SUB_GROUP = 40
 def reshard_and_go_on(optimizer: str, dtype: str = "fp32", offload: bool = True) -> dict:
     """Trains, saves and goes on; reshards W -> W + 1 -> 1 -> W, loads that into a new engine and goes on."""
     case = Case("reshard", sub_group=SUB_GROUP, offload=offload, dtype=dtype, reduce_scatter=optimizer != "Muon")
-    data = world.batches(case, dist.get_world_size())
+    data = models.batches(case, dist.get_world_size())
     engine = _engine(case, optimizer)
     world.train(engine, data, range(checkpoint_rows.SAVED_AFTER))
     folder = checkpoint_rows._folder(f"reshard-{optimizer}-{dtype}-{offload}")
@@ -30,8 +30,12 @@ def reshard_and_go_on(optimizer: str, dtype: str = "fp32", offload: bool = True)
         world.train(one, data, range(checkpoint_rows.SAVED_AFTER, STEPS))
     same = world.same_bits(_weights(engine), _weights(resumed))
     moved = not world.same_bits(_weights(resumed), _weights(_engine(case, optimizer)))
-    return {"loaded": world.on_all_ranks(loaded), "same": world.on_all_ranks(same), "moved": moved,
-            "steps": resumed.global_steps}
+    return {
+        "loaded": world.on_all_ranks(loaded),
+        "same": world.on_all_ranks(same),
+        "moved": moved,
+        "steps": resumed.global_steps,
+    }
 
 
 def _engine(case: Case, optimizer: str):

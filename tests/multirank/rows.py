@@ -44,7 +44,7 @@ def stage_with_object(stage: int) -> dict:
 
     def build_and_step():
         _, engine = world.build_engine(case, model=model, config=config)
-        world.train(engine, world.batches(case, dist.get_world_size()), range(1))
+        world.train(engine, models.batches(case, dist.get_world_size()), range(1))
 
     row = on_ranks(build_and_step)
     same = all(torch.equal(a, b.detach().cpu().view_as(a)) for a, b in zip(before, model.parameters()))
@@ -118,7 +118,7 @@ def moved_layout() -> dict:
 
 def parameters_changed_after_bind() -> dict:
     _, engine = world.build_engine(OFFLOAD)
-    data = world.batches(OFFLOAD, dist.get_world_size())
+    data = models.batches(OFFLOAD, dist.get_world_size())
     world.train(engine, data, range(1))
     flats = engine.optimizer.fp32_partitioned_groups_flat
     replaced = flats[0].detach().clone().requires_grad_()
@@ -136,7 +136,7 @@ def parameters_changed_after_bind() -> dict:
 def skipped_step(offload: bool) -> dict:
     case = OFFLOAD if offload else PLAIN
     _, engine = world.build_engine(case)
-    data = world.batches(case, dist.get_world_size())
+    data = models.batches(case, dist.get_world_size())
     world.train(engine, data, range(2))
     before = world.shards_of(engine)
     optimizer = engine.optimizer.optimizer
@@ -156,15 +156,19 @@ def skipped_step(offload: bool) -> dict:
     unchanged = world.same_bits(before, world.shards_of(engine))
     skipped = optimizer.counters()["skipped_steps"]
     world.train(engine, data, range(4, 5))
-    return {"unchanged": world.on_all_ranks(unchanged), "skipped": world.on_all_ranks(skipped),
-            "warnings": world.on_all_ranks(messages), "steps": world.on_all_ranks(optimizer.counters()["steps"])}
+    return {
+        "unchanged": world.on_all_ranks(unchanged),
+        "skipped": world.on_all_ranks(skipped),
+        "warnings": world.on_all_ranks(messages),
+        "steps": world.on_all_ranks(optimizer.counters()["steps"]),
+    }
 
 
 def poisoned(fused_step: str) -> dict:
     """A momentum that is not finite on the last rank; errors, and of which sub-groups the weights changed."""
     case = Case("poisoned", sub_group=150, offload=True, options={"fused_step": fused_step})
     _, engine = world.build_engine(case)
-    data = world.batches(case, dist.get_world_size())
+    data = models.batches(case, dist.get_world_size())
     world.train(engine, data, range(2))
     zero3 = engine.optimizer
     flats = zero3.fp32_partitioned_groups_flat
@@ -181,7 +185,7 @@ def interrupted(fused_step: str) -> dict:
     """An interrupt that is raised when the C++ call of a step returns, on every rank."""
     case = Case("interrupted", sub_group=150, offload=True, options={"fused_step": fused_step})
     _, engine = world.build_engine(case)
-    data = world.batches(case, dist.get_world_size())
+    data = models.batches(case, dist.get_world_size())
     world.train(engine, data, range(1))
     optimizer = engine.optimizer.optimizer
     real = optimizer._binding.executor
@@ -217,7 +221,7 @@ def told_differently(options: dict) -> dict:
 def failed_between_sub_groups() -> dict:
     """A learning rate that is no number in the last group, whose sub-group comes after others were stepped."""
     _, engine = world.build_engine(Case("one by one", sub_group=150, offload=True, options={"fused_step": "off"}))
-    data = world.batches(OFFLOAD, dist.get_world_size())
+    data = models.batches(OFFLOAD, dist.get_world_size())
     world.train(engine, data, range(1))
     optimizer = engine.optimizer.optimizer
     lr = optimizer.param_groups[-1]["lr"]
@@ -233,10 +237,11 @@ def failed_between_sub_groups() -> dict:
 
 def offload_and_not() -> dict:
     """Trains with and without offload; clipping off, because DeepSpeed's own norm differs between the two."""
+
     def trained(offload: bool):
         case = Case("twice", offload=offload, sub_group=150, options={"weight_decay": 0.1})
         model, engine = world.build_engine(case)
-        world.train(engine, world.batches(case, dist.get_world_size()), range(STEPS))
+        world.train(engine, models.batches(case, dist.get_world_size()), range(STEPS))
         found = [*world.whole_weights(model).items(), *parity.momenta(model).items()]
         return [tensor for _, tensor in sorted(found, key=lambda item: item[0])]
 
@@ -254,12 +259,14 @@ def allocations(offload: bool, fused_step: str) -> dict:
     case = Case("allocations", offload=offload, options={"fused_step": fused_step})
     model = torch.nn.Sequential(torch.nn.Linear(16, 96), torch.nn.Linear(96, 128), torch.nn.Linear(128, 5))
     _, engine = world.build_engine(case, model=model)
-    data = world.batches(case, dist.get_world_size())
+    data = models.batches(case, dist.get_world_size())
     _core.count_allocations()
     # The counters do count: a tensor, and a plan whose list of parameters is longer than 4 KiB.
     torch.zeros(2000)
-    specs = [_core.ParamSpec(name=str(i), numel=4, chunk=4, shard_offset=4 * i, rows=2, cols=2, decay=True,
-                             transposed=False) for i in range(100)]
+    specs = [
+        _core.ParamSpec(name=str(i), numel=4, chunk=4, shard_offset=4 * i, rows=2, cols=2, decay=True, transposed=False)
+        for i in range(100)
+    ]
     _core.SubGroupSpec("adamw", specs)
     warm = _core.allocation_count()
     world.train(engine, data, range(2))

@@ -8,10 +8,14 @@ from __future__ import annotations
 STEPS_IN_ALL = 6
 # name -> the "scheduler" section of the DeepSpeed config
 IN_CONFIG = {
-    "WarmupLR": {"type": "WarmupLR", "params": {"warmup_min_lr": 0, "warmup_max_lr": 0.02, "warmup_num_steps": 2,
-                                                "warmup_type": "linear"}},
-    "WarmupDecayLR": {"type": "WarmupDecayLR", "params": {"warmup_min_lr": 0, "warmup_max_lr": 0.02,
-                                                          "warmup_num_steps": 2, "total_num_steps": STEPS_IN_ALL}},
+    "WarmupLR": {
+        "type": "WarmupLR",
+        "params": {"warmup_min_lr": 0, "warmup_max_lr": 0.02, "warmup_num_steps": 2, "warmup_type": "linear"},
+    },
+    "WarmupDecayLR": {
+        "type": "WarmupDecayLR",
+        "params": {"warmup_min_lr": 0, "warmup_max_lr": 0.02, "warmup_num_steps": 2, "total_num_steps": STEPS_IN_ALL},
+    },
 }
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch  # noqa: F401  (the core needs it loaded)
+from zeromuon import _core
 
 from tests.multirank.launch import row
-from zeromuon import _core
 
 PRODUCTS = "bfloat16" if _core.product_target() in ("avx512_bf16+onednn", "amx_bf16+onednn") else "auto"
 
@@ -13,14 +13,37 @@ def on(world_size, id, kind, **arguments):
     return pytest.param(world_size, row(id, kind, **arguments), id=f"{world_size} ranks: {id}")
 
 
-@pytest.mark.parametrize("world_size, row", [
-    on(w, f"checkpoint, offload {o}", "save_load_go_on", offload=o) for w in (1, 2, 3) for o in (False, True)] + [
-    on(2, f"checkpoint, {dtype}, offload {o}", "save_load_go_on", offload=o, dtype=dtype)
-    for dtype in ("bf16", "fp16") for o in (False, True)] + [
-    on(w, "checkpoint, bfloat16 products where they can be", "save_load_go_on", offload=True, ns_dtype=PRODUCTS,
-       ns_form="auto") for w in (1, 2, 3)] + [
-    on(2, f"checkpoint, {dtype}, bf16 momentum, offload {o}", "save_load_go_on", offload=o, dtype=dtype,
-       momentum_dtype="bfloat16") for dtype, o in (("fp32", False), ("bf16", True))])
+@pytest.mark.parametrize(
+    "world_size, row",
+    [on(w, f"checkpoint, offload {o}", "save_load_go_on", offload=o) for w in (1, 2, 3) for o in (False, True)]
+    + [
+        on(2, f"checkpoint, {dtype}, offload {o}", "save_load_go_on", offload=o, dtype=dtype)
+        for dtype in ("bf16", "fp16")
+        for o in (False, True)
+    ]
+    + [
+        on(
+            w,
+            "checkpoint, bfloat16 products where they can be",
+            "save_load_go_on",
+            offload=True,
+            ns_dtype=PRODUCTS,
+            ns_form="auto",
+        )
+        for w in (1, 2, 3)
+    ]
+    + [
+        on(
+            2,
+            f"checkpoint, {dtype}, bf16 momentum, offload {o}",
+            "save_load_go_on",
+            offload=o,
+            dtype=dtype,
+            momentum_dtype="bfloat16",
+        )
+        for dtype, o in (("fp32", False), ("bf16", True))
+    ],
+)
 def test_a_resumed_run_continues_bit_for_bit(world_size, row, result):
     assert result["same"] == [True] * world_size
     roles = result["entry"]["roles"]
@@ -35,25 +58,37 @@ def test_a_resumed_run_continues_bit_for_bit(world_size, row, result):
     assert result["placeholder_numel"] == 1, "the zeros of exp_avg_sq take no room on disk"
 
 
-@pytest.mark.parametrize("world_size, row", [
-    on(2, f"momentum {a} to {b}", "other_momentum_dtype", saved=a, loaded=b)
-    for a, b in (("float32", "bfloat16"), ("bfloat16", "float32"))])
+@pytest.mark.parametrize(
+    "world_size, row",
+    [
+        on(2, f"momentum {a} to {b}", "other_momentum_dtype", saved=a, loaded=b)
+        for a, b in (("float32", "bfloat16"), ("bfloat16", "float32"))
+    ],
+)
 def test_a_momentum_of_another_data_type_is_converted_and_said(world_size, row, result):
     saved, loaded = row["arguments"]["saved"], row["arguments"]["loaded"]
     assert result["same"] and result["momentum_dtypes"] == [f"torch.{loaded}"] and result["steps"] == 2
     assert result["warnings"] == [
-        f"momentum_dtype: the checkpoint was written with {saved}; its momentum is converted to {loaded}"]
+        f"momentum_dtype: the checkpoint was written with {saved}; its momentum is converted to {loaded}"
+    ]
 
 
-@pytest.mark.parametrize("world_size, row", [
-    on(w, f"zero.Init on one side, saving {s}", "zero_init_on_one_side", saving=s) for w in (2, 3) for s in (False, True)])
+@pytest.mark.parametrize(
+    "world_size, row",
+    [
+        on(w, f"zero.Init on one side, saving {s}", "zero_init_on_one_side", saving=s)
+        for w in (2, 3)
+        for s in (False, True)
+    ],
+)
 def test_zero_init_on_one_side_only_changes_nothing(world_size, row, result):
     assert result["same"] == [True] * world_size
     assert result["groups"] == [[0.02, 0.3], [0.02, 0.3], [0.02, 0.1], [0.02, 0.1]], "each group's own decay"
 
 
-@pytest.mark.parametrize("world_size, row", [
-    on(2, f"zero_to_fp32, {dtype}", "zero_to_fp32", dtype=dtype) for dtype in ("fp32", "bf16")])
+@pytest.mark.parametrize(
+    "world_size, row", [on(2, f"zero_to_fp32, {dtype}", "zero_to_fp32", dtype=dtype) for dtype in ("fp32", "bf16")]
+)
 def test_zero_to_fp32_gives_the_live_master_weights(world_size, row, result):
     assert result["missing"] == [] and result["same"]
 
@@ -75,9 +110,13 @@ def test_optimizer_state_that_does_not_fit_is_refused_and_changes_nothing(world_
     assert result["unchanged"]
 
 
-@pytest.mark.parametrize("world_size, row, whose", [
-    pytest.param(2, row(f"checkpoint of {name}", "foreign_checkpoint", optimizer=name), text, id=name)
-    for name, text in (("AdamW", "converted from AdamW to Muon"), ("Muon", "DeepSpeed's own Muon wrote it"))])
+@pytest.mark.parametrize(
+    "world_size, row, whose",
+    [
+        pytest.param(2, row(f"checkpoint of {name}", "foreign_checkpoint", optimizer=name), text, id=name)
+        for name, text in (("AdamW", "converted from AdamW to Muon"), ("Muon", "DeepSpeed's own Muon wrote it"))
+    ],
+)
 def test_a_checkpoint_of_another_optimizer_is_refused_with_the_conversion_it_needs(world_size, row, whose, result):
     assert all(whose in error and "Convert the checkpoint first" in error for error in result["errors"])
     assert result["unchanged"] == [True, True]

@@ -15,11 +15,30 @@ IN_ONE_CALL = (
     Case("fp32, offload, no clipping", offload=True, options={"momentum_kind": "heavy_ball"}),
     Case("bf16, summed in fp32", dtype="bf16", extra=_SUM_FP32, clip=0.05, accumulation=2, sub_group=150),
     Case("bf16, offload", dtype="bf16", offload=True, clip=0.05, accumulation=2, sub_group=150, options=_DECAY),
-    Case("bf16, offload, bf16 momentum", dtype="bf16", offload=True, sub_group=150,
-         options={"momentum_dtype": "bfloat16"}),
-    Case("bf16, parameters offloaded, persistent", dtype="bf16", offload=True, offload_param=True, persistence=10**5,
-         clip=0.05),
-    Case("fp16, offload, skipped steps", dtype="fp16", extra=_FP16, offload=True, clip=0.05, accumulation=2, sub_group=150),
+    Case(
+        "bf16, offload, bf16 momentum",
+        dtype="bf16",
+        offload=True,
+        sub_group=150,
+        options={"momentum_dtype": "bfloat16"},
+    ),
+    Case(
+        "bf16, parameters offloaded, persistent",
+        dtype="bf16",
+        offload=True,
+        offload_param=True,
+        persistence=10**5,
+        clip=0.05,
+    ),
+    Case(
+        "fp16, offload, skipped steps",
+        dtype="fp16",
+        extra=_FP16,
+        offload=True,
+        clip=0.05,
+        accumulation=2,
+        sub_group=150,
+    ),
     Case("fp16, summed in fp32, skipped steps", dtype="fp16", extra={**_FP16, **_SUM_FP32}, sub_group=150, clip=0.05),
     Case("fp16, no clipping, skipped steps", dtype="fp16", extra={**_FP16, **_SUM_FP32}),
 )
@@ -66,25 +85,36 @@ FAKE_DEVICE = (
 )
 
 
-@pytest.mark.parametrize("world_size, row", [
-    on(2, case.name, "fake_device_homes", case=case.as_dict()) for case in FAKE_DEVICE])
+@pytest.mark.parametrize(
+    "world_size, row", [on(2, case.name, "fake_device_homes", case=case.as_dict()) for case in FAKE_DEVICE]
+)
 def test_every_home_of_the_momentum_gives_the_bits_of_the_plain_path(world_size, row, result):
     for home in ("shard", "streamed"):
         check_same_bits(result[home], world_size)
 
 
-OBSTACLES = {"autocast": "GradScaler", "replaced": "_release_sub_group of this engine was replaced",
-             "signature": "takes ['self', 'sub_group_id', 'extra'], expected", "missing": "has no clip_grad"}
+OBSTACLES = {
+    "autocast": "GradScaler",
+    "replaced": "_release_sub_group of this engine was replaced",
+    "signature": "takes ['self', 'sub_group_id', 'extra'], expected",
+    "missing": "has no clip_grad",
+}
 
 
-@pytest.mark.parametrize("world_size, row, why", [
-    pytest.param(2, row(f"fused obstacle: {name}", "fused_obstacle", obstacle=name), why, id=name)
-    for name, why in OBSTACLES.items()])
+@pytest.mark.parametrize(
+    "world_size, row, why",
+    [
+        pytest.param(2, row(f"fused obstacle: {name}", "fused_obstacle", obstacle=name), why, id=name)
+        for name, why in OBSTACLES.items()
+    ],
+)
 def test_auto_gives_way_and_says_why_once_and_on_refuses(world_size, row, why, result):
     assert result["auto"]["errors"] == ["", ""]
     warned, quiet = result["auto"]["warnings"]
     assert len(warned) == 1 and why in warned[0] and quiet == []
-    assert all("ValueError" in error and 'fused_step: got "on"' in error and why in error for error in result["on"]["errors"])
+    assert all(
+        "ValueError" in error and 'fused_step: got "on"' in error and why in error for error in result["on"]["errors"]
+    )
 
 
 @pytest.mark.parametrize("world_size, row", [on(2, "bad value", "fused_bad_value")])
@@ -95,8 +125,9 @@ def test_a_bad_value_in_the_last_group_is_found_before_anything_is_stepped(world
     assert set(result["left"]) == {0}
 
 
-@pytest.mark.parametrize("world_size, row", [
-    on(2, f"failure, offload {o}", "fused_failure", offload=o) for o in (False, True)])
+@pytest.mark.parametrize(
+    "world_size, row", [on(2, f"failure, offload {o}", "fused_failure", offload=o) for o in (False, True)]
+)
 def test_a_failed_step_poisons_and_leaves_nothing_recorded(world_size, row, result):
     assert all("a stage failed" in error for error in result["errors"])
     assert all("poisoned by an earlier failure: a stage failed" in error for error in result["again"])

@@ -2,11 +2,11 @@
 
 import pytest
 import torch  # noqa: F401  (the core needs it loaded)
+from zeromuon import _core
 
 from tests.multirank.cases import STEPS
 from tests.multirank.configurations import FIVE_RANKS, FULL, PARITY, USERS
 from tests.multirank.launch import row
-from zeromuon import _core
 
 NO_ONEDNN = dict(_core.cpu_kernels())["onednn"]  # why not; empty: it is there
 
@@ -19,8 +19,12 @@ def parameters():
                 marks.append(pytest.mark.skip(reason=f"cpu_kernels onednn: {NO_ONEDNN}"))
             if case.mutation_check and world_size == 2:
                 marks.append(pytest.mark.mutation_check)
-            yield pytest.param(world_size, row(case.name, "parity", **case.as_dict()), marks=marks,
-                               id=f"{world_size} ranks: {case.name}")
+            yield pytest.param(
+                world_size,
+                row(case.name, "parity", **case.as_dict()),
+                marks=marks,
+                id=f"{world_size} ranks: {case.name}",
+            )
     for case in FIVE_RANKS:
         yield pytest.param(5, row(case.name, "parity", **case.as_dict()), id=f"5 ranks: {case.name}")
 
@@ -41,15 +45,18 @@ def test_five_steps_match_the_reference(world_size, row, result):
     check_parity(result)
 
 
-@pytest.mark.parametrize("world_size, row", [
-    pytest.param(w, row("offload and not", "offload_and_not"), id=f"{w} ranks") for w in (1, 2, 3)])
+@pytest.mark.parametrize(
+    "world_size, row", [pytest.param(w, row("offload and not", "offload_and_not"), id=f"{w} ranks") for w in (1, 2, 3)]
+)
 def test_offload_changes_no_bit_of_weights_and_momenta(world_size, row, result):
     assert result["tensors"] > 20
     assert result["same"] == [True] * world_size
 
 
-@pytest.mark.parametrize("world_size, row", [
-    pytest.param(w, row(PARITY[0].name, "parity", **PARITY[0].as_dict()), id=f"{w} ranks") for w in (1, 2, 3)])
+@pytest.mark.parametrize(
+    "world_size, row",
+    [pytest.param(w, row(PARITY[0].name, "parity", **PARITY[0].as_dict()), id=f"{w} ranks") for w in (1, 2, 3)],
+)
 def test_each_element_travels_once_there_and_once_back(world_size, row, result):
     # To other ranks: (W-1)/W of every matrix, twice, 4 bytes each, besides flag words, uneven chunks, and 512 bytes for every
     # other rank at the end of a step, in which ranks tell what went wrong.

@@ -21,8 +21,9 @@ def test_a_config_of_another_stage_is_refused_at_initialize(world_size, row, res
     check(result, "ValueError", "zero_optimization.stage 3", f"says {row['arguments']['stage']}")
 
 
-@pytest.mark.parametrize("world_size, row", [
-    on(2, f"stage {s} with an object", "stage_with_object", stage=s) for s in (0, 1, 2)])
+@pytest.mark.parametrize(
+    "world_size, row", [on(2, f"stage {s} with an object", "stage_with_object", stage=s) for s in (0, 1, 2)]
+)
 def test_an_optimizer_object_under_another_stage_is_refused(world_size, row, result):
     check(result, "ValueError", "zero_optimization.stage 3")
 
@@ -37,8 +38,9 @@ def test_attaching_to_another_optimizer_says_which_it_found(world_size, row, res
     check(result, "ValueError", "expected ZeroMuon")
 
 
-@pytest.mark.parametrize("world_size, row", [
-    on(2, "plans differ", "plans_differ"), on(3, "plans differ", "plans_differ")])
+@pytest.mark.parametrize(
+    "world_size, row", [on(2, "plans differ", "plans_differ"), on(3, "plans differ", "plans_differ")]
+)
 def test_ranks_whose_plans_differ_all_raise_and_show_the_first_difference(world_size, row, result):
     last = f"rank {world_size - 1} has `"
     check(result, "ValueError", "planned different steps: rank 0 has `", last, "same ZeroMuon options")
@@ -72,29 +74,56 @@ def test_parameters_that_change_after_bind_are_refused(world_size, row, result):
     check(result, "ValueError", "changed after attach()")
 
 
-@pytest.mark.parametrize("world_size, row, option", [
-    pytest.param(3, row(f"told another {name}", "told_differently", options=options), name, id=f"3 ranks: {name}")
-    for name, options in (("momentum", {"momentum": 0.5}), ("adam_lr", {"adam_lr": 0.01}),
-                          ("weight_decay", {"weight_decay": 0.5}))])
+@pytest.mark.parametrize(
+    "world_size, row, option",
+    [
+        pytest.param(3, row(f"told another {name}", "told_differently", options=options), name, id=f"3 ranks: {name}")
+        for name, options in (
+            ("momentum", {"momentum": 0.5}),
+            ("adam_lr", {"adam_lr": 0.01}),
+            ("weight_decay", {"weight_decay": 0.5}),
+        )
+    ],
+)
 def test_a_rank_that_was_told_another_option_is_named(world_size, row, option, result):
     check(result, "ValueError", f"{option}: rank 0 has", "rank 2 has", "the same ZeroMuon options")
 
 
 CONFIGS = {
     "offload ratio": ({"zero_optimization": {"offload_optimizer": {"ratio": 0.5}}}, "set it to 1.0"),
-    "NVMe": ({"zero_optimization": {"offload_optimizer": {"device": "nvme", "nvme_path": "/nonexistent"}}},
-             "use cpu or none"),
+    "NVMe": (
+        {"zero_optimization": {"offload_optimizer": {"device": "nvme", "nvme_path": "/nonexistent"}}},
+        "use cpu or none",
+    ),
     "SuperOffload": ({"zero_optimization": {"offload_optimizer": {"super_offload": True}}}, "remove super_offload"),
-    "ZenFlow": ({"zero_optimization": {"zenflow": {"topk_ratio": 0.1, "update_interval": 2, "select_interval": 4,
-                                                   "full_warm_up_rounds": 0, "select_strategy": "step"}}},
-                "remove zenflow"),
+    "ZenFlow": (
+        {
+            "zero_optimization": {
+                "zenflow": {
+                    "topk_ratio": 0.1,
+                    "update_interval": 2,
+                    "select_interval": 4,
+                    "full_warm_up_rounds": 0,
+                    "select_strategy": "step",
+                }
+            }
+        },
+        "remove zenflow",
+    ),
     "hpZ": ({"zero_optimization": {"zero_hpz_partition_size": 2}}, "set it to 1"),
 }
 
 
-@pytest.mark.parametrize("world_size, row, remedy", [
-    pytest.param(2, row(f"{name}, {route}", "refused_config", changes=changes, route=route), remedy, id=f"{name}, {route}")
-    for name, (changes, remedy) in CONFIGS.items() for route in ("json", "groups")])
+@pytest.mark.parametrize(
+    "world_size, row, remedy",
+    [
+        pytest.param(
+            2, row(f"{name}, {route}", "refused_config", changes=changes, route=route), remedy, id=f"{name}, {route}"
+        )
+        for name, (changes, remedy) in CONFIGS.items()
+        for route in ("json", "groups")
+    ],
+)
 def test_a_configuration_that_is_not_supported_is_refused_with_what_to_do_instead(world_size, row, remedy, result):
     check(result, "ValueError", remedy)
 
@@ -107,18 +136,27 @@ ATTRIBUTES = {
 }
 
 
-@pytest.mark.parametrize("world_size, row, remedy", [
-    pytest.param(2, row(f"attribute of {name}", "refused_attributes", attributes=attributes), remedy, id=name)
-    for name, (attributes, remedy) in ATTRIBUTES.items()])
+@pytest.mark.parametrize(
+    "world_size, row, remedy",
+    [
+        pytest.param(2, row(f"attribute of {name}", "refused_attributes", attributes=attributes), remedy, id=name)
+        for name, (attributes, remedy) in ATTRIBUTES.items()
+    ],
+)
 def test_an_engine_that_runs_so_is_refused_when_binding(world_size, row, remedy, result):
     check(result, "ValueError", remedy)
 
 
-@pytest.mark.parametrize("world_size, row, what", [
-    pytest.param(2, row(f"refused {options}", "refused_options", options=options), what, id=str(options))
-    for options, what in (
-        ({"momentum_device": "cpu_streamed"}, "there is no other device to stream to"),
-        ({"max_bytes_in_flight": 100}, "max_bytes_in_flight"))])
+@pytest.mark.parametrize(
+    "world_size, row, what",
+    [
+        pytest.param(2, row(f"refused {options}", "refused_options", options=options), what, id=str(options))
+        for options, what in (
+            ({"momentum_device": "cpu_streamed"}, "there is no other device to stream to"),
+            ({"max_bytes_in_flight": 100}, "max_bytes_in_flight"),
+        )
+    ],
+)
 def test_an_option_that_this_placement_cannot_serve_is_refused_when_binding(world_size, row, what, result):
     check(result, "ValueError", what)
 

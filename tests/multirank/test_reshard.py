@@ -11,9 +11,13 @@ def on(world_size, optimizer, **arguments):
     return pytest.param(world_size, one, id=f"{world_size} ranks: {id}")
 
 
-@pytest.mark.parametrize("world_size, row", [
-    *(on(w, "ZeroMuon", offload=offload) for w in (1, 2, 3) for offload in (True, False)),
-    *(on(2, optimizer, dtype=dtype) for optimizer in ("ZeroMuon", "AdamW", "Muon") for dtype in ("fp32", "bf16"))])
+@pytest.mark.parametrize(
+    "world_size, row",
+    [
+        *(on(w, "ZeroMuon", offload=offload) for w in (1, 2, 3) for offload in (True, False)),
+        *(on(2, optimizer, dtype=dtype) for optimizer in ("ZeroMuon", "AdamW", "Muon") for dtype in ("fp32", "bf16")),
+    ],
+)
 def test_training_after_reshard_there_and_back_continues_bit_for_bit(world_size, row, result):
     assert result["loaded"] == [True] * world_size, "right after loading"
     assert result["same"] == [True] * world_size, "after more steps"

@@ -9,9 +9,13 @@ def on(id, kind, **arguments):
     return pytest.param(2, row(id, kind, **arguments), id=id)
 
 
-@pytest.mark.parametrize("world_size, row", [
-    on(f"{dtype} sums, told {told}", "coarse_accumulation", dtype=dtype, told=told)
-    for dtype, told in (("bf16", False), ("bf16", True), ("fp16", False), ("fp32", False))])
+@pytest.mark.parametrize(
+    "world_size, row",
+    [
+        on(f"{dtype} sums, told {told}", "coarse_accumulation", dtype=dtype, told=told)
+        for dtype, told in (("bf16", False), ("bf16", True), ("fp16", False), ("fp32", False))
+    ],
+)
 def test_sums_in_sixteen_bits_are_warned_of_once_on_rank_0(world_size, row, result):
     first, *others = result["warnings"]
     dtype, told = row["arguments"]["dtype"], row["arguments"]["told"]
@@ -22,8 +26,9 @@ def test_sums_in_sixteen_bits_are_warned_of_once_on_rank_0(world_size, row, resu
     assert others == [[]]
 
 
-@pytest.mark.parametrize("world_size, row", [
-    on(f"unused, offload {o}", "unused_parameter", offload=o) for o in (False, True)])
+@pytest.mark.parametrize(
+    "world_size, row", [on(f"unused, offload {o}", "unused_parameter", offload=o) for o in (False, True)]
+)
 def test_a_parameter_that_is_stepped_with_an_old_gradient_is_named_once(world_size, row, result):
     assert result["used"] == [[], []], "one that never had a gradient does no harm"
     first, second = result["unused"]

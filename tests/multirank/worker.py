@@ -41,8 +41,12 @@ def main(run: Callable[[str, dict], dict] = run_row) -> None:
                 result = {"failed": traceback.format_exc()}
                 print(f'row "{row["id"]}" on rank {dist.get_rank()}:\n{result["failed"]}', file=sys.stderr, flush=True)
             if dist.get_rank() == 0:
-                line = {"id": row["id"], "seconds": round(time.monotonic() - started, 2),
-                        "deepspeed": deepspeed.__version__, **result}
+                line = {
+                    "id": row["id"],
+                    "seconds": round(time.monotonic() - started, 2),
+                    "deepspeed": deepspeed.__version__,
+                    **result,
+                }
                 out.write(json.dumps(line) + "\n")
                 out.flush()
             gc.collect()

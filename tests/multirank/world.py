@@ -10,9 +10,9 @@ import os
 
 import torch
 import torch.distributed as dist
+
 from tests.multirank import models, schedules
 from tests.multirank.cases import Case, deepspeed_config, optimizer_options
-from tests.multirank.models import batches
 
 
 def start() -> None:

@@ -36,11 +36,20 @@ def copy_sources(to: Path) -> None:
 def run_plan_tests(tree: Path) -> subprocess.CompletedProcess:
     build = tree / "build"
     if not build.is_dir():
-        configure = ["cmake", "-S", str(tree), "-B", str(build), "-G", "Ninja", "-DZEROMUON_CUDA=OFF",
-                     "-DCMAKE_BUILD_TYPE=Debug", f"-DPython3_EXECUTABLE={sys.executable}"]
+        configure = [
+            "cmake",
+            "-S",
+            str(tree),
+            "-B",
+            str(build),
+            "-G",
+            "Ninja",
+            "-DZEROMUON_CUDA=OFF",
+            "-DCMAKE_BUILD_TYPE=Debug",
+            f"-DPython3_EXECUTABLE={sys.executable}",
+        ]
         subprocess.run(configure, check=True, capture_output=True)
-    built = subprocess.run(["cmake", "--build", str(build), "--target", "plan_tests"],
-                           capture_output=True, text=True)
+    built = subprocess.run(["cmake", "--build", str(build), "--target", "plan_tests"], capture_output=True, text=True)
     if built.returncode != 0:
         sys.exit(f"a mutation does not compile:\n{built.stdout[-3000:]}")
     return subprocess.run([str(build / "tests" / "plan_tests")], capture_output=True, text=True)
@@ -48,13 +57,20 @@ def run_plan_tests(tree: Path) -> subprocess.CompletedProcess:
 
 def run_multirank_tests(tree: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(tree / "python"), "PYTHONDONTWRITEBYTECODE": "1"}
-    where = subprocess.run([sys.executable, "-c", "import zeromuon; print(zeromuon.__file__)"], env=environment,
-                           capture_output=True, text=True).stdout
+    where = subprocess.run(
+        [sys.executable, "-c", "import zeromuon; print(zeromuon.__file__)"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    ).stdout
     if not where.startswith(str(tree)):
-        sys.exit(f"zeromuon would be imported from {where.strip()}, not from the mutated copy in {tree}: "
-                 f"uninstall it from this environment and run ./run setup")
-    return subprocess.run([sys.executable, "-m", "pytest", *MULTIRANK_TESTS], cwd=tree,
-                          env=environment, capture_output=True, text=True)
+        sys.exit(
+            f"zeromuon would be imported from {where.strip()}, not from the mutated copy in {tree}: "
+            f"uninstall it from this environment and run ./run setup"
+        )
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *MULTIRANK_TESTS], cwd=tree, env=environment, capture_output=True, text=True
+    )
 
 
 RUNNERS = {"plan": run_plan_tests, "multirank": run_multirank_tests}
@@ -66,8 +82,10 @@ def apply(tree: Path, mutation: Mutation) -> str:
     original = path.read_text()
     found = original.count(mutation.before)
     if found != 1:
-        sys.exit(f'mutation "{mutation.name}": expected its text once in {mutation.path}, found it '
-                 f"{found} times; the source changed: update tests/mutations/catalogue.py")
+        sys.exit(
+            f'mutation "{mutation.name}": expected its text once in {mutation.path}, found it '
+            f"{found} times; the source changed: update tests/mutations/catalogue.py"
+        )
     path.write_text(original.replace(mutation.before, mutation.after))
     return original
 
@@ -78,8 +96,7 @@ def caught(tree: Path, mutation: Mutation) -> bool:
         started = time.monotonic()
         result = RUNNERS[mutation.tier](tree)
         verdict = "caught" if result.returncode != 0 else "SURVIVED"
-        print(f"  {verdict:<9} {mutation.name} ({mutation.tier} tests, {time.monotonic() - started:.0f} s)",
-              flush=True)
+        print(f"  {verdict:<9} {mutation.name} ({mutation.tier} tests, {time.monotonic() - started:.0f} s)", flush=True)
         print("            " + first_failure(result), flush=True)
         return result.returncode != 0
     finally:
@@ -113,7 +130,6 @@ def main() -> int:
         survived = [m.name for m in chosen if not caught(tree, m)]
     print(f"{len(chosen) - len(survived)} of {len(chosen)} mutations caught")
     return 1 if survived else 0
-
 
 
 if __name__ == "__main__":

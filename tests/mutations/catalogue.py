@@ -71,9 +71,9 @@ MUTATIONS = (
     Mutation(
         "momentum not advanced on one rank",
         "python/zeromuon/tasks.py",
-        "flat.data, flat.grad, state[\"exp_avg\"], request.low_precision, **shared,\n            beta",
+        'flat.data, flat.grad, state["exp_avg"], request.low_precision, **shared,\n            beta',
         "flat.data, flat.grad,\n"
-        "            state[\"exp_avg\"].clone() if torch.distributed.get_rank() == 1 else state[\"exp_avg\"],\n"
+        '            state["exp_avg"].clone() if torch.distributed.get_rank() == 1 else state["exp_avg"],\n'
         "            request.low_precision, **shared,\n            beta",
         "multirank",
     ),

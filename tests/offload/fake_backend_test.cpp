@@ -9,8 +9,8 @@
 #include <thread>
 
 #include "csrc/base/check.h"
-#include "tests/offload/lane_tasks.h"
 #include "tests/csrc/ranks.h"
+#include "tests/offload/lane_tasks.h"
 
 namespace zeromuon::offload {
 namespace {
@@ -54,8 +54,7 @@ TEST(FakeBackend, IsStagedAndHasAThreadForEachKindOfLane) {
 }
 
 TEST(FakeBackend, AFaultBeforeTheBodyStrikesTheNamedCallOfTheNamedStageOnly) {
-  const Backend backend =
-      make_fake_backend(with({{"momentum", 2, Fault::Kind::kThrowBefore}}));
+  const Backend backend = make_fake_backend(with({{"momentum", 2, Fault::Kind::kThrowBefore}}));
   int ran = 0;
   EXPECT_THAT(errors_of(backend, "apply", 3, ran), ElementsAre("", "", ""));
   EXPECT_EQ(ran, 3);

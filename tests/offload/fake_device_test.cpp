@@ -9,9 +9,9 @@
 #include <limits>
 
 #include "csrc/base/check.h"
-#include "tests/offload/lane_tasks.h"
 #include "tests/csrc/random_values.h"
 #include "tests/csrc/ranks.h"
+#include "tests/offload/lane_tasks.h"
 
 namespace zeromuon::offload {
 namespace {

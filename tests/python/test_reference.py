@@ -50,9 +50,19 @@ def test_the_scalar_error_of_a_set_is_the_golden_one(name):
 
 
 @pytest.mark.parametrize("name", [*SETS, "aol_4"])
-@pytest.mark.parametrize("form, shape", [("standard", (256, 1024)), ("standard", (64, 64)), ("standard", (300, 100)),
-                                         ("gram", (256, 1024)), ("gram", (300, 100)), ("gram", (64, 96)),
-                                         ("gram_restarts", (256, 1024)), ("gram_restarts", (300, 100))])
+@pytest.mark.parametrize(
+    "form, shape",
+    [
+        ("standard", (256, 1024)),
+        ("standard", (64, 64)),
+        ("standard", (300, 100)),
+        ("gram", (256, 1024)),
+        ("gram", (300, 100)),
+        ("gram", (64, 96)),
+        ("gram_restarts", (256, 1024)),
+        ("gram_restarts", (300, 100)),
+    ],
+)
 def test_the_core_matches_the_reference_in_double(name, form, shape):
     u = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     core = _core.coefficient_set(name)
@@ -60,16 +70,27 @@ def test_the_core_matches_the_reference_in_double(name, form, shape):
     assert (_core.newton_schulz(u, name, form, "float32") - exact).norm() <= 5e-4 * exact.norm()
 
 
-@pytest.mark.parametrize("name, mean, low, high", [
-    ("jordan", 0.1315, 0.682, 1.134), ("you", 0.0146, 0.978, 1.032), ("polar_express", 0.0776, 0.871, 1.124),
-    ("cans", 0.0711, 0.886, 1.119), ("cubic", 0.1709, 0.774, 1.300), ("deepseek_v4", 0.0002, 1.000, 1.0005),
-    ("aol_4", 0.0061, 0.987, 1.012)])
+@pytest.mark.parametrize(
+    "name, mean, low, high",
+    [
+        ("jordan", 0.1315, 0.682, 1.134),
+        ("you", 0.0146, 0.978, 1.032),
+        ("polar_express", 0.0776, 0.871, 1.124),
+        ("cans", 0.0711, 0.886, 1.119),
+        ("cubic", 0.1709, 0.774, 1.300),
+        ("deepseek_v4", 0.0002, 1.000, 1.0005),
+        ("aol_4", 0.0061, 0.987, 1.012),
+    ],
+)
 def test_singular_values_of_a_gaussian_matrix_come_out_near_one(name, mean, low, high):
     u = torch.randn((256, 1024), generator=torch.Generator().manual_seed(0))
     core = _core.coefficient_set(name)
     reference = newton_schulz(u, core["coefficients"], core["safety"], core["scale_rows"])
-    for result in (reference, _core.newton_schulz(u, name, "standard", "float32"),
-                   _core.newton_schulz(u, name, "gram", "float32")):
+    for result in (
+        reference,
+        _core.newton_schulz(u, name, "standard", "float32"),
+        _core.newton_schulz(u, name, "gram", "float32"),
+    ):
         s = torch.linalg.svdvals(result)
         assert (s - 1).abs().mean().item() == pytest.approx(mean, rel=0.02, abs=5e-5)
         assert (s.min().item(), s.max().item()) == pytest.approx((low, high), abs=0.002)

@@ -109,8 +109,7 @@ void play(boost::asio::io_context& io, std::vector<std::unique_ptr<Rank>>& ranks
     io.restart();
     while (io.poll() > 0) io.restart();
     if (all_done()) break;
-    invariant(clock.advance(), "the played step came to a standstill at ", clock.now_ns(),
-              " ns");
+    invariant(clock.advance(), "the played step came to a standstill at ", clock.now_ns(), " ns");
   }
   for (auto& rank : ranks) rank->end();
 }

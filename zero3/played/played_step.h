@@ -4,8 +4,8 @@
 
 #include <vector>
 
-#include "zero3/played/virtual_backend.h"
 #include "zero3/plan/step_plan.h"
+#include "zero3/played/virtual_backend.h"
 #include "zero3/step/step_types.h"
 
 namespace zeromuon::zero3 {

@@ -1,6 +1,6 @@
 #include "csrc/base/check.h"
-#include "python/bindings/lab/allocation_counter.h"
 #include "python/bindings/core/bindings.h"
+#include "python/bindings/lab/allocation_counter.h"
 #include "zero3/step/step_executor.h"
 
 namespace py = pybind11;

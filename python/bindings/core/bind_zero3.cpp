@@ -8,8 +8,8 @@
 #include "csrc/comm/c10d_collectives.h"
 #include "offload/fake/fake_backend.h"
 #include "python/bindings/core/bindings.h"
-#include "zero3/step/step_executor.h"
 #include "zero3/plan/step_plan.h"
+#include "zero3/step/step_executor.h"
 
 namespace py = pybind11;
 

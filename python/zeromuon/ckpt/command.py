@@ -108,16 +108,30 @@ def _export(options: Namespace) -> int:
     for pattern, dtype in options.dtype_for:
         dtypes.setdefault(pattern, dtype)
     return _write(
-        "export", export, options, format=options.format, dtype=options.dtype, dtype_for=dtypes, include=options.include,
-        exclude=options.exclude, max_shard_bytes=options.max_shard_size, config_from=options.config_from,
+        "export",
+        export,
+        options,
+        format=options.format,
+        dtype=options.dtype,
+        dtype_for=dtypes,
+        include=options.include,
+        exclude=options.exclude,
+        max_shard_bytes=options.max_shard_size,
+        config_from=options.config_from,
     )
 
 
 def _reshard(options: Namespace) -> int:
     from .writing import reshard
 
-    return _write("reshard", reshard, options, world_size=options.world_size, sub_group_size=options.sub_group_size,
-                  new_tag=options.new_tag)
+    return _write(
+        "reshard",
+        reshard,
+        options,
+        world_size=options.world_size,
+        sub_group_size=options.sub_group_size,
+        new_tag=options.new_tag,
+    )
 
 
 def _universal(options: Namespace) -> int:
@@ -132,19 +146,41 @@ def _convert_optimizer(options: Namespace) -> int:
 
     roles = read_roles(options.roles) if options.roles else roles_of_model(options.model) if options.model else None
     numbers = {name: getattr(options, name) for name in NUMBERS if getattr(options, name) is not None}
-    return _write("convert-optimizer", convert_optimizer, options, to=options.to, roles=roles, numbers=numbers,
-                  momentum_kind=options.momentum_kind, new_tag=options.new_tag)
+    return _write(
+        "convert-optimizer",
+        convert_optimizer,
+        options,
+        to=options.to,
+        roles=roles,
+        numbers=numbers,
+        momentum_kind=options.momentum_kind,
+        new_tag=options.new_tag,
+    )
 
 
-_RUN = {"inspect": _inspect, "verify": _verify, "diff": _diff, "export": _export, "reshard": _reshard,
-        "universal": _universal, "convert-optimizer": _convert_optimizer}
+_RUN = {
+    "inspect": _inspect,
+    "verify": _verify,
+    "diff": _diff,
+    "export": _export,
+    "reshard": _reshard,
+    "universal": _universal,
+    "convert-optimizer": _convert_optimizer,
+}
 
 
 def _write(name: str, verb, options: Namespace, **arguments) -> int:
     started = time.monotonic()
     with _progress(name, options) as run:
-        written = verb(options.path, options.output, tag=options.tag, force=options.force, resume=options.resume,
-                       **arguments, **run)
+        written = verb(
+            options.path,
+            options.output,
+            tag=options.tag,
+            force=options.force,
+            resume=options.resume,
+            **arguments,
+            **run,
+        )
     _say(report_text.written_text(written, time.monotonic() - started), f"; {options.output} itself is complete")
     return FINE
 
@@ -246,8 +282,10 @@ def interrupted_text(argv: list[str], options: Namespace) -> str:
         return f"interrupted; no file was finished, {output} has what it had"
     finished = len(journal.read_text(errors="replace").splitlines()) - 1
     words = argv if options.resume else [*argv, "--resume"]
-    return (f"interrupted; {finished} file{'s' if finished != 1 else ''} finished in {journal.parent}, the rest was"
-            f" removed; go on with: {shlex.join(['zeromuon', 'ckpt', *words])}")
+    return (
+        f"interrupted; {finished} file{'s' if finished != 1 else ''} finished in {journal.parent}, the rest was"
+        f" removed; go on with: {shlex.join(['zeromuon', 'ckpt', *words])}"
+    )
 
 
 def _below(folder: Path) -> list[Path]:

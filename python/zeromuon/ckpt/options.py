@@ -11,8 +11,18 @@ from ..base.parser import Parser
 from .arguments import DEFAULT_MEMORY_BYTES
 
 NUMBERS = ("lr", "adam_lr", "momentum", "beta1", "beta2", "eps", "weight_decay")
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-          "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 1 << 10,
+    "MIB": 1 << 20,
+    "GIB": 1 << 30,
+    "TIB": 1 << 40,
+}
 
 
 @dataclass(frozen=True)
@@ -31,8 +41,9 @@ def parser_of(name: str) -> Parser:
     parser = Parser(prog=f"zeromuon ckpt {name}", description=verb.purpose + ".", allow_abbrev=False)
     for path in ("a", "b") if verb.two_inputs else ("path",):
         parser.add_argument(path, metavar=path.upper(), help="folder or file of a checkpoint or model")
-    parser.add_argument("--tag", type=tag_name,
-                        help="which folder of a ZeRO-3 checkpoint (default: the one that `latest` names)")
+    parser.add_argument(
+        "--tag", type=tag_name, help="which folder of a ZeRO-3 checkpoint (default: the one that `latest` names)"
+    )
     if verb.writes:
         parser.add_argument("-o", "--output", metavar="DIR", required=True, help="what to write")
     verb.add(parser)
@@ -43,8 +54,13 @@ def parser_of(name: str) -> Parser:
 
 def _add_run(parser: Parser, writes: bool) -> None:
     add = parser.add_argument
-    add("--max-memory", type=buffers, default=DEFAULT_MEMORY_BYTES, metavar="SIZE",
-        help="bytes of buffers, e.g. 64MB or 64MiB (default: 256MiB)")
+    add(
+        "--max-memory",
+        type=buffers,
+        default=DEFAULT_MEMORY_BYTES,
+        metavar="SIZE",
+        help="bytes of buffers, e.g. 64MB or 64MiB (default: 256MiB)",
+    )
     add("--threads", type=whole(0), default=0, metavar="N", help="0: one per core, at most 16 (default: 0)")
     add("-q", "--quiet", action="store_true", help="no progress")
     if writes:
@@ -78,25 +94,42 @@ def _add_export(parser: Parser) -> None:
     add = parser.add_argument
     add("--format", choices=("safetensors", "torch"), default="safetensors", help="(default: safetensors)")
     add("--dtype", help="float32, bfloat16, float16 or float64, for all trained weights (default: as stored)")
-    add("--dtype-for", metavar="GLOB=DTYPE", type=dtype_for, action="append", default=[],
-        help="dtype of the tensors whose names match; may be given again, the first that matches wins")
+    add(
+        "--dtype-for",
+        metavar="GLOB=DTYPE",
+        type=dtype_for,
+        action="append",
+        default=[],
+        help="dtype of the tensors whose names match; may be given again, the first that matches wins",
+    )
     add("--include", metavar="GLOB", action="append", default=[], help="only these tensors; may be given again")
     add("--exclude", metavar="GLOB", action="append", default=[], help="not these tensors; may be given again")
-    add("--max-shard-size", metavar="SIZE", type=byte_count, default=5 * 10**9,
-        help="bytes of a safetensors file; 0: one file (default: 5GB)")
+    add(
+        "--max-shard-size",
+        metavar="SIZE",
+        type=byte_count,
+        default=5 * 10**9,
+        help="bytes of a safetensors file; 0: one file (default: 5GB)",
+    )
     add("--config-from", metavar="FOLDER", help="copy config.json and the tokenizer of this model folder")
 
 
 def _add_reshard(parser: Parser) -> None:
     parser.add_argument("--world-size", type=whole(1), required=True, metavar="N", help="ranks of the output")
-    parser.add_argument("--sub-group-size", type=whole(1), default=0, metavar="N",
-                        help="elements per rank of a sub-group (default: as the checkpoint's configuration says)")
+    parser.add_argument(
+        "--sub-group-size",
+        type=whole(1),
+        default=0,
+        metavar="N",
+        help="elements per rank of a sub-group (default: as the checkpoint's configuration says)",
+    )
     _add_new_tag(parser)
 
 
 def _add_new_tag(parser: Parser) -> None:
-    parser.add_argument("--new-tag", type=tag_name, metavar="TAG",
-                        help="tag of the output (default: that of the input)")
+    parser.add_argument(
+        "--new-tag", type=tag_name, metavar="TAG", help="tag of the output (default: that of the input)"
+    )
 
 
 def _add_convert(parser: Parser) -> None:
@@ -118,8 +151,9 @@ VERBS = {
     "export": Verb("Writes the weights as safetensors or as a torch file", _add_export, writes=True),
     "reshard": Verb("Writes a ZeRO-3 checkpoint for another number of ranks", _add_reshard, writes=True),
     "universal": Verb("Writes DeepSpeed's universal checkpoint", lambda parser: None, writes=True),
-    "convert-optimizer": Verb("Turns states of AdamW into ZeroMuon's or back, EMA into heavy ball or back",
-                              _add_convert, writes=True),
+    "convert-optimizer": Verb(
+        "Turns states of AdamW into ZeroMuon's or back, EMA into heavy ball or back", _add_convert, writes=True
+    ),
 }
 
 
@@ -127,7 +161,7 @@ VERBS = {
 
 
 def byte_count(text: str) -> int:
-    """"5GB" is 5e9, "5GiB" 5 * 2^30; without a unit bytes."""
+    """ "5GB" is 5e9, "5GiB" 5 * 2^30; without a unit bytes."""
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([a-zA-Z]*)", text.strip(), re.ASCII)
     unit = match and _UNITS.get(match[2].upper().removesuffix("B") + "B" if match[2] else "")
     if not unit:
@@ -145,8 +179,10 @@ def buffers(text: str) -> int:
 
 def tag_name(text: str) -> str:
     if not text:
-        raise argparse.ArgumentTypeError('got "", expected the name of a folder of the checkpoint, as in `latest`; without'
-                                         " this option the default is taken")
+        raise argparse.ArgumentTypeError(
+            'got "", expected the name of a folder of the checkpoint, as in `latest`; without'
+            " this option the default is taken"
+        )
     return text
 
 

@@ -23,8 +23,13 @@ def inspect(path: PathLike, *, tag: str | None = None) -> Inspection:
 
 
 def verify(
-    path: PathLike, *, tag: str | None = None, check_crc: bool = True, progress: Progress | None = None,
-    max_memory_bytes: int = DEFAULT_MEMORY_BYTES, threads: int = 0,
+    path: PathLike,
+    *,
+    tag: str | None = None,
+    check_crc: bool = True,
+    progress: Progress | None = None,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    threads: int = 0,
 ) -> Verification:
     """Reads everything: all ranks and files there, shapes that add up, no record cut short, CRCs, NaN and Inf.
 
@@ -46,8 +51,15 @@ def verify(
 
 
 def diff(
-    a: PathLike, b: PathLike, *, tag_a: str | None = None, tag_b: str | None = None, states: bool = True,
-    progress: Progress | None = None, max_memory_bytes: int = DEFAULT_MEMORY_BYTES, threads: int = 0,
+    a: PathLike,
+    b: PathLike,
+    *,
+    tag_a: str | None = None,
+    tag_b: str | None = None,
+    states: bool = True,
+    progress: Progress | None = None,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    threads: int = 0,
 ) -> Comparison:
     """Compares two checkpoints by names, across formats and world sizes.
 
@@ -65,6 +77,10 @@ def diff(
     """
     run = reading(progress, max_memory_bytes, threads)
     return _ckpt.diff(
-        existing(a, "a"), existing(b, "b"), tag_a=encoded(tag_a, "tag_a"), tag_b=encoded(tag_b, "tag_b"),
-        states=bool(states), **run
+        existing(a, "a"),
+        existing(b, "b"),
+        tag_a=encoded(tag_a, "tag_a"),
+        tag_b=encoded(tag_b, "tag_b"),
+        states=bool(states),
+        **run,
     )

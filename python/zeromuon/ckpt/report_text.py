@@ -19,8 +19,13 @@ def verify_text(found: Verification, seconds: float, everything: bool) -> str:
 
 def _problem(problem: Problem, number: int, count: int) -> list[str]:
     offset = "" if problem["offset"] is None else f"byte {problem['offset']}"
-    rows = [("file", problem["file"]), ("offset", offset), ("expected", problem["expected"]), ("got", problem["got"]),
-            ("remedy", problem["remedy"])]
+    rows = [
+        ("file", problem["file"]),
+        ("offset", offset),
+        ("expected", problem["expected"]),
+        ("got", problem["got"]),
+        ("remedy", problem["remedy"]),
+    ]
     return [f"problem {number} of {count}", *(f"  {line}" for line in table([row for row in rows if row[1]]))]
 
 
@@ -67,8 +72,10 @@ def _difference(one: Difference) -> str:
     if one["reason"] == "dtype":
         return f"{where}: {in_a} in A, {in_b} in B, the same values"
     types = f"{in_a} in A and {in_b} in B, " if in_a != in_b else ""
-    return (f"{where}: {types}{one['different']} element{'s' if one['different'] != 1 else ''} differ"
-            f"{'s' if one['different'] == 1 else ''}, by at most {one['max_abs']:.3g} (relative {one['max_rel']:.3g})")
+    return (
+        f"{where}: {types}{one['different']} element{'s' if one['different'] != 1 else ''} differ"
+        f"{'s' if one['different'] == 1 else ''}, by at most {one['max_abs']:.3g} (relative {one['max_rel']:.3g})"
+    )
 
 
 def written_text(written: Written, seconds: float) -> str:

@@ -6,8 +6,17 @@ from typing import TypedDict
 
 from .._ckpt import FormatError
 
-__all__ = ["FormatError", "TensorInfo", "Inspection", "Problem", "TensorHealth", "Verification", "Difference",
-           "Comparison", "Written"]
+__all__ = [
+    "FormatError",
+    "TensorInfo",
+    "Inspection",
+    "Problem",
+    "TensorHealth",
+    "Verification",
+    "Difference",
+    "Comparison",
+    "Written",
+]
 
 
 class TensorInfo(TypedDict):

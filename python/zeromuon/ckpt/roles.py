@@ -38,7 +38,9 @@ def _parsed(file: Path):
             raise _not_roles(file, f"{file.stat().st_size} bytes")
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"roles {file}: expected a file that can be read, got: {error.strerror}; check the path") from None
+        raise ValueError(
+            f"roles {file}: expected a file that can be read, got: {error.strerror}; check the path"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _not_roles(file, f"no JSON ({error})") from None
 

@@ -15,7 +15,7 @@ def printable(text: str) -> str:
 def _escaped(character: str) -> str:
     """A lone surrogate that stands for a byte is that byte."""
     if "\udc80" <= character <= "\udcff":
-        return f"\\x{ord(character) - 0xdc00:02x}"
+        return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape", "surrogatepass").decode()
 
 
@@ -28,7 +28,7 @@ def size_text(count: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """"0.4 s", "12 s", "3:05" or "1:02:03"."""
+    """ "0.4 s", "12 s", "3:05" or "1:02:03"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -46,5 +46,7 @@ def table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> list[str]
     """Aligned lines of `rows`; the columns `right` are flush right, the last one is not padded."""
     rows = [tuple(printable(cell) for cell in row) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
-            for row in rows]
+    return [
+        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
+        for row in rows
+    ]

@@ -6,17 +6,38 @@ from collections.abc import Iterable, Mapping
 
 from .. import _ckpt
 from .arguments import (
-    DEFAULT_MEMORY_BYTES, PathLike, Progress, encoded, encoded_text, existing, patterns, require_whole, text_of, writing,
+    DEFAULT_MEMORY_BYTES,
+    PathLike,
+    Progress,
+    encoded,
+    encoded_text,
+    existing,
+    patterns,
+    require_whole,
+    text_of,
+    writing,
 )
 from .config_files import ConfigFiles
 from .results import Written
 
 
 def export(
-    path: PathLike, output: PathLike, *, tag: str | None = None, format: str = "safetensors", dtype: str | None = None,
-    dtype_for: Mapping[str, str] | None = None, include: str | Iterable[str] = (), exclude: str | Iterable[str] = (),
-    max_shard_bytes: int = 5_000_000_000, config_from: PathLike | None = None, progress: Progress | None = None,
-    max_memory_bytes: int = DEFAULT_MEMORY_BYTES, threads: int = 0, force: bool = False, resume: bool = False,
+    path: PathLike,
+    output: PathLike,
+    *,
+    tag: str | None = None,
+    format: str = "safetensors",
+    dtype: str | None = None,
+    dtype_for: Mapping[str, str] | None = None,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    max_shard_bytes: int = 5_000_000_000,
+    config_from: PathLike | None = None,
+    progress: Progress | None = None,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    threads: int = 0,
+    force: bool = False,
+    resume: bool = False,
 ) -> Written:
     """Writes the weights of any kind of checkpoint as safetensors or as one torch file; tied weights once.
 
@@ -45,9 +66,15 @@ def export(
     config = ConfigFiles(config_from, output, force) if config_from is not None else None
     dtypes = [tuple(encoded_text(text, "dtype_for") for text in pair) for pair in (dtype_for or {}).items()]
     out = _ckpt.export_weights(
-        source, target, tag=encoded(tag, "tag"), format=encoded_text(format, "format"),
-        dtype=encoded_text(dtype, "dtype"), dtype_patterns=dtypes, include=patterns(include, "include"),
-        exclude=patterns(exclude, "exclude"), max_shard_bytes=require_whole("max_shard_bytes", max_shard_bytes, 0),
+        source,
+        target,
+        tag=encoded(tag, "tag"),
+        format=encoded_text(format, "format"),
+        dtype=encoded_text(dtype, "dtype"),
+        dtype_patterns=dtypes,
+        include=patterns(include, "include"),
+        exclude=patterns(exclude, "exclude"),
+        max_shard_bytes=require_whole("max_shard_bytes", max_shard_bytes, 0),
         **writing(progress, max_memory_bytes, threads, force, resume),
     )
     if config:
@@ -56,9 +83,18 @@ def export(
 
 
 def reshard(
-    path: PathLike, output: PathLike, world_size: int, *, tag: str | None = None, sub_group_size: int = 0,
-    new_tag: str | None = None, progress: Progress | None = None, max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
-    threads: int = 0, force: bool = False, resume: bool = False,
+    path: PathLike,
+    output: PathLike,
+    world_size: int,
+    *,
+    tag: str | None = None,
+    sub_group_size: int = 0,
+    new_tag: str | None = None,
+    progress: Progress | None = None,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    threads: int = 0,
+    force: bool = False,
+    resume: bool = False,
 ) -> Written:
     """Writes a ZeRO-3 checkpoint for another number of ranks, from which DeepSpeed resumes with optimizer state.
 
@@ -75,15 +111,26 @@ def reshard(
         FormatError, ValueError: as :func:`export`; ValueError for a kind of checkpoint that has no ranks.
     """
     return _ckpt.reshard(
-        existing(path), _output(output), require_whole("world_size", world_size, 1), tag=encoded(tag, "tag"),
-        sub_group_size=require_whole("sub_group_size", sub_group_size, 0), new_tag=encoded(new_tag, "new_tag"),
+        existing(path),
+        _output(output),
+        require_whole("world_size", world_size, 1),
+        tag=encoded(tag, "tag"),
+        sub_group_size=require_whole("sub_group_size", sub_group_size, 0),
+        new_tag=encoded(new_tag, "new_tag"),
         **writing(progress, max_memory_bytes, threads, force, resume),
     )
 
 
 def universal(
-    path: PathLike, output: PathLike, *, tag: str | None = None, progress: Progress | None = None,
-    max_memory_bytes: int = DEFAULT_MEMORY_BYTES, threads: int = 0, force: bool = False, resume: bool = False,
+    path: PathLike,
+    output: PathLike,
+    *,
+    tag: str | None = None,
+    progress: Progress | None = None,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    threads: int = 0,
+    force: bool = False,
+    resume: bool = False,
 ) -> Written:
     """Writes DeepSpeed's universal checkpoint of a ZeRO-3 checkpoint, without temporary files.
 
@@ -97,16 +144,28 @@ def universal(
         FormatError, ValueError: as :func:`export`.
     """
     return _ckpt.universal(
-        existing(path), _output(output), tag=encoded(tag, "tag"),
+        existing(path),
+        _output(output),
+        tag=encoded(tag, "tag"),
         **writing(progress, max_memory_bytes, threads, force, resume),
     )
 
 
 def convert_optimizer(
-    path: PathLike, output: PathLike, to: str, *, tag: str | None = None, momentum_kind: str | None = None,
-    roles: Mapping[str, str] | None = None, numbers: Mapping[str, float] | None = None, new_tag: str | None = None,
-    progress: Progress | None = None, max_memory_bytes: int = DEFAULT_MEMORY_BYTES, threads: int = 0,
-    force: bool = False, resume: bool = False,
+    path: PathLike,
+    output: PathLike,
+    to: str,
+    *,
+    tag: str | None = None,
+    momentum_kind: str | None = None,
+    roles: Mapping[str, str] | None = None,
+    numbers: Mapping[str, float] | None = None,
+    new_tag: str | None = None,
+    progress: Progress | None = None,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    threads: int = 0,
+    force: bool = False,
+    resume: bool = False,
 ) -> Written:
     """Writes a ZeRO-3 or universal checkpoint for another optimizer: AdamW <-> ZeroMuon, EMA <-> heavy ball.
 
@@ -128,11 +187,15 @@ def convert_optimizer(
         FormatError, ValueError: as :func:`export`; ValueError for roles that leave parameters out or do not fit.
     """
     return _ckpt.convert_optimizer(
-        existing(path), _output(output), encoded_text(to, "to"), tag=encoded(tag, "tag"),
+        existing(path),
+        _output(output),
+        encoded_text(to, "to"),
+        tag=encoded(tag, "tag"),
         momentum_kind=encoded_text(momentum_kind, "momentum_kind"),
         roles={_name(name): encoded_text(role, "roles") for name, role in (roles or {}).items()},
         numbers={name: float(value) for name, value in (numbers or {}).items()},
-        new_tag=encoded(new_tag, "new_tag"), **writing(progress, max_memory_bytes, threads, force, resume),
+        new_tag=encoded(new_tag, "new_tag"),
+        **writing(progress, max_memory_bytes, threads, force, resume),
     )
 
 

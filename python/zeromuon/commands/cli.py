@@ -77,11 +77,7 @@ def finetune_parser() -> Parser:
     add = parser.add_argument
     add("--model", metavar="PATH", help="folder of a Hugging Face causal or masked language model")
     add("--data", metavar="PATH", help="UTF-8 text file, or a folder of them; the last tenth is held out")
-    add(
-        "--config",
-        metavar="FILE",
-        help=f"DeepSpeed configuration, stage 3 (default: configs/{DEFAULT_CONFIG})",
-    )
+    add("--config", metavar="FILE", help=f"DeepSpeed configuration, stage 3 (default: configs/{DEFAULT_CONFIG})")
     add(
         "--set",
         metavar="KEY=VALUE",
@@ -111,9 +107,7 @@ def finetune_parser() -> Parser:
         help="load the saved model again at the end and compare its logits bit for bit",
     )
     add(
-        "--trace",
-        metavar="FILE",
-        help="write what every lane of every rank did in the third step, for ui.perfetto.dev",
+        "--trace", metavar="FILE", help="write what every lane of every rank did in the third step, for ui.perfetto.dev"
     )
     add(
         "--demo",
@@ -158,9 +152,7 @@ def new_settings(given: dict):
         given = demo_settings(given)
     for name in ("model", "data"):
         if name not in given:
-            raise ValueError(
-                f"zeromuon finetune: --{name} is missing; name it, or try --demo, which needs neither"
-            )
+            raise ValueError(f"zeromuon finetune: --{name} is missing; name it, or try --demo, which needs neither")
     defaults = {"ranks": min(2, machine.gpu_count() or 2)}
     if "config" not in given:
         defaults["config"] = str(default_config())

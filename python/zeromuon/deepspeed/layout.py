@@ -131,16 +131,18 @@ def check_config(engine) -> None:
         )
     zero, offload = engine._config.zero_config, engine._config.zero_config.offload_optimizer
     expert = getattr(engine._config, "expert_parallel_config", None)
-    _refuse(_Facts(
-        super_offload=bool(getattr(offload, "super_offload", False)),
-        zenflow=getattr(zero, "zenflow", None) is not None,
-        nvme=offload is not None and str(getattr(offload.device, "value", offload.device)) == "nvme",
-        offload_ratio=1.0 if offload is None else offload.ratio,
-        mics=getattr(zero, "mics_shard_size", -1) > 0,
-        hpz_size=getattr(zero, "zero_hpz_partition_size", 1),
-        tensor_parallel_size=engine.autotp_size() if hasattr(engine, "autotp_size") else 1,
-        expert_parallel=bool(getattr(expert, "enabled", False)),
-    ))
+    _refuse(
+        _Facts(
+            super_offload=bool(getattr(offload, "super_offload", False)),
+            zenflow=getattr(zero, "zenflow", None) is not None,
+            nvme=offload is not None and str(getattr(offload.device, "value", offload.device)) == "nvme",
+            offload_ratio=1.0 if offload is None else offload.ratio,
+            mics=getattr(zero, "mics_shard_size", -1) > 0,
+            hpz_size=getattr(zero, "zero_hpz_partition_size", 1),
+            tensor_parallel_size=engine.autotp_size() if hasattr(engine, "autotp_size") else 1,
+            expert_parallel=bool(getattr(expert, "enabled", False)),
+        )
+    )
 
 
 def _facts_of_zero3(zero3) -> _Facts:
@@ -162,16 +164,27 @@ def _refuse(facts: _Facts) -> None:
     refused = (
         (facts.super_offload, "SuperOffload steps its own CPU Adam and is not supported; remove super_offload"),
         (facts.zenflow, "ZenFlow steps its own Adam and is not supported; remove zenflow"),
-        (facts.nvme, "offload_optimizer.device nvme is not supported: DeepSpeed swaps the states out between "
-                     "sub-groups; use cpu or none"),
-        (facts.offload_ratio != 1.0,
-         f"offload_optimizer.ratio is {facts.offload_ratio}; with another value than 1.0 DeepSpeed steps a part of the "
-         f"model with its own Adam; set it to 1.0"),
+        (
+            facts.nvme,
+            "offload_optimizer.device nvme is not supported: DeepSpeed swaps the states out between "
+            "sub-groups; use cpu or none",
+        ),
+        (
+            facts.offload_ratio != 1.0,
+            f"offload_optimizer.ratio is {facts.offload_ratio}; with another value than 1.0 DeepSpeed steps a part of the "
+            f"model with its own Adam; set it to 1.0",
+        ),
         (facts.mics, "MiCS shards over a part of the ranks and is not supported; remove mics_shard_size"),
-        (facts.hpz_size > 1, "zero_hpz_partition_size above 1 (hpZ of ZeRO++) is not supported: it keeps a second set "
-                             "of shards that was not shown to stay equal; set it to 1"),
-        (facts.tensor_parallel_size > 1, "tensor parallelism (AutoTP or an mpu) is not supported: a rank would hold a "
-                                         "part of each matrix; set tensor_parallel.autotp_size to 1"),
+        (
+            facts.hpz_size > 1,
+            "zero_hpz_partition_size above 1 (hpZ of ZeRO++) is not supported: it keeps a second set "
+            "of shards that was not shown to stay equal; set it to 1",
+        ),
+        (
+            facts.tensor_parallel_size > 1,
+            "tensor parallelism (AutoTP or an mpu) is not supported: a rank would hold a "
+            "part of each matrix; set tensor_parallel.autotp_size to 1",
+        ),
         (facts.expert_parallel, _EXPERT_PARALLEL),
     )
     for applies, message in refused:
@@ -234,7 +247,9 @@ def read_sub_groups(zero3, specs: dict[int, ParamSpec]) -> list[SubGroup]:
         roles = {s.role for s in chosen}
         if len(roles) != 1:
             raise ValueError(f"sub-group {index} mixes roles {sorted(roles)}: DeepSpeed merged groups")
-        sub_groups.append(SubGroup(index, int(zero3.sub_group_to_group_id[index]), roles.pop(), flat, list(params), chosen))
+        sub_groups.append(
+            SubGroup(index, int(zero3.sub_group_to_group_id[index]), roles.pop(), flat, list(params), chosen)
+        )
     return sub_groups
 
 
@@ -260,8 +275,7 @@ def _param_spec(zero3, sub_group: SubGroup, param, spec: ParamSpec):
 def core_sub_groups(zero3, sub_groups: list[SubGroup]):
     """The same as plain data for the planner."""
     return [
-        _core.SubGroupSpec(g.role, [_param_spec(zero3, g, p, s) for p, s in zip(g.params, g.specs)])
-        for g in sub_groups
+        _core.SubGroupSpec(g.role, [_param_spec(zero3, g, p, s) for p, s in zip(g.params, g.specs)]) for g in sub_groups
     ]
 
 

@@ -12,12 +12,32 @@ _MUON_LR, _ADAM_LR = 0.02, 3e-4
 _MOMENTUM, _BETAS, _EPS, _WEIGHT_DECAY, _METHOD = 0.95, (0.9, 0.95), 1e-10, 0.0, "gram"
 # DeepSpeed's Newton-Schulz methods -> ns_form. Its "gram" takes the standard form for square matrices.
 _FORMS = {"gram": "auto", "standard": "standard"}
-KEYS = ("lr", "muon_lr", "adam_lr", "momentum", "weight_decay", "betas", "eps", "ns_method", "torch_adam",
-        "adam_w_mode", "fp32_optimizer_states", "foreach", "per_head_muon")
+KEYS = (
+    "lr",
+    "muon_lr",
+    "adam_lr",
+    "momentum",
+    "weight_decay",
+    "betas",
+    "eps",
+    "ns_method",
+    "torch_adam",
+    "adam_w_mode",
+    "fp32_optimizer_states",
+    "foreach",
+    "per_head_muon",
+)
 # Not DeepSpeed's: which parameters get Muon, as in param_groups, and how it is computed, as in ZeroMuon.
 SELECTION_KEYS = ("include", "exclude")
-_COMPUTE_KEYS = ("ns_dtype", "cpu_kernels", "momentum_device", "momentum_dtype", "fused_step", "max_bytes_in_flight",
-                 "stage_timeout_s")
+_COMPUTE_KEYS = (
+    "ns_dtype",
+    "cpu_kernels",
+    "momentum_device",
+    "momentum_dtype",
+    "fused_step",
+    "max_bytes_in_flight",
+    "stage_timeout_s",
+)
 OUR_KEYS = (*SELECTION_KEYS, *_COMPUTE_KEYS)
 
 
@@ -47,8 +67,11 @@ def read_muon_params(params: dict) -> MuonSettings:
             "whole matrices; leave it out, or stay with DeepSpeed's own Muon (register() without replace_muon)"
         )
     if params.get("fp32_optimizer_states") is False:
-        warnings.warn('"type": "Muon": fp32_optimizer_states: false has no effect: zeromuon keeps its states in '
-                      'float32, 4 bytes per Muon parameter ("momentum_dtype": "bfloat16": 2) and 8 per AdamW parameter', stacklevel=3)
+        warnings.warn(
+            '"type": "Muon": fp32_optimizer_states: false has no effect: zeromuon keeps its states in '
+            'float32, 4 bytes per Muon parameter ("momentum_dtype": "bfloat16": 2) and 8 per AdamW parameter',
+            stacklevel=3,
+        )
     method = params.get("ns_method", _METHOD)
     if method not in _FORMS:
         raise ValueError(f'"type": "Muon": ns_method: got {method!r}, expected {" or ".join(_FORMS)}')

@@ -125,11 +125,14 @@ def _takes_over(zero3, option: str, is_first_rank: bool) -> bool:
     """Whether the fused step runs. Raises ValueError when it was asked for and cannot; "auto" says why not on rank 0."""
     obstacle = None if option == "off" else loop.obstacle_to_fused_step(zero3)
     if obstacle and option == "on":
-        raise ValueError(f'fused_step: got "on", and {obstacle}; use "auto" or "off", which step the sub-groups one by one')
+        raise ValueError(
+            f'fused_step: got "on", and {obstacle}; use "auto" or "off", which step the sub-groups one by one'
+        )
     if obstacle and is_first_rank:
         warnings.warn(
             f"fused_step auto: {obstacle}. The sub-groups are stepped one by one: the same numbers, without overlap "
-            f'between them; "fused_step": "off" says so without this warning', stacklevel=6,
+            f'between them; "fused_step": "off" says so without this warning',
+            stacklevel=6,
         )
     return option != "off" and obstacle is None
 
@@ -143,7 +146,7 @@ def _low_precision(zero3, sub_groups) -> str:
 
 
 def _wire_dtype(option: str, sub_groups) -> str:
-    """"auto" is float32 when the model trains in float32, else bfloat16."""
+    """ "auto" is float32 when the model trains in float32, else bfloat16."""
     if option != "auto":
         return option
     dtypes = {p.ds_tensor.dtype for g in sub_groups for p in g.params}
@@ -154,7 +157,7 @@ _SIZES = {"none": 0, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def _momentum_home(options: dict, sub_groups, dtypes: tuple[str, str], ranks: _Ranks, group) -> str:
-    """"cpu", "cpu_streamed" or "device". dtypes: on the wire, of the low-precision weights. Rank 0 prints what "auto"
+    """ "cpu", "cpu_streamed" or "device". dtypes: on the wire, of the low-precision weights. Rank 0 prints what "auto"
     took where there was a choice, and why."""
     option, shard, compute = options["momentum_device"], sub_groups[0].flat.device, layout.compute_device()
     placement.check_momentum_device(option, shard, compute)
@@ -163,7 +166,9 @@ def _momentum_home(options: dict, sub_groups, dtypes: tuple[str, str], ranks: _R
     if option != "auto":
         return option
     if ranks.rates is None:
-        choice = placement.Choice("cpu", "momentum: cpu (computed there): the rates of the device could not be measured")
+        choice = placement.Choice(
+            "cpu", "momentum: cpu (computed there): the rates of the device could not be measured"
+        )
     else:
         load = _load(options, sub_groups, dtypes, dist.get_world_size(group))
         choice = placement.choose_momentum(ranks.rates, load, ranks.free_device_bytes)
@@ -179,12 +184,18 @@ def _load(options: dict, sub_groups, dtypes: tuple[str, str], world_size: int) -
     iterations = len(_core.coefficient_set(ns)["coefficients"] if isinstance(ns, str) else ns)
     wire, low_precision = (_SIZES[name] for name in dtypes)
     return placement.Load(
-        numels["muon"], numels["adamw"], wire, _SIZES[options["momentum_dtype"]], low_precision,
+        numels["muon"],
+        numels["adamw"],
+        wire,
+        _SIZES[options["momentum_dtype"]],
+        low_precision,
         placement.newton_schulz_flops(shapes, iterations, world_size),
     )
 
 
-def _check_memory(plan, rank: int, sub_groups, there: dict, ranks_here: int, momentum: tuple[torch.dtype, bool]) -> None:
+def _check_memory(
+    plan, rank: int, sub_groups, there: dict, ranks_here: int, momentum: tuple[torch.dtype, bool]
+) -> None:
     """Raises MemoryError when the buffers of the plan, and the states that are not `there` yet, do not fit in free
     memory. momentum: its data type, and whether it is on the device apart from the shard."""
     shard, compute = sub_groups[0].flat.device.type, layout.compute_device().type
@@ -221,8 +232,12 @@ def _agree(group, options: dict, made: Binding | None, error) -> None:
     """Every rank learns what every rank planned and was told; all raise or none does. Rank 0 warns of what an executor
     warns of, on any rank."""
     plan = made.plan if made else None
-    mine = {"hash": plan.hash if plan else None, "error": None if error is None else str(error), "options": options,
-            "warning": made.executor.warning() if made else ""}
+    mine = {
+        "hash": plan.hash if plan else None,
+        "error": None if error is None else str(error),
+        "options": options,
+        "warning": made.executor.warning() if made else "",
+    }
     theirs = [None] * dist.get_world_size(group)
     dist.all_gather_object(theirs, mine, group=group)
     failed = [(r, t["error"]) for r, t in enumerate(theirs) if t["error"] is not None]

@@ -13,7 +13,14 @@ from .bind import Binding, bind
 from .options import check_value, nearest_name, validate_options
 from ..selection.rules import ParamSpec
 from .state import (
-    ENTRY, adopt_universal, drop_placeholders, load_entry, save_entry, saved_ratios, settle_momenta, with_placeholders,
+    ENTRY,
+    adopt_universal,
+    drop_placeholders,
+    load_entry,
+    save_entry,
+    saved_ratios,
+    settle_momenta,
+    with_placeholders,
 )
 from ..deepspeed.guard import watch_for
 from ..deepspeed.fused_step import FusedStep
@@ -58,11 +65,30 @@ class ZeroMuon(torch.optim.Optimizer):
         ValueError: an option is unknown or out of range, or a parameter has no role.
     """
 
-    def __init__(self, params, lr=1e-3, adam_lr=None, momentum=0.95, nesterov=True,
-                 momentum_kind="ema", weight_decay=0.0, betas=(0.9, 0.95), eps=1e-8,
-                 scale="match_rms_adamw", ns="jordan", ns_form="auto", ns_dtype="auto",
-                 wire_dtype="auto", momentum_device="auto", momentum_dtype="float32", cpu_kernels="auto",
-                 fused_step="auto", max_bytes_in_flight="auto", stage_timeout_s=600.0, **unknown):
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        adam_lr=None,
+        momentum=0.95,
+        nesterov=True,
+        momentum_kind="ema",
+        weight_decay=0.0,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+        scale="match_rms_adamw",
+        ns="jordan",
+        ns_form="auto",
+        ns_dtype="auto",
+        wire_dtype="auto",
+        momentum_device="auto",
+        momentum_dtype="float32",
+        cpu_kernels="auto",
+        fused_step="auto",
+        max_bytes_in_flight="auto",
+        stage_timeout_s=600.0,
+        **unknown,
+    ):
         given = {k: v for k, v in locals().items() if k not in ("self", "params", "unknown", "__class__")}
         self._options = validate_options({**given, **unknown})
         self._specs: dict[int, ParamSpec] = {}
@@ -142,8 +168,12 @@ class ZeroMuon(torch.optim.Optimizer):
     def _agreed_options(self) -> dict:
         """The options, and what else must be equal on all ranks."""
         per_group = {f"{key} per group": [float(g[key]) for g in self.param_groups] for key in ("lr", "weight_decay")}
-        return {**self._options, **per_group, "adam_lr/lr per group": self._adam_ratios,
-                "decoupled decay": self._decoupled_decay}
+        return {
+            **self._options,
+            **per_group,
+            "adam_lr/lr per group": self._adam_ratios,
+            "decoupled decay": self._decoupled_decay,
+        }
 
     def follow_deepspeed(self, given_groups_with_own_lr: list[int], decoupled_decay: bool) -> None:
         """DeepSpeed's meaning of ``"type": "Muon"``: in these groups (numbered as given at construction) AdamW takes

@@ -109,58 +109,144 @@ def _choice(name: str, default: str, names: tuple[str, ...], meaning: str, later
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option("lr", 1e-3, "per optimizer step", "at least 0",
-           "Learning rate of Muon; with the default scale a good AdamW value.", _at_least_zero),
-    Option("adam_lr", None, "per optimizer step", "at least 0, or None",
-           "Learning rate of AdamW; None means lr. A scheduler moves both: their ratio is kept.",
-           _optional(_at_least_zero)),
+    Option(
+        "lr",
+        1e-3,
+        "per optimizer step",
+        "at least 0",
+        "Learning rate of Muon; with the default scale a good AdamW value.",
+        _at_least_zero,
+    ),
+    Option(
+        "adam_lr",
+        None,
+        "per optimizer step",
+        "at least 0, or None",
+        "Learning rate of AdamW; None means lr. A scheduler moves both: their ratio is kept.",
+        _optional(_at_least_zero),
+    ),
     Option("momentum", 0.95, "fraction kept per step", "[0, 1)", "Decay of Muon's momentum.", _decay),
-    Option("nesterov", True, "", "True, False",
-           "Orthogonalise the look-ahead momentum instead of the momentum itself.", _boolean),
-    _choice("momentum_kind", "ema", ("ema", "heavy_ball"),
-            "How the momentum is summed: beta*M + (1-beta)*G, or beta*B + G."),
-    Option("weight_decay", 0.0, "per lr", "at least 0",
-           "Decoupled decay of both roles; parameters with fewer than two dimensions are left out.",
-           _at_least_zero),
-    Option("betas", (0.9, 0.95), "fractions kept per step", "two numbers in [0, 1)",
-           "Decays of AdamW's two moments.", _pair_of_decays),
+    Option(
+        "nesterov",
+        True,
+        "",
+        "True, False",
+        "Orthogonalise the look-ahead momentum instead of the momentum itself.",
+        _boolean,
+    ),
+    _choice(
+        "momentum_kind", "ema", ("ema", "heavy_ball"), "How the momentum is summed: beta*M + (1-beta)*G, or beta*B + G."
+    ),
+    Option(
+        "weight_decay",
+        0.0,
+        "per lr",
+        "at least 0",
+        "Decoupled decay of both roles; parameters with fewer than two dimensions are left out.",
+        _at_least_zero,
+    ),
+    Option(
+        "betas",
+        (0.9, 0.95),
+        "fractions kept per step",
+        "two numbers in [0, 1)",
+        "Decays of AdamW's two moments.",
+        _pair_of_decays,
+    ),
     Option("eps", 1e-8, "", "at least 0", "AdamW: added to the root of the second moment.", _at_least_zero),
-    _choice("scale", "match_rms_adamw", ("match_rms_adamw", "original", "spectral_unclamped", "none"),
-            "Factor of Muon's update: 0.2*sqrt(max(rows, cols)), sqrt(max(1, rows/cols)), sqrt(rows/cols), or 1."),
-    Option("ns", "jordan", "", "name of a coefficient set, or a list of (a, b, c) triples",
-           "Coefficients of the Newton-Schulz steps, one triple per step.", _coefficients),
-    _choice("ns_form", "auto", ("auto", "standard", "gram", "gram_restarts"),
-            "Form of Newton-Schulz: on the matrix, on its Gram matrix, or on that taken afresh every other step; auto "
-            "decides by shape."),
-    _choice("ns_dtype", "auto", ("auto", "float32", "bfloat16"),
-            "Data type of the factors in Newton-Schulz' products, which are summed in float32; auto is bfloat16 where "
-            "the processor has the hardware and it is faster.",
-            later=("float16",)),
-    _choice("wire_dtype", "auto", ("auto", "float32", "bfloat16"),
-            "Data type in which momenta and updates travel between ranks; auto is float32 for float32 "
-            "training, else bfloat16."),
-    _choice("momentum_device", "auto", ("auto", "device", "cpu", "cpu_streamed"),
-            "Where the momentum lives: on the compute device; on the CPU with the shard, and is computed there; or is stored on "
-            "the CPU and computed on the device. auto: with the shard, or, where the shard is offloaded, the quickest of the "
-            "three by measured rates."),
-    _choice("momentum_dtype", "float32", ("float32", "bfloat16"),
-            "Data type of the stored momentum; bfloat16 halves its bytes and rounds it once per step."),
-    _choice("cpu_kernels", "auto", ("auto", "generic", "avx2", "avx512", "avx512_bf16", "onednn"),
-            "Kernels of AdamW, momentum and apply on the CPU; auto is the fused ones for this processor. All but onednn "
-            "give the same bits."),
-    _choice("fused_step", "auto", ("auto", "on", "off"),
-            "Step all sub-groups at once, with unscaling, clipping and the low-precision weights in the same passes; off: one "
-            "by one, as DeepSpeed calls. The same bits. auto: where this DeepSpeed allows it; on: an error where not."),
-    Option("max_bytes_in_flight", "auto", "bytes per rank", '"auto", or above 0',
-           "Bound of the buffers through which matrices travel; auto is chosen by the model.", _bytes_or_auto),
-    Option("stage_timeout_s", 600.0, "s", "from 0.001 to 1e7",
-           "A stage of the step without progress for so long is an error that prints what every lane does.",
-           _number("a number from 0.001 to 1e7 (four months)", lambda x: 1e-3 <= x <= 1e7)),
+    _choice(
+        "scale",
+        "match_rms_adamw",
+        ("match_rms_adamw", "original", "spectral_unclamped", "none"),
+        "Factor of Muon's update: 0.2*sqrt(max(rows, cols)), sqrt(max(1, rows/cols)), sqrt(rows/cols), or 1.",
+    ),
+    Option(
+        "ns",
+        "jordan",
+        "",
+        "name of a coefficient set, or a list of (a, b, c) triples",
+        "Coefficients of the Newton-Schulz steps, one triple per step.",
+        _coefficients,
+    ),
+    _choice(
+        "ns_form",
+        "auto",
+        ("auto", "standard", "gram", "gram_restarts"),
+        "Form of Newton-Schulz: on the matrix, on its Gram matrix, or on that taken afresh every other step; auto "
+        "decides by shape.",
+    ),
+    _choice(
+        "ns_dtype",
+        "auto",
+        ("auto", "float32", "bfloat16"),
+        "Data type of the factors in Newton-Schulz' products, which are summed in float32; auto is bfloat16 where "
+        "the processor has the hardware and it is faster.",
+        later=("float16",),
+    ),
+    _choice(
+        "wire_dtype",
+        "auto",
+        ("auto", "float32", "bfloat16"),
+        "Data type in which momenta and updates travel between ranks; auto is float32 for float32 "
+        "training, else bfloat16.",
+    ),
+    _choice(
+        "momentum_device",
+        "auto",
+        ("auto", "device", "cpu", "cpu_streamed"),
+        "Where the momentum lives: on the compute device; on the CPU with the shard, and is computed there; or is stored on "
+        "the CPU and computed on the device. auto: with the shard, or, where the shard is offloaded, the quickest of the "
+        "three by measured rates.",
+    ),
+    _choice(
+        "momentum_dtype",
+        "float32",
+        ("float32", "bfloat16"),
+        "Data type of the stored momentum; bfloat16 halves its bytes and rounds it once per step.",
+    ),
+    _choice(
+        "cpu_kernels",
+        "auto",
+        ("auto", "generic", "avx2", "avx512", "avx512_bf16", "onednn"),
+        "Kernels of AdamW, momentum and apply on the CPU; auto is the fused ones for this processor. All but onednn "
+        "give the same bits.",
+    ),
+    _choice(
+        "fused_step",
+        "auto",
+        ("auto", "on", "off"),
+        "Step all sub-groups at once, with unscaling, clipping and the low-precision weights in the same passes; off: one "
+        "by one, as DeepSpeed calls. The same bits. auto: where this DeepSpeed allows it; on: an error where not.",
+    ),
+    Option(
+        "max_bytes_in_flight",
+        "auto",
+        "bytes per rank",
+        '"auto", or above 0',
+        "Bound of the buffers through which matrices travel; auto is chosen by the model.",
+        _bytes_or_auto,
+    ),
+    Option(
+        "stage_timeout_s",
+        600.0,
+        "s",
+        "from 0.001 to 1e7",
+        "A stage of the step without progress for so long is an error that prints what every lane does.",
+        _number("a number from 0.001 to 1e7 (four months)", lambda x: 1e-3 <= x <= 1e7),
+    ),
 )
 
 # Spellings of other optimizers that no distance between strings leads home.
-_OTHER_SPELLINGS = {"muon_lr": "lr", "adamw_lr": "adam_lr", "ns_method": "ns", "beta1": "betas", "beta2": "betas",
-                    "beta": "momentum", "mu": "momentum", "wd": "weight_decay"}
+_OTHER_SPELLINGS = {
+    "muon_lr": "lr",
+    "adamw_lr": "adam_lr",
+    "ns_method": "ns",
+    "beta1": "betas",
+    "beta2": "betas",
+    "beta": "momentum",
+    "mu": "momentum",
+    "wd": "weight_decay",
+}
 
 
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:

@@ -24,8 +24,11 @@ import torch
 
 # option -> the core's name
 CORE_NAMES = {"cpu": "shard", "device": "device", "cpu_streamed": "streamed"}
-MEANINGS = {"cpu": "cpu (computed there)", "cpu_streamed": "cpu_streamed (stored on the CPU, computed on the device)",
-            "device": "device"}
+MEANINGS = {
+    "cpu": "cpu (computed there)",
+    "cpu_streamed": "cpu_streamed (stored on the CPU, computed on the device)",
+    "device": "device",
+}
 # Of the free device memory, what "auto" may take for a state that its user offloaded.
 _DEVICE_SHARE = 0.25
 _FP32_BYTES = 4

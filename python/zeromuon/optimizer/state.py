@@ -40,8 +40,10 @@ def save_entry(state_dict: dict, binding, options: dict, adam_ratios: list[float
         "blocks": {s.name: [[0, s.rows, 0, s.cols]] for s in specs if s.role == "muon"},
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
         "arithmetic": _arithmetic(binding.plan, options),
-        "groups": [{**{k: group[k] for k in _GROUP_VALUES if k in group}, "adam_ratio": ratio}
-                   for group, ratio in zip(groups, adam_ratios)],
+        "groups": [
+            {**{k: group[k] for k in _GROUP_VALUES if k in group}, "adam_ratio": ratio}
+            for group, ratio in zip(groups, adam_ratios)
+        ],
     }
     return {**state_dict, ENTRY: entry, "param_groups": [{**groups[0], ENTRY: entry}, *groups[1:]]}
 
@@ -133,18 +135,22 @@ def _check(entry: dict, binding, options: dict) -> None:
     for key in _COMPARED:
         saved, now = entry["options"].get(key, options[key]), options[key]
         if _plain(saved) != _plain(now):
-            warnings.warn(f"{key}: the checkpoint was written with {saved}, going on with {now}",
-                          stacklevel=4)
+            warnings.warn(f"{key}: the checkpoint was written with {saved}, going on with {now}", stacklevel=4)
     for key in _CONVERTED:
         saved, now = entry["options"].get(key, options[key]), options[key]
         if saved != now:
-            warnings.warn(f"{key}: the checkpoint was written with {saved}; its momentum is converted to {now}", stacklevel=4)
+            warnings.warn(
+                f"{key}: the checkpoint was written with {saved}; its momentum is converted to {now}", stacklevel=4
+            )
     _warn_of_arithmetic(entry, binding.plan, options)
     for key in _TAKEN:
         saved, now = entry["options"][key], options[key]
         if saved != now:
-            warnings.warn(f"{key}: the checkpoint was written with {saved}, this run says {now}; as in torch, the "
-                          f"checkpoint's learning rates, their ratio and its decay are gone on with", stacklevel=4)
+            warnings.warn(
+                f"{key}: the checkpoint was written with {saved}, this run says {now}; as in torch, the "
+                f"checkpoint's learning rates, their ratio and its decay are gone on with",
+                stacklevel=4,
+            )
 
 
 def _arithmetic(plan, options: dict) -> str:
@@ -158,7 +164,9 @@ def _warn_of_arithmetic(entry: dict, plan, options: dict) -> None:
         warnings.warn(
             f"the checkpoint was written where a step is computed in another way (arithmetic {saved}; here {now}): on "
             f"another kind of processor, or by another version, or with other options. The run goes on within the accuracy of "
-            f"its data types, not bit for bit", stacklevel=5)
+            f"its data types, not bit for bit",
+            stacklevel=5,
+        )
 
 
 def _plain(value):

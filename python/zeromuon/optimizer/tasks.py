@@ -39,12 +39,28 @@ def make_task(request: Request, state: dict, values: Values, options: dict):
     shared = {"lr": values.lr, "weight_decay": values.weight_decay, "gradient_scale": request.gradient_scale}
     if request.sub_group.role == "muon":
         return _core.MuonTask(
-            request.sub_group.index, flat.data, flat.grad, state["exp_avg"], request.low_precision, **shared,
-            beta=options["momentum"], kind=options["momentum_kind"], nesterov=options["nesterov"],
+            request.sub_group.index,
+            flat.data,
+            flat.grad,
+            state["exp_avg"],
+            request.low_precision,
+            **shared,
+            beta=options["momentum"],
+            kind=options["momentum_kind"],
+            nesterov=options["nesterov"],
         )
     return _core.AdamWTask(
-        request.sub_group.index, flat.data, flat.grad, state["exp_avg"], state["exp_avg_sq"], request.low_precision,
-        **shared, betas=options["betas"], eps=options["eps"], step=values.count, decoupled=values.decoupled_decay,
+        request.sub_group.index,
+        flat.data,
+        flat.grad,
+        state["exp_avg"],
+        state["exp_avg_sq"],
+        request.low_precision,
+        **shared,
+        betas=options["betas"],
+        eps=options["eps"],
+        step=values.count,
+        decoupled=values.decoupled_decay,
     )
 
 

@@ -89,7 +89,9 @@ def _of_rank(trace: RankTrace, shift_ns: int) -> list[dict]:
     out = [_name("process_name", trace.rank, _STEP_TRACK, f"rank {trace.rank} ({trace.host})")]
     for lane, track in {"step": _STEP_TRACK, **lanes}.items():
         out.append(_name("thread_name", trace.rank, track, lane))
-        out.append({"ph": "M", "name": "thread_sort_index", "pid": trace.rank, "tid": track, "args": {"sort_index": track}})
+        out.append(
+            {"ph": "M", "name": "thread_sort_index", "pid": trace.rank, "tid": track, "args": {"sort_index": track}}
+        )
     if trace.events:
         begin, end = min(e["begin_ns"] for e in trace.events), max(e["end_ns"] for e in trace.events)
         out.append(_bar("step", trace.rank, _STEP_TRACK, (begin + shift_ns, end + shift_ns), {}))
@@ -106,8 +108,16 @@ def _name(kind: str, rank: int, track: int, name: str) -> dict:
 
 def _bar(name: str, rank: int, track: int, times_ns: tuple[int, int], arguments: dict) -> dict:
     begin, end = times_ns
-    return {"ph": "X", "name": name, "cat": "step", "pid": rank, "tid": track, "ts": begin / _NS_PER_US,
-            "dur": (end - begin) / _NS_PER_US, "args": arguments}
+    return {
+        "ph": "X",
+        "name": name,
+        "cat": "step",
+        "pid": rank,
+        "tid": track,
+        "ts": begin / _NS_PER_US,
+        "dur": (end - begin) / _NS_PER_US,
+        "args": arguments,
+    }
 
 
 def _arrows(trace: RankTrace, lanes: dict[str, int], shift_ns: int) -> list[dict]:
@@ -121,7 +131,16 @@ def _arrows(trace: RankTrace, lanes: dict[str, int], shift_ns: int) -> list[dict
         for position, event in enumerate(tasks if len(tasks) > 1 else []):
             phase = {0: "s", len(tasks) - 1: "f"}.get(position, "t")
             middle = (event["begin_ns"] + event["end_ns"]) // 2 + shift_ns
-            out.append({"ph": phase, "bp": "e", "name": f"sub-group {sub_group} bucket {bucket}", "cat": "bucket",
-                        "id": f"{trace.rank}.{sub_group}.{bucket}", "pid": trace.rank, "tid": lanes[event["lane"]],
-                        "ts": middle / _NS_PER_US})
+            out.append(
+                {
+                    "ph": phase,
+                    "bp": "e",
+                    "name": f"sub-group {sub_group} bucket {bucket}",
+                    "cat": "bucket",
+                    "id": f"{trace.rank}.{sub_group}.{bucket}",
+                    "pid": trace.rank,
+                    "tid": lanes[event["lane"]],
+                    "ts": middle / _NS_PER_US,
+                }
+            )
     return out

@@ -22,8 +22,13 @@ def _folded(specs) -> list[tuple[str, ...]]:
         key = (spec.role, without_numbers(spec.name), spec.shape, without_numbers(spec.reason))
         alike.setdefault(key, []).append(spec)
     return [
-        (role, str(len(same)), common_name([spec.name for spec in same]), "x".join(map(str, shape)) or "scalar",
-         same[0].reason if len(same) == 1 else reason)
+        (
+            role,
+            str(len(same)),
+            common_name([spec.name for spec in same]),
+            "x".join(map(str, shape)) or "scalar",
+            same[0].reason if len(same) == 1 else reason,
+        )
         for (role, _, shape, reason), same in alike.items()
     ]
 

@@ -62,13 +62,23 @@ def _optim_states(ranks: int, rank: int) -> dict:
     def flat(values: dict, group: dict) -> torch.Tensor:
         return torch.cat([_shard(values[name], ranks, rank) for name in group])
 
-    states = {i: {"step": torch.tensor(float(STEP)), "exp_avg": flat(weights(1), group),
-                  "exp_avg_sq": flat(second_moments(), group)} for i, group in enumerate(SHAPES)}
+    states = {
+        i: {
+            "step": torch.tensor(float(STEP)),
+            "exp_avg": flat(weights(1), group),
+            "exp_avg_sq": flat(second_moments(), group),
+        }
+        for i, group in enumerate(SHAPES)
+    }
     groups = [{"lr": LR, "betas": BETAS, "eps": 1e-8, "weight_decay": 0.0, "params": list(range(len(SHAPES)))}]
-    return {"optimizer_state_dict": {
-        "zero_stage": 3, "partition_count": ranks, "optimizer_state_dict": {"state": states, "param_groups": groups},
-        "fp32_flat_groups": [flat(weights(), group) for group in SHAPES],
-    }}
+    return {
+        "optimizer_state_dict": {
+            "zero_stage": 3,
+            "partition_count": ranks,
+            "optimizer_state_dict": {"state": states, "param_groups": groups},
+            "fp32_flat_groups": [flat(weights(), group) for group in SHAPES],
+        }
+    }
 
 
 def _shard(values: torch.Tensor, ranks: int, rank: int) -> torch.Tensor:
@@ -88,8 +98,14 @@ def roles_file(path: Path, **changes: str) -> Path:
 
 def zeros(path: Path, tensors: int, bytes_each: int) -> Path:
     """A safetensors file of fp32 zeros that takes no room on disk."""
-    header = {f"t{i:03d}": {"dtype": "F32", "shape": [bytes_each // 4], "data_offsets": [i * bytes_each, (i + 1) * bytes_each]}
-              for i in range(tensors)}
+    header = {
+        f"t{i:03d}": {
+            "dtype": "F32",
+            "shape": [bytes_each // 4],
+            "data_offsets": [i * bytes_each, (i + 1) * bytes_each],
+        }
+        for i in range(tensors)
+    }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:

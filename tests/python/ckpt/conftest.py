@@ -86,14 +86,19 @@ class Launches:
     def _saving(self, world_size: int) -> list[dict]:
         kinds = {**KINDS, **MORE_KINDS} if world_size == 2 else KINDS
         base = self.base / str(world_size)
-        rows = [row(f"save {name}", "save", training=kind.as_dict(), folder=str(base / name), peers=True)
-                for name, kind in kinds.items()]
+        rows = [
+            row(f"save {name}", "save", training=kind.as_dict(), folder=str(base / name), peers=True)
+            for name, kind in kinds.items()
+        ]
         rows.append(row("save dcp", "save_dcp", folder=str(base / "dcp")))
         if world_size == 2:
             nvme = Kind("AdamW", offload=str(base / "swapped"))
             rows.append(row("save nvme", "save_on_nvme", training=nvme.as_dict(), folder=str(base / "nvme")))
-            rows.append(row("save changed", "save_changed", run=str(base / "AdamW-fp32/run/saved"),
-                            folder=str(base / "changed")))
+            rows.append(
+                row(
+                    "save changed", "save_changed", run=str(base / "AdamW-fp32/run/saved"), folder=str(base / "changed")
+                )
+            )
         return rows
 
     def _make_outputs(self) -> None:
@@ -108,11 +113,18 @@ class Launches:
                 self.reports[name] = error
 
     def _resuming(self, world_size: int) -> list[dict]:
-        return [row(name, "resume", training=resume.loader.as_dict(), run=str(self.base / "outputs" / name),
-                    tag=resume.tag, folder=str(self.base / "resumed" / name))
-                for name, resume in RESUMES.items() if resume.world_size == world_size
-                and not isinstance(self.reports[name], Exception)]
-
+        return [
+            row(
+                name,
+                "resume",
+                training=resume.loader.as_dict(),
+                run=str(self.base / "outputs" / name),
+                tag=resume.tag,
+                folder=str(self.base / "resumed" / name),
+            )
+            for name, resume in RESUMES.items()
+            if resume.world_size == world_size and not isinstance(self.reports[name], Exception)
+        ]
 
     def consolidated(self, version: str) -> dict[str, torch.Tensor]:
         """What today's zero_to_fp32 makes of an older DeepSpeed's checkpoint, resharded to three ranks."""

@@ -28,8 +28,11 @@ class Kind:
         return asdict(self)
 
 
-KINDS = {f"{optimizer}-{dtype}": Kind(optimizer, dtype)
-         for optimizer in ("AdamW", "ZeroMuon", "Muon") for dtype in ("fp32", "bf16")}
+KINDS = {
+    f"{optimizer}-{dtype}": Kind(optimizer, dtype)
+    for optimizer in ("AdamW", "ZeroMuon", "Muon")
+    for dtype in ("fp32", "bf16")
+}
 # On two ranks only.
 MORE_KINDS = {
     "AdamW-fp16": Kind("AdamW", "fp16"),
@@ -39,27 +42,52 @@ MORE_KINDS = {
 
 
 def optimizer_params(kind: Kind) -> dict:
-    """"params" of the optimizer in the DeepSpeed configuration."""
+    """ "params" of the optimizer in the DeepSpeed configuration."""
     if kind.optimizer == "AdamW":
         told = {"lr": ADAM_LR, "betas": list(BETAS), "eps": EPS, "weight_decay": WEIGHT_DECAY, "torch_adam": True}
     elif kind.optimizer == "ZeroMuon":
-        told = {"lr": LR, "adam_lr": ADAM_LR, "momentum": MOMENTUM, "betas": list(BETAS), "eps": EPS,
-                "weight_decay": WEIGHT_DECAY, "scale": "original", "ns_dtype": "float32"}
+        told = {
+            "lr": LR,
+            "adam_lr": ADAM_LR,
+            "momentum": MOMENTUM,
+            "betas": list(BETAS),
+            "eps": EPS,
+            "weight_decay": WEIGHT_DECAY,
+            "scale": "original",
+            "ns_dtype": "float32",
+        }
     else:
-        told = {"lr": LR, "adam_lr": ADAM_LR, "momentum": MOMENTUM, "betas": list(BETAS), "eps": EPS,
-                "weight_decay": WEIGHT_DECAY, "torch_adam": True, "ns_method": "standard"}
+        told = {
+            "lr": LR,
+            "adam_lr": ADAM_LR,
+            "momentum": MOMENTUM,
+            "betas": list(BETAS),
+            "eps": EPS,
+            "weight_decay": WEIGHT_DECAY,
+            "torch_adam": True,
+            "ns_method": "standard",
+        }
     return {**told, **kind.options}
 
 
 def deepspeed_config(kind: Kind) -> dict:
-    zero = {"stage": 3, "sub_group_size": kind.sub_group, "stage3_param_persistence_threshold": 0,
-            "reduce_scatter": kind.optimizer != "Muon"}
+    zero = {
+        "stage": 3,
+        "sub_group_size": kind.sub_group,
+        "stage3_param_persistence_threshold": 0,
+        "reduce_scatter": kind.optimizer != "Muon",
+    }
     if kind.offload:
-        zero["offload_optimizer"] = {"device": "cpu"} if kind.offload == "cpu" else {"device": "nvme",
-                                                                                     "nvme_path": kind.offload}
+        zero["offload_optimizer"] = (
+            {"device": "cpu"} if kind.offload == "cpu" else {"device": "nvme", "nvme_path": kind.offload}
+        )
     # Clipping divides by a norm, a sum over ranks that rounds in another way on each number of them.
-    config = {"train_micro_batch_size_per_gpu": 1, "gradient_clipping": 0.0, "zero_optimization": zero,
-              "optimizer": {"type": kind.optimizer, "params": optimizer_params(kind)}}
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_clipping": 0.0,
+        "zero_optimization": zero,
+        "optimizer": {"type": kind.optimizer, "params": optimizer_params(kind)},
+    }
     if kind.dtype != "fp32":
         config[kind.dtype] = {"enabled": True}
     if kind.dtype == "fp16":

@@ -71,9 +71,18 @@ def save_dcp(folder: str) -> dict:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
-    mesh, whole = init_device_mesh("cpu", (dist.get_world_size(),)), torch.arange(70, dtype=torch.float32).reshape(7, 10)
-    dcp.save({"rows": distribute_tensor(whole, mesh, [Shard(0)]), "columns": distribute_tensor(whole, mesh, [Shard(1)]),
-              "whole": whole}, checkpoint_id=folder)
+    mesh, whole = (
+        init_device_mesh("cpu", (dist.get_world_size(),)),
+        torch.arange(70, dtype=torch.float32).reshape(7, 10),
+    )
+    dcp.save(
+        {
+            "rows": distribute_tensor(whole, mesh, [Shard(0)]),
+            "columns": distribute_tensor(whole, mesh, [Shard(1)]),
+            "whole": whole,
+        },
+        checkpoint_id=folder,
+    )
     return {}
 
 
@@ -84,12 +93,21 @@ def save_changed(run: str, folder: str) -> dict:
     """Copies of a folder of two ranks, each with one change: nan-in-tensor, nan-in-padding, nvme (empty flat groups),
     earlier-save (a model file that counts one step less)."""
     if dist.get_rank() == 0:
-        for name, change in (("nan-in-tensor", lambda *a: _plant(2, *a)), ("nan-in-padding", lambda *a: _plant(3, *a)),
-                             ("nvme", _empty), ("earlier-save", _step_before)):
+        for name, change in (
+            ("nan-in-tensor", lambda *a: _plant(2, *a)),
+            ("nan-in-padding", lambda *a: _plant(3, *a)),
+            ("nvme", _empty),
+            ("earlier-save", _step_before),
+        ):
             for path in Path(run).glob("*.pt"):
                 content = torch.load(path, weights_only=False)
-                change(path.name, content, torch.load(Path(run) / "zero_pp_rank_0_mp_rank_00_model_states.pt",
-                                                      weights_only=False)["param_shapes"])
+                change(
+                    path.name,
+                    content,
+                    torch.load(Path(run) / "zero_pp_rank_0_mp_rank_00_model_states.pt", weights_only=False)[
+                        "param_shapes"
+                    ],
+                )
                 (Path(folder) / name).mkdir(parents=True, exist_ok=True)
                 torch.save(content, Path(folder) / name / path.name)
     dist.barrier()
@@ -101,7 +119,7 @@ def _plant(element: int, file: str, content: dict, shapes: list[dict]) -> None:
     if "rank_1_mp_rank_00_optim" not in file:
         return
     group = next(i for i, names in enumerate(shapes) if NORM_BIAS in names)
-    before = list(shapes[group])[:list(shapes[group]).index(NORM_BIAS)]
+    before = list(shapes[group])[: list(shapes[group]).index(NORM_BIAS)]
     offset = sum(-(-shapes[group][name].numel() // 2) for name in before)
     zero = content["optimizer_state_dict"]
     for flat in (zero["fp32_flat_groups"][group], zero["optimizer_state_dict"]["state"][group]["exp_avg"]):
@@ -135,8 +153,11 @@ def _fix_gradients(engine) -> None:
     engine.zoo_step = 0
     for name, param in engine.module.named_parameters():
         if param.requires_grad:
-            param.register_hook(lambda grad, name=name, shape=tuple(param.ds_shape): zoo.gradient(
-                name, shape, engine.zoo_step).to(grad.dtype))
+            param.register_hook(
+                lambda grad, name=name, shape=tuple(param.ds_shape): zoo.gradient(name, shape, engine.zoo_step).to(
+                    grad.dtype
+                )
+            )
 
 
 def _train(engine, steps) -> None:
@@ -160,8 +181,9 @@ def live(engine) -> dict:
             continue
         out["weights"][name] = safe_get_full_fp32_param(param).float().clone()
         state = zero3.optimizer.state[_flat_of(zero3, param)]
-        out["states"][name] = {part: safe_get_full_optimizer_state(param, part).float().clone()
-                               for part in STATES if part in state}
+        out["states"][name] = {
+            part: safe_get_full_optimizer_state(param, part).float().clone() for part in STATES if part in state
+        }
     out["kept"].update({name: buffer.clone() for name, buffer in engine.module.named_buffers() if name in zoo.BUFFERS})
     states = [zero3.optimizer.state[flat] for flat in zero3.fp32_partitioned_groups_flat]
     out["steps"] = [float(state["step"]) if "step" in state else None for state in states]
@@ -193,8 +215,14 @@ def _peers(folder: Path) -> dict:
     from deepspeed.checkpoint import ds_to_universal
 
     options = argparse.Namespace(
-        input_folder=str(folder / "run/saved"), output_folder=str(folder / "peer-universal"), num_extract_workers=1,
-        num_merge_workers=1, keep_temp_folder=False, strict=True, inject_missing_state=False)
+        input_folder=str(folder / "run/saved"),
+        output_folder=str(folder / "peer-universal"),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=False,
+    )
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             ds_to_universal.main(options)

@@ -10,9 +10,22 @@ from tests.python.ckpt import tool, zoo
 from tests.python.ckpt.kinds import KINDS, MORE_KINDS, Kind
 
 OTHER_SUB_GROUP = 30  # of reshards to three ranks
-ROLES = {name: "muon" if name in zoo.MUON else "adamw"
-         for name in ("embed.weight", "first.weight", "first.bias", "norm.weight", "norm.bias", "narrow.weight",
-                      "widen.weight", "widen.bias", "last.weight", "last.bias", "gain")}
+ROLES = {
+    name: "muon" if name in zoo.MUON else "adamw"
+    for name in (
+        "embed.weight",
+        "first.weight",
+        "first.bias",
+        "norm.weight",
+        "norm.bias",
+        "narrow.weight",
+        "widen.weight",
+        "widen.bias",
+        "last.weight",
+        "last.bias",
+        "gain",
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,7 @@ def run_of(saved: Path, name: str) -> str:
 
 def _reshards(name: str, kind: Kind) -> list[Resume]:
     """2 -> 3 -> 1 -> 2, each from the one before; three ranks have other sub-groups."""
+
     def to_three(saved: Path, out: Path, folder: Path) -> dict:
         return tool.reshard(run_of(saved, name), str(folder), 3, sub_group_size=OTHER_SUB_GROUP)
 
@@ -42,8 +56,11 @@ def _reshards(name: str, kind: Kind) -> list[Resume]:
     def to_two(saved: Path, out: Path, folder: Path) -> dict:
         return tool.reshard(str(out / f"{name} on 1"), str(folder), 2)
 
-    return [Resume(f"{name} on 3", name, 3, replace(kind, sub_group=OTHER_SUB_GROUP), to_three),
-            Resume(f"{name} on 1", name, 1, kind, to_one), Resume(f"{name} on 2", name, 2, kind, to_two)]
+    return [
+        Resume(f"{name} on 3", name, 3, replace(kind, sub_group=OTHER_SUB_GROUP), to_three),
+        Resume(f"{name} on 1", name, 1, kind, to_one),
+        Resume(f"{name} on 2", name, 2, kind, to_two),
+    ]
 
 
 def _universals(name: str, kind: Kind) -> list[Resume]:
@@ -55,12 +72,14 @@ def _universals(name: str, kind: Kind) -> list[Resume]:
         return tool.universal(run_of(saved, name), str(folder / "universal"))
 
     def back(saved: Path, out: Path, folder: Path) -> dict:
-        return tool.reshard(str(out / f"{name} universal/universal"), str(folder), 3, new_tag="back",
-                            sub_group_size=kind.sub_group)
+        return tool.reshard(
+            str(out / f"{name} universal/universal"), str(folder), 3, new_tag="back", sub_group_size=kind.sub_group
+        )
 
-    return [Resume(f"{name} universal", name, 3, replace(kind, universal=True, sub_group=one), universal,
-                   "universal"),
-            Resume(f"{name} universal back", name, 3, kind, back, "back")]
+    return [
+        Resume(f"{name} universal", name, 3, replace(kind, universal=True, sub_group=one), universal, "universal"),
+        Resume(f"{name} universal back", name, 3, kind, back, "back"),
+    ]
 
 
 def _conversion(name: str, to: Kind, **options) -> Resume:
@@ -76,25 +95,34 @@ def _universal_conversion(name: str, to: Kind, **options) -> Resume:
         source = out / f"{name} universal/universal"
         return tool.convert_optimizer(str(source), str(folder / "converted"), to.optimizer, **options)
 
-    return Resume(f"{name} universal to {to.optimizer}", name, 3,
-                  replace(to, universal=True, sub_group=10**9), convert, "converted")
+    return Resume(
+        f"{name} universal to {to.optimizer}",
+        name,
+        3,
+        replace(to, universal=True, sub_group=10**9),
+        convert,
+        "converted",
+    )
 
 
 NUMBERS = {"lr": 0.02, "adam_lr": 0.004, "momentum": 0.9}
 HEAVY_BALL = MORE_KINDS["ZeroMuon-heavy-ball"]
-RESUMES = {r.name: r for r in [
-    *(r for name, kind in KINDS.items() for r in _reshards(name, kind)),
-    _reshards("ZeroMuon-offload", MORE_KINDS["ZeroMuon-offload"])[0],
-    _reshards("AdamW-fp16", MORE_KINDS["AdamW-fp16"])[0],
-    *(r for name in ("AdamW-fp32", "AdamW-bf16", "ZeroMuon-fp32") for r in _universals(name, KINDS[name])),
-    _conversion("AdamW-fp32", KINDS["ZeroMuon-fp32"], roles=ROLES, numbers=NUMBERS),
-    _conversion("AdamW-bf16", KINDS["ZeroMuon-bf16"], roles=ROLES, numbers=NUMBERS),
-    _conversion("ZeroMuon-fp32", KINDS["AdamW-fp32"]),
-    _conversion("ZeroMuon-fp32", HEAVY_BALL, momentum_kind="heavy_ball"),
-    _conversion("ZeroMuon-heavy-ball", KINDS["ZeroMuon-fp32"], momentum_kind="ema"),
-    _conversion("Muon-fp32", KINDS["ZeroMuon-fp32"]),
-    _conversion("Muon-bf16", KINDS["ZeroMuon-bf16"]),
-    _conversion("Muon-fp32", KINDS["AdamW-fp32"]),
-    _universal_conversion("AdamW-fp32", KINDS["ZeroMuon-fp32"], roles=ROLES, numbers=NUMBERS),
-    _universal_conversion("ZeroMuon-fp32", KINDS["AdamW-fp32"]),
-]}
+RESUMES = {
+    r.name: r
+    for r in [
+        *(r for name, kind in KINDS.items() for r in _reshards(name, kind)),
+        _reshards("ZeroMuon-offload", MORE_KINDS["ZeroMuon-offload"])[0],
+        _reshards("AdamW-fp16", MORE_KINDS["AdamW-fp16"])[0],
+        *(r for name in ("AdamW-fp32", "AdamW-bf16", "ZeroMuon-fp32") for r in _universals(name, KINDS[name])),
+        _conversion("AdamW-fp32", KINDS["ZeroMuon-fp32"], roles=ROLES, numbers=NUMBERS),
+        _conversion("AdamW-bf16", KINDS["ZeroMuon-bf16"], roles=ROLES, numbers=NUMBERS),
+        _conversion("ZeroMuon-fp32", KINDS["AdamW-fp32"]),
+        _conversion("ZeroMuon-fp32", HEAVY_BALL, momentum_kind="heavy_ball"),
+        _conversion("ZeroMuon-heavy-ball", KINDS["ZeroMuon-fp32"], momentum_kind="ema"),
+        _conversion("Muon-fp32", KINDS["ZeroMuon-fp32"]),
+        _conversion("Muon-bf16", KINDS["ZeroMuon-bf16"]),
+        _conversion("Muon-fp32", KINDS["AdamW-fp32"]),
+        _universal_conversion("AdamW-fp32", KINDS["ZeroMuon-fp32"], roles=ROLES, numbers=NUMBERS),
+        _universal_conversion("ZeroMuon-fp32", KINDS["AdamW-fp32"]),
+    ]
+}

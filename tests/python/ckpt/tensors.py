@@ -48,9 +48,8 @@ def whole_model(live: dict, dtype: torch.dtype | None = None) -> dict[str, torch
 
 
 def universal_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """"name: part" -> tensor, of every file of a universal checkpoint's parameters."""
-    return {f"{path.parent.name}: {path.stem}": torch.load(path)
-            for path in sorted((folder / "zero").glob("*/*.pt"))}
+    """ "name: part" -> tensor, of every file of a universal checkpoint's parameters."""
+    return {f"{path.parent.name}: {path.stem}": torch.load(path) for path in sorted((folder / "zero").glob("*/*.pt"))}
 
 
 def expected_universal(live: dict) -> dict[str, torch.Tensor]:

@@ -88,15 +88,26 @@ def test_the_whole_process_starts_without_torch(zero3):
 def test_inspect_tells_kind_ranks_steps_and_tensors(ckpt, zero3):
     status, out, _ = ckpt("inspect", zero3)
     assert status == 0
-    for fact in ("kind .* ZeRO-3", "tag .* step7", "world size .* 2", "optimizer .* AdamW", "global steps .* 7",
-                 "ds version .* 0.19.8", "tied: head is emb", "frozen: 1 tensors, 0.000 M elements, 28 B"):
+    for fact in (
+        "kind .* ZeRO-3",
+        "tag .* step7",
+        "world size .* 2",
+        "optimizer .* AdamW",
+        "global steps .* 7",
+        "ds version .* 0.19.8",
+        "tied: head is emb",
+        "frozen: 1 tensors, 0.000 M elements, 28 B",
+    ):
         assert re.search(fact.replace(" .* ", r"\s+"), out), (fact, out)
     assert re.search(r"emb +5x3 +float32 +60 B +exp_avg float32, exp_avg_sq float32", out)
 
 
 def test_inspect_folds_names_that_differ_by_a_number_and_all_unfolds_them(ckpt, tmp_path):
     save_file({f"layers.{i}.w": torch.zeros(2, 3) for i in range(12)}, tmp_path / "m.safetensors")
-    folded, unfolded = ckpt("inspect", tmp_path / "m.safetensors")[1], ckpt("inspect", tmp_path / "m.safetensors", "--all")[1]
+    folded, unfolded = (
+        ckpt("inspect", tmp_path / "m.safetensors")[1],
+        ckpt("inspect", tmp_path / "m.safetensors", "--all")[1],
+    )
     assert re.search(r"12 +layers\.\[0-11\]\.w +2x3 +float32 +288 B", folded)
     assert all(f"layers.{i}.w" in unfolded for i in range(12)) and "[0-11]" not in unfolded
 
@@ -194,14 +205,19 @@ def test_diff_is_by_names_across_formats_and_world_sizes(ckpt, zero3, tmp_path):
 def test_diff_says_in_words_what_differs_and_returns_1(ckpt, tmp_path):
     base = {"w": torch.zeros(2, 3), "v": torch.ones(4), "u": torch.ones(2), "s": torch.ones(2, 3)}
     save_file(base, tmp_path / "a.safetensors")
-    save_file({**base, "w": torch.eye(2, 3) / 2, "u": torch.ones(2).bfloat16(), "s": torch.ones(3, 2), "x": torch.ones(1)},
-              tmp_path / "b.safetensors")
+    save_file(
+        {**base, "w": torch.eye(2, 3) / 2, "u": torch.ones(2).bfloat16(), "s": torch.ones(3, 2), "x": torch.ones(1)},
+        tmp_path / "b.safetensors",
+    )
     status, out, _ = ckpt("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert status == 1
     assert out.splitlines() == [
-        "only in B: x", "s: shape (2, 3) in A, (3, 2) in B", "u: float32 in A, bfloat16 in B, the same values",
+        "only in B: x",
+        "s: shape (2, 3) in A, (3, 2) in B",
+        "u: float32 in A, bfloat16 in B, the same values",
         "w: 2 elements differ, by at most 0.5 (relative 1)",
-        "3 different, 1 in one only: 4 tensors and states compared, 1 equal"]
+        "3 different, 1 in one only: 4 tensors and states compared, 1 equal",
+    ]
     found = json.loads(ckpt("diff", tmp_path / "b.safetensors", tmp_path / "a.safetensors", "--json")[1])
     assert found["only_in_a"] == ["x"] and not found["same"]
 
@@ -218,62 +234,96 @@ def test_diff_takes_a_tag_for_each_side_and_may_leave_states_out(ckpt, tmp_path)
 # ---- bad input -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["inspekt", "x"], 'did you mean "inspect"'),
-    (["inspect"], "required: PATH"),
-    (["inspect", "nowhere"], "nowhere: expected a file or folder, got nothing there"),
-    (["verify", "nowhere"], "nowhere: expected a file or folder, got nothing there"),
-    (["inspect", "x", "--jsn"], 'unknown argument "--jsn"; did you mean "--json"?'),
-    (["export", "x"], "required: -o/--output"),
-    (["export", "x", "-o", "y", "--format", "gguf"], "--format: invalid choice"),
-    (["export", "x", "-o", "y", "--dtype-for", "float32"], "expected GLOB=DTYPE"),
-    (["export", "x", "-o", "y", "--max-shard-size", "5 apples"], "expected a size such as 5GB"),
-    (["export", "x", "-o", "y", "--max-memory", "-1"], "--max-memory"),
-    (["verify", "x", "--max-memory", "10KB"], 'argument --max-memory: got "10KB", expected at least 1MiB'),
-    (["inspect", "x", "--tag", ""], 'argument --tag: got "", expected the name of a folder'),
-    (["diff", "x", "y", "--tag-b", ""], 'argument --tag-b: got ""'),
-    (["reshard", "x", "-o", "y", "--world-size", "2", "--new-tag", ""], 'argument --new-tag: got ""'),
-    (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--lr", "-3"], "argument --lr: got"),
-    (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--adam-lr", "nan"], "argument --adam-lr: got"),
-    (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--eps", "inf"], "argument --eps: got"),
-    (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--lr", "fast"], "a finite number of at least 0"),
-    (["export", "x", "-o", "y", "--threads", "two"], "expected a whole number of at least 0"),
-    (["reshard", "x", "-o", "y", "--world-size", "0"], "expected a whole number of at least 1"),
-    (["convert-optimizer", "x", "-o", "y", "--to", "Lion"], "--to: invalid choice"),
-    (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--roles", "a", "--model", "b"], "not allowed with"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["inspekt", "x"], 'did you mean "inspect"'),
+        (["inspect"], "required: PATH"),
+        (["inspect", "nowhere"], "nowhere: expected a file or folder, got nothing there"),
+        (["verify", "nowhere"], "nowhere: expected a file or folder, got nothing there"),
+        (["inspect", "x", "--jsn"], 'unknown argument "--jsn"; did you mean "--json"?'),
+        (["export", "x"], "required: -o/--output"),
+        (["export", "x", "-o", "y", "--format", "gguf"], "--format: invalid choice"),
+        (["export", "x", "-o", "y", "--dtype-for", "float32"], "expected GLOB=DTYPE"),
+        (["export", "x", "-o", "y", "--max-shard-size", "5 apples"], "expected a size such as 5GB"),
+        (["export", "x", "-o", "y", "--max-memory", "-1"], "--max-memory"),
+        (["verify", "x", "--max-memory", "10KB"], 'argument --max-memory: got "10KB", expected at least 1MiB'),
+        (["inspect", "x", "--tag", ""], 'argument --tag: got "", expected the name of a folder'),
+        (["diff", "x", "y", "--tag-b", ""], 'argument --tag-b: got ""'),
+        (["reshard", "x", "-o", "y", "--world-size", "2", "--new-tag", ""], 'argument --new-tag: got ""'),
+        (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--lr", "-3"], "argument --lr: got"),
+        (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--adam-lr", "nan"], "argument --adam-lr: got"),
+        (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--eps", "inf"], "argument --eps: got"),
+        (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--lr", "fast"], "a finite number of at least 0"),
+        (["export", "x", "-o", "y", "--threads", "two"], "expected a whole number of at least 0"),
+        (["reshard", "x", "-o", "y", "--world-size", "0"], "expected a whole number of at least 1"),
+        (["convert-optimizer", "x", "-o", "y", "--to", "Lion"], "--to: invalid choice"),
+        (["convert-optimizer", "x", "-o", "y", "--to", "AdamW", "--roles", "a", "--model", "b"], "not allowed with"),
+    ],
+)
 def test_bad_options_are_one_plain_error_and_status_2(ckpt, arguments, words):
     status, out, err = ckpt(*arguments)
     assert status == 2 and out == "" and words in err
     assert err.startswith("error: ") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["export", "-o", "OUT.pt"], "OUT.pt: export writes a folder, and this name ends in .pt; name a folder, or say --format torch"),
-    (["export", "-o", "OUT.safetensors"], "name a folder, the weights in it are model.safetensors"),
-    (["export", "-o", "OUT.ckpt", "--format", "torch"], "or one file that ends in .pt, .pth or .bin"),
-    (["export", "-o", "OUT", "--dtype-for", "layer.*=bfloat16"],
-     '--dtype-for: expected a pattern that matches a tensor, got "layer.*", which matches none of 7 names; near it: layers.0.w, layers.1.w'),
-    (["export", "-o", "OUT", "--include", "emb", "--include", "embb"], "--include: expected a pattern"),
-    (["export", "-o", "OUT", "--exclude", "zzz"], "`zeromuon ckpt inspect --all` lists the names"),
-    (["export", "-o", "OUT", "--include", "emb", "--exclude", "*"], "leave no tensor of 6; widen --include, or drop an --exclude"),
-    (["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", "latest"], 'got "latest", the file beside it'),
-    (["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", "latest_universal"], "choose another name with --new-tag"),
-    (["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", "."], 'got "."; choose another name with --new-tag'),
-    (["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", ".."], 'got ".."; choose another name with --new-tag'),
-    (["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", "a/b"], 'got "a/b"; choose another name with --new-tag'),
-    (["convert-optimizer", "-o", "OUT", "--to", "ZeroMuon", "--roles", "ROLES", "--new-tag", "latest"], "--new-tag: "),
-    (["convert-optimizer", "-o", "OUT", "--to", "ZeroMuon", "--roles", "ROLES", "--beta2", "1"],
-     "--beta2: expected a number in [0, 1), got 1"),
-    (["universal", "-o", "OUT/latest_universal"], '-o: expected the name of a folder, got "latest_universal"'),
-    (["export", "-o", "OUT", "--dtype", "int3"], "dtype: expected float32, bfloat16"),
-    (["export", "-o", "OUT", "--config-from", "nowhere"], "without config.json"),
-    (["inspect", "--tag", "step8"], "step8"),
-    (["convert-optimizer", "-o", "OUT", "--to", "ZeroMuon"], "pass --roles FILE"),
-    (["convert-optimizer", "-o", "OUT", "--to", "AdamW"], "is an AdamW checkpoint already"),
-    (["convert-optimizer", "-o", "OUT", "--to", "ZeroMuon", "--model", "nowhere"], "expected a folder with config.json"),
-    (["convert-optimizer", "-o", "OUT", "--to", "ZeroMuon", "--roles", "nowhere"], "No such file"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (
+            ["export", "-o", "OUT.pt"],
+            "OUT.pt: export writes a folder, and this name ends in .pt; name a folder, or say --format torch",
+        ),
+        (["export", "-o", "OUT.safetensors"], "name a folder, the weights in it are model.safetensors"),
+        (["export", "-o", "OUT.ckpt", "--format", "torch"], "or one file that ends in .pt, .pth or .bin"),
+        (
+            ["export", "-o", "OUT", "--dtype-for", "layer.*=bfloat16"],
+            '--dtype-for: expected a pattern that matches a tensor, got "layer.*", which matches none of 7 names; near it: layers.0.w, layers.1.w',
+        ),
+        (["export", "-o", "OUT", "--include", "emb", "--include", "embb"], "--include: expected a pattern"),
+        (["export", "-o", "OUT", "--exclude", "zzz"], "`zeromuon ckpt inspect --all` lists the names"),
+        (
+            ["export", "-o", "OUT", "--include", "emb", "--exclude", "*"],
+            "leave no tensor of 6; widen --include, or drop an --exclude",
+        ),
+        (["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", "latest"], 'got "latest", the file beside it'),
+        (
+            ["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", "latest_universal"],
+            "choose another name with --new-tag",
+        ),
+        (
+            ["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", "."],
+            'got "."; choose another name with --new-tag',
+        ),
+        (
+            ["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", ".."],
+            'got ".."; choose another name with --new-tag',
+        ),
+        (
+            ["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", "a/b"],
+            'got "a/b"; choose another name with --new-tag',
+        ),
+        (
+            ["convert-optimizer", "-o", "OUT", "--to", "ZeroMuon", "--roles", "ROLES", "--new-tag", "latest"],
+            "--new-tag: ",
+        ),
+        (
+            ["convert-optimizer", "-o", "OUT", "--to", "ZeroMuon", "--roles", "ROLES", "--beta2", "1"],
+            "--beta2: expected a number in [0, 1), got 1",
+        ),
+        (["universal", "-o", "OUT/latest_universal"], '-o: expected the name of a folder, got "latest_universal"'),
+        (["export", "-o", "OUT", "--dtype", "int3"], "dtype: expected float32, bfloat16"),
+        (["export", "-o", "OUT", "--config-from", "nowhere"], "without config.json"),
+        (["inspect", "--tag", "step8"], "step8"),
+        (["convert-optimizer", "-o", "OUT", "--to", "ZeroMuon"], "pass --roles FILE"),
+        (["convert-optimizer", "-o", "OUT", "--to", "AdamW"], "is an AdamW checkpoint already"),
+        (
+            ["convert-optimizer", "-o", "OUT", "--to", "ZeroMuon", "--model", "nowhere"],
+            "expected a folder with config.json",
+        ),
+        (["convert-optimizer", "-o", "OUT", "--to", "ZeroMuon", "--roles", "nowhere"], "No such file"),
+    ],
+)
 def test_options_that_do_not_fit_the_checkpoint_are_errors_and_write_nothing(ckpt, zero3, tmp_path, arguments, words):
     out = tmp_path / "out"
     inputs.roles_file(tmp_path / "roles.json")
@@ -322,13 +372,24 @@ def test_a_dtype_may_be_asked_for_by_the_tied_name(ckpt, zero3, tmp_path):
 # ---- not a checkpoint ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, content, words", [
-    ("notes.txt", b"a plain text", "got a file that begins like none of them; name the file or folder of a checkpoint"),
-    ("m.safetensors", b"a plain text", "begins like none of them"),
-    ("m.pt", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS to one; get the file itself: git lfs pull"),
-    ("m.safetensors", b"PK\3\4", "give it a name that ends in .pt or .bin"),
-    ("blob", b"\2\0\0\0\0\0\0\0{}", "a name that ends in .safetensors"),
-])
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        (
+            "notes.txt",
+            b"a plain text",
+            "got a file that begins like none of them; name the file or folder of a checkpoint",
+        ),
+        ("m.safetensors", b"a plain text", "begins like none of them"),
+        (
+            "m.pt",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "a pointer of Git LFS to one; get the file itself: git lfs pull",
+        ),
+        ("m.safetensors", b"PK\3\4", "give it a name that ends in .pt or .bin"),
+        ("blob", b"\2\0\0\0\0\0\0\0{}", "a name that ends in .safetensors"),
+    ],
+)
 def test_a_file_that_is_no_checkpoint_is_not_called_damaged(ckpt, tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     status, _, err = ckpt("inspect", tmp_path / name)

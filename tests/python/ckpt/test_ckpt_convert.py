@@ -80,20 +80,26 @@ def test_the_step_is_reset_in_sub_groups_with_a_muon_parameter(resumed):
     assert found.tensors("live.pt")["steps"] == expected
 
 
-@pytest.mark.parametrize("name, factor", [("ZeroMuon-fp32 to heavy_ball", 1 / (1 - MOMENTUM)),
-                                          ("ZeroMuon-heavy-ball to ZeroMuon", 1 - MOMENTUM)])
+@pytest.mark.parametrize(
+    "name, factor",
+    [("ZeroMuon-fp32 to heavy_ball", 1 / (1 - MOMENTUM)), ("ZeroMuon-heavy-ball to ZeroMuon", 1 - MOMENTUM)],
+)
 def test_an_ema_and_a_heavy_ball_differ_by_one_minus_the_momentum(name, factor, resumed, saved):
     expected = {}
     for parameter, states in before(name, saved)["states"].items():
         muon = parameter in zoo.MUON
-        expected.update({f"{parameter}: {part}": times(tensor, factor) if muon else tensor
-                         for part, tensor in states.items()})
+        expected.update(
+            {f"{parameter}: {part}": times(tensor, factor) if muon else tensor for part, tensor in states.items()}
+        )
     assert_same(flat_states(resumed(name).tensors("live.pt")), expected)
 
 
 def test_to_heavy_ball_and_back_steps_as_if_it_had_not_been(resumed, saved):
     """Newton-Schulz does not see a factor: the next step differs by rounding only."""
-    found, expected = resumed("ZeroMuon-fp32 to heavy_ball").tensors("next.pt"), saved(2, "ZeroMuon-fp32").tensors("next.pt")
+    found, expected = (
+        resumed("ZeroMuon-fp32 to heavy_ball").tensors("next.pt"),
+        saved(2, "ZeroMuon-fp32").tensors("next.pt"),
+    )
     for name, weights in expected["weights"].items():
         assert torch.allclose(found["weights"][name], weights, atol=2e-6), name
 
@@ -103,8 +109,12 @@ def test_deepspeeds_muon_becomes_ours_with_its_momentum_as_it_is(name, resumed, 
     """Its buffer is an EMA, m <- beta m + (1 - beta) g, by name: its Muon group is sorted by size."""
     expected = {}
     for parameter, states in before(name, saved)["states"].items():
-        expected.update({f"{parameter}: {'exp_avg' if part == 'momentum_buffer' else part}": tensor
-                         for part, tensor in states.items()})
+        expected.update(
+            {
+                f"{parameter}: {'exp_avg' if part == 'momentum_buffer' else part}": tensor
+                for part, tensor in states.items()
+            }
+        )
     assert_same(flat_states(resumed(name).tensors("live.pt")), expected)
 
 
@@ -118,8 +128,15 @@ def test_deepspeeds_muon_is_an_ema(saved):
         assert torch.allclose(momentum[name]["momentum_buffer"], expected, atol=1e-6), name
 
 
-@pytest.mark.parametrize("name, lr", [("AdamW-fp32 to ZeroMuon", LR), ("ZeroMuon-fp32 to AdamW", ADAM_LR),
-                                      ("Muon-fp32 to ZeroMuon", LR), ("ZeroMuon-fp32 to heavy_ball", LR)])
+@pytest.mark.parametrize(
+    "name, lr",
+    [
+        ("AdamW-fp32 to ZeroMuon", LR),
+        ("ZeroMuon-fp32 to AdamW", ADAM_LR),
+        ("Muon-fp32 to ZeroMuon", LR),
+        ("ZeroMuon-fp32 to heavy_ball", LR),
+    ],
+)
 def test_the_notes_and_the_groups_say_the_learning_rate(name, lr, resumed):
     found = resumed(name)
     assert any(note.startswith("learning rate:") and str(lr) in note for note in found.report["notes"])
@@ -137,7 +154,9 @@ def test_roles_are_asked_for_where_the_checkpoint_does_not_say_them(saved, tmp_p
     with pytest.raises(ValueError, match="does not say which parameters get Muon.*--roles FILE.*--model PATH"):
         tool.convert_optimizer(run, str(tmp_path / "out"), "ZeroMuon")
     with pytest.raises(ValueError, match='leave out 1 .the first is "gain"'):
-        tool.convert_optimizer(run, str(tmp_path / "out"), "ZeroMuon", roles={n: r for n, r in ROLES.items() if n != "gain"})
+        tool.convert_optimizer(
+            run, str(tmp_path / "out"), "ZeroMuon", roles={n: r for n, r in ROLES.items() if n != "gain"}
+        )
     with pytest.raises(ValueError, match='"gain" has 1 dimensions; Muon takes matrices'):
         tool.convert_optimizer(run, str(tmp_path / "out"), "ZeroMuon", roles={**ROLES, "gain": "muon"})
     with pytest.raises(ValueError, match='"gain" is "sgd", expected muon or adamw'):
@@ -155,13 +174,17 @@ def test_roles_are_read_from_the_file_that_param_groups_writes(output, saved, tm
     assert tool.diff(str(tmp_path / "out"), str(output("AdamW-fp32 to ZeroMuon")[0]))["same"]
 
 
-@pytest.mark.parametrize("name, options, message", [
-    ("AdamW-fp32", {"to": "AdamW"}, "is an AdamW checkpoint already"),
-    ("ZeroMuon-fp32", {"to": "SGD"}, "expected ZeroMuon or AdamW"),
-    ("ZeroMuon-fp32", {"to": "ZeroMuon", "momentum_kind": "polyak"}, "expected ema or heavy_ball"),
-    ("ZeroMuon-fp32", {"to": "AdamW", "momentum_kind": "ema"}, "AdamW has none"),
-    ("ZeroMuon-fp32", {"to": "ZeroMuon", "roles": {"first.weight": "adamw"}}, "its state fits no other role"),
-    ("ZeroMuon-fp32", {"to": "ZeroMuon", "numbers": {"rate": 1.0}}, 'unknown name "rate"')])
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("AdamW-fp32", {"to": "AdamW"}, "is an AdamW checkpoint already"),
+        ("ZeroMuon-fp32", {"to": "SGD"}, "expected ZeroMuon or AdamW"),
+        ("ZeroMuon-fp32", {"to": "ZeroMuon", "momentum_kind": "polyak"}, "expected ema or heavy_ball"),
+        ("ZeroMuon-fp32", {"to": "AdamW", "momentum_kind": "ema"}, "AdamW has none"),
+        ("ZeroMuon-fp32", {"to": "ZeroMuon", "roles": {"first.weight": "adamw"}}, "its state fits no other role"),
+        ("ZeroMuon-fp32", {"to": "ZeroMuon", "numbers": {"rate": 1.0}}, 'unknown name "rate"'),
+    ],
+)
 def test_what_cannot_be_converted_is_said(name, options, message, saved, tmp_path):
     with pytest.raises(ValueError, match=message):
         tool.convert_optimizer(saved(2, name).run, str(tmp_path / "out"), **options)

@@ -51,7 +51,7 @@ def test_a_rounded_export_differs_by_half_a_unit_in_the_last_place(saved, tmp_pa
         assert (found["reason"], found["in_a"], found["in_b"]) == ("values", "float32", "bfloat16")
         assert found["different"] == int((error > 0).sum())
         assert found["max_abs"] == pytest.approx(error.max().item())
-        assert found["max_rel"] <= 2 ** -8
+        assert found["max_rel"] <= 2**-8
 
 
 def test_another_optimizer_differs_in_its_states_only(output, saved):
@@ -64,8 +64,18 @@ def test_another_optimizer_differs_in_its_states_only(output, saved):
 
 
 def test_names_shapes_and_counts_of_what_differs_are_told(tmp_path):
-    a = {"same": torch.ones(3), "shape": torch.ones(2, 3), "values": torch.tensor([1.0, 2.0, float("nan")]), "a": torch.ones(1)}
-    b = {"same": torch.ones(3), "shape": torch.ones(3, 2), "values": torch.tensor([1.0, 2.5, float("nan")]), "b": torch.ones(1)}
+    a = {
+        "same": torch.ones(3),
+        "shape": torch.ones(2, 3),
+        "values": torch.tensor([1.0, 2.0, float("nan")]),
+        "a": torch.ones(1),
+    }
+    b = {
+        "same": torch.ones(3),
+        "shape": torch.ones(3, 2),
+        "values": torch.tensor([1.0, 2.5, float("nan")]),
+        "b": torch.ones(1),
+    }
     save_file(a, tmp_path / "a.safetensors")
     save_file(b, tmp_path / "b.safetensors")
     report = tool.diff(str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors"))

@@ -39,7 +39,9 @@ def test_values_are_those_of_zero_to_fp32(world_size, name, saved, tmp_path):
 def test_one_dtype_for_what_is_trained_rounds_as_torch_does(name, dtype, saved, tmp_path):
     """Frozen parameters and buffers keep their own."""
     checkpoint = saved(2, name)
-    assert_same(exported(checkpoint.run, tmp_path, dtype=dtype), whole_model(checkpoint.tensors("live.pt"), BY_NAME[dtype]))
+    assert_same(
+        exported(checkpoint.run, tmp_path, dtype=dtype), whole_model(checkpoint.tensors("live.pt"), BY_NAME[dtype])
+    )
 
 
 def test_in_its_own_dtype_an_export_is_the_live_low_precision_model(saved, tmp_path):
@@ -97,7 +99,9 @@ def test_shards_are_read_through_their_index(limit, saved, tmp_path):
     tool.export(checkpoint.run, str(tmp_path), max_shard_bytes=limit)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     shards = sorted(tmp_path.glob("model-0*.safetensors"))
-    assert [p.name for p in shards] == [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    assert [p.name for p in shards] == [
+        f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))
+    ]
     assert len(shards) > 1
     found = {}
     for shard in shards:

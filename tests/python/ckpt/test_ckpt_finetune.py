@@ -34,8 +34,18 @@ def run(command, model_without_dropout, text_file, tmp_path_factory) -> Path:
     """A finished run of 2 ranks, with checkpoints of the middle and of the end."""
     out = tmp_path_factory.mktemp("run") / "run"
     sizes = ["--ranks", 2, "--batch", 4, "--seq-len", 16, "--steps", STEPS, "--save-every", SAVED]
-    status, output = command("--model", model_without_dropout, "--data", text_file, "--out", out, *sizes,
-                             "--set", "bf16.enabled=false", "--verify").finish()
+    status, output = command(
+        "--model",
+        model_without_dropout,
+        "--data",
+        text_file,
+        "--out",
+        out,
+        *sizes,
+        "--set",
+        "bf16.enabled=false",
+        "--verify",
+    ).finish()
     assert status == 0, output
     return out
 
@@ -106,7 +116,9 @@ def test_a_model_exported_from_the_checkpoint_has_the_logits_of_the_one_that_the
     for folder in (run / "model", tmp_path / "exported"):
         model, info = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
         assert not info["missing_keys"] and not info["unexpected_keys"], info
-        ids = AutoTokenizer.from_pretrained(folder)("the shard moves [MASK] between rank and owner", return_tensors="pt")
+        ids = AutoTokenizer.from_pretrained(folder)(
+            "the shard moves [MASK] between rank and owner", return_tensors="pt"
+        )
         with torch.no_grad():
             logits.append(model.eval()(input_ids=ids["input_ids"]).logits)
     assert logits[0].abs().sum() > 0 and torch.equal(*logits)
@@ -115,6 +127,8 @@ def test_a_model_exported_from_the_checkpoint_has_the_logits_of_the_one_that_the
 def test_the_exported_model_has_the_tensors_of_the_saved_one_bit_for_bit(run, tmp_path):
     ckpt.export(run / "checkpoints", tmp_path / "exported")
     found = ckpt.diff(tmp_path / "exported", run / "model")
-    assert found["same"] or set(found["only_in_a"] + found["only_in_b"]) <= {"cls.predictions.decoder.weight",
-                                                                             "cls.predictions.decoder.bias"}, found
+    assert found["same"] or set(found["only_in_a"] + found["only_in_b"]) <= {
+        "cls.predictions.decoder.weight",
+        "cls.predictions.decoder.bias",
+    }, found
     assert not found["differences"] and found["equal"] > 30

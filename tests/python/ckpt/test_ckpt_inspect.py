@@ -23,7 +23,11 @@ def test_the_facts_are_those_of_the_run(world_size, name, saved):
     checkpoint, kind = saved(world_size, name), {**KINDS, **MORE_KINDS}[name]
     found = tool.inspect(checkpoint.run)
     assert found["kind"] == "ZeRO-3"
-    assert (found["tag"], found["world_size"], found["sub_groups"]) == ("saved", world_size, checkpoint.row["sub_groups"])
+    assert (found["tag"], found["world_size"], found["sub_groups"]) == (
+        "saved",
+        world_size,
+        checkpoint.row["sub_groups"],
+    )
     assert found["optimizer"] == NAMES_OF_OPTIMIZERS[kind.optimizer]
     assert found["momentum_kind"] == ("" if kind.optimizer == "AdamW" else kind.options.get("momentum_kind", "ema"))
     facts = found["facts"]
@@ -90,24 +94,37 @@ def test_models_without_optimizer_are_told_apart(tmp_path):
     found = tool.inspect(str(tmp_path / "model.safetensors"))
     assert found["kind"] == "safetensors"
     assert {t["name"]: (t["dtype"], t["shape"]) for t in found["tensors"]} == {
-        "a": ("float32", (2, 3)), "b": ("bfloat16", (4,))}
+        "a": ("float32", (2, 3)),
+        "b": ("bfloat16", (4,)),
+    }
     found = tool.inspect(str(tmp_path / "model.pt"))
     assert (found["kind"], found["aliases"]) == ("torch", {"tied": "a"})
 
 
 def test_inspecting_imports_neither_torch_nor_deepspeed(saved):
-    code = ("import json, sys; from zeromuon import _ckpt; kind = _ckpt.inspect(sys.argv[1])['kind'];"
-            "print(json.dumps([kind, [m for m in ('torch', 'deepspeed', 'numpy') if m in sys.modules]]))")
-    done = subprocess.run([sys.executable, "-c", code, saved(2, "AdamW-fp32").run], env=environment(),
-                          capture_output=True, text=True, check=True)
+    code = (
+        "import json, sys; from zeromuon import _ckpt; kind = _ckpt.inspect(sys.argv[1])['kind'];"
+        "print(json.dumps([kind, [m for m in ('torch', 'deepspeed', 'numpy') if m in sys.modules]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, saved(2, "AdamW-fp32").run],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert json.loads(done.stdout) == ["ZeRO-3", []]
 
 
 # ---- every pair of a verb and a kind of input ------------------------------------------------------
 
 ALL = ["inspect", "verify", "diff", "export"]
-VERBS = {"zero3": [*ALL, "reshard", "universal", "convert-optimizer"], "universal": [*ALL, "reshard", "convert-optimizer"],
-         "safetensors": ALL, "torch": ALL}
+VERBS = {
+    "zero3": [*ALL, "reshard", "universal", "convert-optimizer"],
+    "universal": [*ALL, "reshard", "convert-optimizer"],
+    "safetensors": ALL,
+    "torch": ALL,
+}
 
 
 @pytest.fixture
@@ -116,8 +133,12 @@ def inputs(output, saved, tmp_path):
     run = saved(2, "ZeroMuon-fp32").run
     tool.export(run, str(tmp_path / "safe"))
     tool.export(run, str(tmp_path / "torch"), format="torch")
-    return {"zero3": run, "universal": str(output("ZeroMuon-fp32 universal")[0] / "universal"),
-            "safetensors": str(tmp_path / "safe"), "torch": str(tmp_path / "torch")}
+    return {
+        "zero3": run,
+        "universal": str(output("ZeroMuon-fp32 universal")[0] / "universal"),
+        "safetensors": str(tmp_path / "safe"),
+        "torch": str(tmp_path / "torch"),
+    }
 
 
 CALLS = {

@@ -60,11 +60,17 @@ def test_a_path_that_is_no_utf8_is_named_in_errors(tmp_path):
     assert raised.value.file == str(file)
 
 
-@pytest.mark.parametrize("arguments", [
-    ["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", BYTE], ["universal", "-o", f"OUT/u{BYTE}"],
-    ["inspect", "--tag", BYTE], ["export", "-o", "OUT", "--include", BYTE], ["export", "-o", "OUT", "--dtype", BYTE],
-    ["export", "-o", "OUT", "--dtype-for", f"{BYTE}={BYTE}"],
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["reshard", "-o", "OUT", "--world-size", "3", "--new-tag", BYTE],
+        ["universal", "-o", f"OUT/u{BYTE}"],
+        ["inspect", "--tag", BYTE],
+        ["export", "-o", "OUT", "--include", BYTE],
+        ["export", "-o", "OUT", "--dtype", BYTE],
+        ["export", "-o", "OUT", "--dtype-for", f"{BYTE}={BYTE}"],
+    ],
+)
 def test_an_option_that_is_no_utf8_is_one_plain_error(zero3, tmp_path, arguments):
     arguments = [word.replace("OUT", str(tmp_path / "out")) for word in arguments]
     done = run(arguments[0], zero3, *arguments[1:])
@@ -72,11 +78,17 @@ def test_an_option_that_is_no_utf8_is_one_plain_error(zero3, tmp_path, arguments
     assert rb"\xff" in done.stderr and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("call", [
-    lambda: ckpt.inspect("/", tag="\ud800"), lambda: ckpt.export("/", "o\0ut"), lambda: ckpt.export("/", "\ud800"),
-    lambda: ckpt.export("/", "o", include="\ud800"), lambda: ckpt.export("/", "o", dtype=3),
-    lambda: ckpt.convert_optimizer("/", "o", "AdamW", roles={3: "muon"}),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ckpt.inspect("/", tag="\ud800"),
+        lambda: ckpt.export("/", "o\0ut"),
+        lambda: ckpt.export("/", "\ud800"),
+        lambda: ckpt.export("/", "o", include="\ud800"),
+        lambda: ckpt.export("/", "o", dtype=3),
+        lambda: ckpt.convert_optimizer("/", "o", "AdamW", roles={3: "muon"}),
+    ],
+)
 def test_arguments_that_no_file_can_have_are_value_errors(call):
     with pytest.raises(ValueError, match="got"):
         call()
@@ -100,7 +112,7 @@ def test_a_tensor_name_that_is_no_utf8_names_file_and_tensor(tmp_path):
 def test_a_name_of_zero3_that_is_no_utf8_names_the_model_file(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "SHAPES", [{f"w{BYTE}": (4, 2)}])
     run_folder = inputs.zero3(tmp_path / "run", ranks=1)
-    problem, = ckpt.verify(run_folder)["problems"]
+    (problem,) = ckpt.verify(run_folder)["problems"]
     assert problem["file"].endswith("zero_pp_rank_0_mp_rank_00_model_states.pt") and "UTF-8" in problem["expected"]
 
 
@@ -108,8 +120,8 @@ def test_a_latest_that_is_no_utf8_is_an_error_of_that_file(tmp_path):
     run_folder = inputs.zero3(tmp_path / "run")
     (run_folder / "latest").write_bytes(b"step\xff")
     done = run("inspect", run_folder)
-    assert done.returncode == 2 and b'run/latest: ' in done.stderr and rb'"step\xff"' in done.stderr
-    problem, = ckpt.verify(run_folder)["problems"]
+    assert done.returncode == 2 and b"run/latest: " in done.stderr and rb'"step\xff"' in done.stderr
+    (problem,) = ckpt.verify(run_folder)["problems"]
     assert problem["file"] == str(run_folder / "latest") and problem["got"] == f'"step{BYTE}"'
 
 
@@ -124,10 +136,16 @@ def test_names_that_the_terminal_cannot_say_are_escaped(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("verb, more, words", [
-    ("inspect", [], b""), ("inspect", ["--json"], b""), ("verify", ["-q"], b""), ("verify", ["-q", "--json"], b""),
-    ("export", ["-q", "-o", "OUT"], b"out itself is complete"),
-])
+@pytest.mark.parametrize(
+    "verb, more, words",
+    [
+        ("inspect", [], b""),
+        ("inspect", ["--json"], b""),
+        ("verify", ["-q"], b""),
+        ("verify", ["-q", "--json"], b""),
+        ("export", ["-q", "-o", "OUT"], b"out itself is complete"),
+    ],
+)
 def test_a_stdout_that_cannot_be_written_is_one_plain_error(zero3, tmp_path, verb, more, words):
     more = [str(tmp_path / "out") if word == "OUT" else word for word in more]
     with open("/dev/full", "wb") as full:

@@ -89,5 +89,8 @@ def test_roles_turn_its_adamw_into_ours(version, tmp_path):
     found = tool.inspect(str(tmp_path))
     assert found["optimizer"] == "ZeroMuon"
     assert {t["name"]: sorted(t["states"]) for t in found["tensors"] if t["states"]} == {
-        "embed.weight": ["exp_avg", "exp_avg_sq"], "hidden.bias": ["exp_avg", "exp_avg_sq"], "hidden.weight": ["exp_avg"]}
+        "embed.weight": ["exp_avg", "exp_avg_sq"],
+        "hidden.bias": ["exp_avg", "exp_avg_sq"],
+        "hidden.weight": ["exp_avg"],
+    }
     assert tool.diff(run_of(version), str(tmp_path), states=False)["same"]

@@ -44,7 +44,9 @@ def test_a_terminal_gets_a_bar_with_share_rate_and_time_to_go_and_is_left_empty(
 def test_without_a_terminal_there_is_a_line_every_ten_seconds():
     written = shown(False, [(t, t * 10**7) for t in range(1, 26)])
     assert written.splitlines() == [
-        "export  10%  100 MB of 1.00 GB  10.0 MB/s  1:30 to go", "export  20%  200 MB of 1.00 GB  10.0 MB/s  1:20 to go"]
+        "export  10%  100 MB of 1.00 GB  10.0 MB/s  1:30 to go",
+        "export  20%  200 MB of 1.00 GB  10.0 MB/s  1:20 to go",
+    ]
 
 
 def test_nothing_to_read_shows_nothing():
@@ -58,8 +60,9 @@ def test_a_second_reading_has_a_rate_of_its_own():
     assert "500 MB/s" in lines[1] and "10%" in lines[4] and "100 MB/s" in lines[4]
 
 
-@pytest.mark.parametrize("count, text", [
-    (0, "0 B"), (999, "999 B"), (1000, "1.00 KB"), (999_600, "1.00 MB"), (12.34e9, "12.3 GB")])
+@pytest.mark.parametrize(
+    "count, text", [(0, "0 B"), (999, "999 B"), (1000, "1.00 KB"), (999_600, "1.00 MB"), (12.34e9, "12.3 GB")]
+)
 def test_sizes_have_three_digits(count, text):
     assert size_text(count) == text
 
@@ -69,7 +72,17 @@ def test_durations_are_short(seconds, text):
     assert duration_text(seconds) == text
 
 
-@pytest.mark.parametrize("text, count", [
-    ("5GB", 5 * 10**9), ("256MiB", 256 << 20), ("1.5kb", 1500), ("7", 7), ("7B", 7), ("2 GiB", 2 << 30), ("3M", 3 * 10**6)])
+@pytest.mark.parametrize(
+    "text, count",
+    [
+        ("5GB", 5 * 10**9),
+        ("256MiB", 256 << 20),
+        ("1.5kb", 1500),
+        ("7", 7),
+        ("7B", 7),
+        ("2 GiB", 2 << 30),
+        ("3M", 3 * 10**6),
+    ],
+)
 def test_sizes_of_options_are_decimal_or_binary(text, count):
     assert byte_count(text) == count

@@ -74,9 +74,14 @@ def test_a_sub_group_for_every_parameter(saved, tmp_path):
     assert tool.diff(run, str(tmp_path))["same"]
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"world_size": 0}, "world_size: expected 1"), ({"world_size": 2, "sub_group_size": -1}, "sub_group_size"),
-    ({"world_size": 2, "new_tag": "../up"}, "tag: expected the name of a folder")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"world_size": 0}, "world_size: expected 1"),
+        ({"world_size": 2, "sub_group_size": -1}, "sub_group_size"),
+        ({"world_size": 2, "new_tag": "../up"}, "tag: expected the name of a folder"),
+    ],
+)
 def test_options_out_of_range_write_nothing(options, message, saved, tmp_path):
     with pytest.raises(ValueError, match=message):
         tool.reshard(saved(2, "AdamW-fp32").run, str(tmp_path / "out"), **options)

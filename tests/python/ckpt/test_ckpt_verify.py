@@ -29,8 +29,18 @@ def test_what_deepspeed_wrote_is_well_and_has_the_norms_of_the_live_model(world_
     assert len(norms) == len(report["tensors"])
 
 
-@pytest.mark.parametrize("name", ["AdamW-fp32 universal", "ZeroMuon-fp32 universal", "Muon-fp32 on 3", "AdamW-fp16 on 3",
-                                  "ZeroMuon-fp32 to AdamW", "AdamW-bf16 to ZeroMuon", "Muon-bf16 to ZeroMuon"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AdamW-fp32 universal",
+        "ZeroMuon-fp32 universal",
+        "Muon-fp32 on 3",
+        "AdamW-fp16 on 3",
+        "ZeroMuon-fp32 to AdamW",
+        "AdamW-bf16 to ZeroMuon",
+        "Muon-bf16 to ZeroMuon",
+    ],
+)
 def test_what_the_tool_wrote_is_well(name, output):
     folder, _ = output(name)
     report = tool.verify(str(folder))
@@ -53,8 +63,9 @@ def problems(path, **options) -> list[dict]:
     return report["problems"]
 
 
-@pytest.mark.parametrize("file", [OPTIM_1, "zero_pp_rank_0_mp_rank_00_optim_states.pt", MODEL_0,
-                                  "zero_pp_rank_1_mp_rank_00_model_states.pt"])
+@pytest.mark.parametrize(
+    "file", [OPTIM_1, "zero_pp_rank_0_mp_rank_00_optim_states.pt", MODEL_0, "zero_pp_rank_1_mp_rank_00_model_states.pt"]
+)
 def test_a_missing_file_of_a_rank_is_named(file, copy):
     (copy / "saved" / file).unlink()
     [problem] = problems(copy)
@@ -71,8 +82,10 @@ def test_a_rank_of_another_world_size_is_named(copy, saved):
     assert "mixed" in problem["remedy"]
 
 
-@pytest.mark.parametrize("file, other", [
-    (OPTIM_1, "ZeroMuon-fp32"), (OPTIM_1, "AdamW-bf16"), ("zero_pp_rank_1_mp_rank_00_model_states.pt", "Muon-fp32")])
+@pytest.mark.parametrize(
+    "file, other",
+    [(OPTIM_1, "ZeroMuon-fp32"), (OPTIM_1, "AdamW-bf16"), ("zero_pp_rank_1_mp_rank_00_model_states.pt", "Muon-fp32")],
+)
 def test_a_rank_of_another_run_is_named(file, other, copy, saved):
     prefix = "bf16_" if other.endswith("bf16") and "optim" in file else ""
     (copy / "saved" / file).unlink()
@@ -125,7 +138,7 @@ def _largest_record(path) -> tuple[str, int]:
 
 def _data_offset(path, header: int) -> int:
     data = path.read_bytes()
-    name, extra = (int.from_bytes(data[header + at: header + at + 2], "little") for at in (26, 28))
+    name, extra = (int.from_bytes(data[header + at : header + at + 2], "little") for at in (26, 28))
     return header + 30 + name + extra
 
 
@@ -134,7 +147,8 @@ def test_a_nan_in_a_tensor_is_a_problem(saved):
     report = tool.verify(str(folder))
     assert not report["ok"]
     assert sorted(p["expected"] for p in report["problems"]) == [
-        f'finite values in "{NORM_BIAS}" ({part})' for part in ("exp_avg", "value")]
+        f'finite values in "{NORM_BIAS}" ({part})' for part in ("exp_avg", "value")
+    ]
     bad = [(t["name"], t["part"], t["nan"]) for t in report["tensors"] if t["nan"] or t["infinite"]]
     assert sorted(bad) == [(NORM_BIAS, "exp_avg", 1), (NORM_BIAS, "value", 1)]
 
@@ -160,7 +174,7 @@ def test_values_of_models_without_optimizer_are_looked_at(tmp_path):
     for path in (tmp_path / "model.safetensors", tmp_path / "model.pt"):
         found = {t["name"]: t for t in tool.verify(str(path))["tensors"]}
         assert (found["bad"]["nan"], found["bad"]["infinite"]) == (1, 2)
-        assert found["bad"]["norm"] == pytest.approx(2 ** 0.5)
+        assert found["bad"]["norm"] == pytest.approx(2**0.5)
         assert (found["good"]["nan"], found["good"]["norm"]) == (0, 2.0)
 
 

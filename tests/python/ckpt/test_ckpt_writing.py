@@ -121,8 +121,10 @@ def test_there_and_back_gives_every_rank_its_tensors_again(ckpt, zero3, tmp_path
 
 def test_universal_writes_what_reshard_reads(ckpt, zero3, tmp_path):
     assert ckpt("universal", zero3, "-o", tmp_path / "all" / "uni")[0] == 0
-    assert torch.equal(torch.load(tmp_path / "all" / "uni" / "zero" / "emb" / "exp_avg.pt").flatten(),
-                       inputs.weights(1)["emb"].flatten())
+    assert torch.equal(
+        torch.load(tmp_path / "all" / "uni" / "zero" / "emb" / "exp_avg.pt").flatten(),
+        inputs.weights(1)["emb"].flatten(),
+    )
     assert (tmp_path / "all" / "latest_universal").is_file()
     assert ckpt("reshard", tmp_path / "all" / "uni", "-o", tmp_path / "one", "--world-size", 1)[0] == 0
     assert ckpt("diff", zero3, tmp_path / "one")[0] == 0
@@ -138,7 +140,12 @@ def test_convert_optimizer_says_what_becomes_of_rates_and_what_was_reset(ckpt, z
     roles = inputs.roles_file(tmp_path / "roles.json")
     out = tmp_path / "muon"
     printed = converted(ckpt, zero3, out, "--to", "ZeroMuon", "--roles", roles, "--lr", 0.02, "--adam-lr", 3e-4)
-    for words in ("note: learning rate: lr 0.02, adam_lr 0.0003", "note: the momentum is ema", "note: reset: ", '"ZeroMuon"'):
+    for words in (
+        "note: learning rate: lr 0.02, adam_lr 0.0003",
+        "note: the momentum is ema",
+        "note: reset: ",
+        '"ZeroMuon"',
+    ):
         assert words in printed
     entry = optimizer_of(out)["optimizer_state_dict"]["zeromuon"]
     assert entry["options"]["lr"] == 0.02 and entry["options"]["adam_lr"] == pytest.approx(3e-4)
@@ -148,8 +155,10 @@ def test_convert_optimizer_says_what_becomes_of_rates_and_what_was_reset(ckpt, z
     assert (tmp_path / "adamw" / "latest").read_text() == "back"
 
 
-@pytest.mark.parametrize("option, key, value", [
-    ("--momentum", "momentum", 0.5), ("--eps", "eps", 1e-6), ("--weight-decay", "weight_decay", 0.25)])
+@pytest.mark.parametrize(
+    "option, key, value",
+    [("--momentum", "momentum", 0.5), ("--eps", "eps", 1e-6), ("--weight-decay", "weight_decay", 0.25)],
+)
 def test_convert_optimizer_takes_numbers(ckpt, zero3, tmp_path, option, key, value):
     roles = inputs.roles_file(tmp_path / "roles.json")
     converted(ckpt, zero3, tmp_path / "out", "--to", "ZeroMuon", "--roles", roles, option, value)
@@ -158,8 +167,20 @@ def test_convert_optimizer_takes_numbers(ckpt, zero3, tmp_path, option, key, val
 
 def test_convert_optimizer_divides_exp_avg_by_its_bias_with_the_beta1_given(ckpt, zero3, tmp_path):
     roles = inputs.roles_file(tmp_path / "roles.json")
-    options = ["--to", "ZeroMuon", "--roles", roles, "--beta1", 0.5, "--beta2", 0.75, "--momentum-kind", "heavy_ball",
-               "--momentum", 0.9]
+    options = [
+        "--to",
+        "ZeroMuon",
+        "--roles",
+        roles,
+        "--beta1",
+        0.5,
+        "--beta2",
+        0.75,
+        "--momentum-kind",
+        "heavy_ball",
+        "--momentum",
+        0.9,
+    ]
     converted(ckpt, zero3, tmp_path / "out", *options)
     packed = optimizer_of(tmp_path / "out")["optimizer_state_dict"]
     assert tuple(packed["zeromuon"]["options"]["betas"]) == (0.5, 0.75)
@@ -168,12 +189,21 @@ def test_convert_optimizer_divides_exp_avg_by_its_bias_with_the_beta1_given(ckpt
     assert torch.allclose(packed["state"][0]["exp_avg"][:4].double(), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("content, got", [
-    ("{", "no JSON"), ("[]", "format 1"), ('{"format": 2, "parameters": []}', "format 1"),
-    ('{"format": 1, "parameters": [{"name": "emb"}]}', "parameter 0"),
-    ('{"format": 1, "parameters": [{"name": "emb", "role": "adamw"}, {"name": "emb", "role": "muon"}]}', '"emb" twice'),
-    ("[" * 100_000, "no JSON"), ("\udcff", "no JSON"),
-])
+@pytest.mark.parametrize(
+    "content, got",
+    [
+        ("{", "no JSON"),
+        ("[]", "format 1"),
+        ('{"format": 2, "parameters": []}', "format 1"),
+        ('{"format": 1, "parameters": [{"name": "emb"}]}', "parameter 0"),
+        (
+            '{"format": 1, "parameters": [{"name": "emb", "role": "adamw"}, {"name": "emb", "role": "muon"}]}',
+            '"emb" twice',
+        ),
+        ("[" * 100_000, "no JSON"),
+        ("\udcff", "no JSON"),
+    ],
+)
 def test_a_roles_file_that_is_none_is_refused(ckpt, zero3, tmp_path, content, got):
     file = tmp_path / "roles.json"
     file.write_bytes(content.encode(errors="surrogateescape"))
@@ -186,8 +216,14 @@ def test_a_model_decides_the_roles_as_zeromuon_does(tmp_path):
     from zeromuon import param_groups
     from zeromuon.ckpt import read_roles, roles_of_model
 
-    config = transformers.BertConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                                     intermediate_size=32, architectures=["BertForMaskedLM"])
+    config = transformers.BertConfig(
+        vocab_size=20,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        architectures=["BertForMaskedLM"],
+    )
     config.save_pretrained(tmp_path)
     param_groups(transformers.BertForMaskedLM(config)).save(tmp_path / "roles.json")
     found = roles_of_model(tmp_path)
@@ -197,8 +233,10 @@ def test_a_model_decides_the_roles_as_zeromuon_does(tmp_path):
 # ---- overwriting and being stopped ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb, options", [
-    ("export", []), ("export", ["--format", "torch"]), ("reshard", ["--world-size", 3]), ("universal", [])])
+@pytest.mark.parametrize(
+    "verb, options",
+    [("export", []), ("export", ["--format", "torch"]), ("reshard", ["--world-size", 3]), ("universal", [])],
+)
 def test_an_output_that_exists_is_replaced_only_with_force(ckpt, zero3, tmp_path, verb, options):
     command = [verb, zero3, "-o", tmp_path / "all" / "out", *options]
     assert ckpt(*command)[0] == 0

@@ -24,15 +24,28 @@ def test_the_installed_deepspeed_has_those_defaults():
     groups = [{"params": [matrix], "use_muon": True}, {"params": [vector], "use_muon": False}]
     muon, adam = MuonWithAuxAdam(groups).param_groups
     found = options()
-    assert (muon["lr"], muon["momentum"], muon["weight_decay"]) == (found["lr"], found["momentum"], found["weight_decay"])
+    assert (muon["lr"], muon["momentum"], muon["weight_decay"]) == (
+        found["lr"],
+        found["momentum"],
+        found["weight_decay"],
+    )
     assert (adam["lr"], adam["betas"], adam["eps"]) == (found["adam_lr"], found["betas"], found["eps"])
 
 
 def test_every_key_that_the_installed_deepspeed_reads_is_known():
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-    read = {*DeepSpeedEngine._MUON_HALF_KEYS, *DeepSpeedEngine._ADAM_HALF_KEYS, "muon_lr", "adam_lr", "torch_adam",
-            "adam_w_mode", "fp32_optimizer_states", "foreach", "per_head_muon"}
+    read = {
+        *DeepSpeedEngine._MUON_HALF_KEYS,
+        *DeepSpeedEngine._ADAM_HALF_KEYS,
+        "muon_lr",
+        "adam_lr",
+        "torch_adam",
+        "adam_w_mode",
+        "fp32_optimizer_states",
+        "foreach",
+        "per_head_muon",
+    }
     assert read == set(KEYS)
 
 
@@ -56,13 +69,16 @@ def test_the_decay_of_adam_is_coupled_only_when_told():
     assert read_muon_params({}).decoupled_decay and not read_muon_params({"adam_w_mode": False}).decoupled_decay
 
 
-@pytest.mark.parametrize("params, text", [
-    ({"per_head_muon": True}, "per_head_muon: true is not available"),
-    ({"ns_method": "grams"}, "gram or standard"),
-    ({"nesterov": True}, "unknown key"),
-    ({"weight_decoy": 0.1}, "did you mean weight_decay"),
-    ({"torch_adam": "yes"}, "expected true or false"),
-])
+@pytest.mark.parametrize(
+    "params, text",
+    [
+        ({"per_head_muon": True}, "per_head_muon: true is not available"),
+        ({"ns_method": "grams"}, "gram or standard"),
+        ({"nesterov": True}, "unknown key"),
+        ({"weight_decoy": 0.1}, "did you mean weight_decay"),
+        ({"torch_adam": "yes"}, "expected true or false"),
+    ],
+)
 def test_what_cannot_be_done_is_an_error_not_ignored(params, text):
     with pytest.raises(ValueError, match=text):
         read_muon_params(params)

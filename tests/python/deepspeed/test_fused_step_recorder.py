@@ -82,8 +82,10 @@ def test_fp32_sums_are_read_where_they_are_in_one_call():
     assert all(f.grad is None for f in loop.fp32_partitioned_groups_flat)
 
 
-@pytest.mark.parametrize("numels, calls", [
-    ([8, 8], [[0, 1]]), ([8, 8, 8], [[0, 1], [2]]), ([2, 8, 2, 2, 9, 9, 9], [[0, 1, 2, 3], [4, 5], [6]])])
+@pytest.mark.parametrize(
+    "numels, calls",
+    [([8, 8], [[0, 1]]), ([8, 8, 8], [[0, 1], [2]]), ([2, 8, 2, 2, 9, 9, 9], [[0, 1, 2, 3], [4, 5], [6]])],
+)
 def test_copied_gradients_are_held_up_to_twice_the_largest_sub_group(numels, calls):
     loop, optimizer = recorded(numels)
     loop.step()
@@ -108,8 +110,13 @@ def test_gradients_that_are_not_in_one_piece_are_copied():
     sub_group = SimpleNamespace(index=0, flat=loop.fp32_partitioned_groups_flat[0])
     assert host_loop.gradient_in_place(loop, sub_group).numel() == 8
     whole = torch.ones(20)
-    for parts in ([torch.ones(1), torch.ones(7)], [whole[:4], whole[5:9]], [whole[:4], whole[4:7]],
-                  [whole[:4], whole[4:8].double()], [whole[:16:2]]):
+    for parts in (
+        [torch.ones(1), torch.ones(7)],
+        [whole[:4], whole[5:9]],
+        [whole[:4], whole[4:7]],
+        [whole[:4], whole[4:8].double()],
+        [whole[:16:2]],
+    ):
         loop.averaged_gradients[0] = parts
         assert host_loop.gradient_in_place(loop, sub_group) is None
 
@@ -154,7 +161,9 @@ def test_other_shards_than_those_bound_are_refused():
 
 @pytest.mark.parametrize("clip", [0.0, 0.3])
 @pytest.mark.parametrize("norm", [torch.float32, torch.float64])
-@pytest.mark.parametrize("loss_scale", [1.0, 128.0, 3.0, 65537.0, torch.tensor(3.0), torch.tensor(7.0, dtype=torch.float64)])
+@pytest.mark.parametrize(
+    "loss_scale", [1.0, 128.0, 3.0, 65537.0, torch.tensor(3.0), torch.tensor(7.0, dtype=torch.float64)]
+)
 def test_the_scale_gives_the_bits_of_deepspeeds_own_multiplication(clip, norm, loss_scale):
     loop = Loop([1000])
     loop.loss_scale, loop.clip_grad = loss_scale, clip

@@ -32,12 +32,23 @@ def test_no_eligible_parameter_is_an_error():
         zeromuon.ZeroMuon([{"params": list(norm.parameters())}])
 
 
-@pytest.mark.parametrize("options, expected", [
-    ({"momentun": 0.9}, '"?momentum"?'), ({"lr": -1e-3}, "lr"), ({"betas": (0.9, 1.0)}, "betas"),
-    ({"momentum": 1.0}, "momentum"), ({"ns": "jordon"}, "jordan"), ({"ns_form": "grams"}, "gram"),
-    ({"ns_dtype": "float16"}, "not available"), ({"cpu_kernels": "sse"}, "avx2"), ({"momentum_device": "gpu"}, "cpu_streamed"),
-    ({"fused_step": True}, "fused_step"), ({"lr": 0.0, "adam_lr": 1e-3}, "adam_lr"),
-    ({"ns": [[1.0, float("nan"), 0.0]]}, "finite")])
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"momentun": 0.9}, '"?momentum"?'),
+        ({"lr": -1e-3}, "lr"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"ns": "jordon"}, "jordan"),
+        ({"ns_form": "grams"}, "gram"),
+        ({"ns_dtype": "float16"}, "not available"),
+        ({"cpu_kernels": "sse"}, "avx2"),
+        ({"momentum_device": "gpu"}, "cpu_streamed"),
+        ({"fused_step": True}, "fused_step"),
+        ({"lr": 0.0, "adam_lr": 1e-3}, "adam_lr"),
+        ({"ns": [[1.0, float("nan"), 0.0]]}, "finite"),
+    ],
+)
 def test_bad_options_are_refused_at_construction(options, expected, capsys):
     with pytest.raises(ValueError, match=expected):
         zeromuon.ZeroMuon(zeromuon.param_groups(model()), **options)
@@ -59,7 +70,9 @@ def test_groups_are_split_by_role_and_keep_their_own_values():
         p.use_muon = p.dim() == 2
     optimizer = zeromuon.ZeroMuon(
         [{"params": list(net[0].parameters()), "lr": 0.5}, {"params": list(net[2].parameters()), "weight_decay": 0.3}],
-        lr=0.1, weight_decay=0.2)
+        lr=0.1,
+        weight_decay=0.2,
+    )
     found = [(len(g["params"]), g["lr"], g["weight_decay"]) for g in optimizer.param_groups]
     assert found == [(1, 0.5, 0.2), (1, 0.5, 0.2), (1, 0.1, 0.3), (1, 0.1, 0.3)]
     decays = [optimizer._specs[id(p)].decay for p in (net[0].bias, net[2].bias, net[2].weight)]

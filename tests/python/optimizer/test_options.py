@@ -26,10 +26,24 @@ def refusal(**given) -> str:
 
 def test_no_options_at_all_give_every_documented_default():
     assert validate() == {
-        "lr": 1e-3, "adam_lr": None, "momentum": 0.95, "nesterov": True, "momentum_kind": "ema",
-        "weight_decay": 0.0, "betas": (0.9, 0.95), "eps": 1e-8, "scale": "match_rms_adamw", "ns": "jordan",
-        "ns_form": "auto", "ns_dtype": "auto", "wire_dtype": "auto", "momentum_device": "auto",
-        "momentum_dtype": "float32", "cpu_kernels": "auto", "fused_step": "auto", "max_bytes_in_flight": "auto",
+        "lr": 1e-3,
+        "adam_lr": None,
+        "momentum": 0.95,
+        "nesterov": True,
+        "momentum_kind": "ema",
+        "weight_decay": 0.0,
+        "betas": (0.9, 0.95),
+        "eps": 1e-8,
+        "scale": "match_rms_adamw",
+        "ns": "jordan",
+        "ns_form": "auto",
+        "ns_dtype": "auto",
+        "wire_dtype": "auto",
+        "momentum_device": "auto",
+        "momentum_dtype": "float32",
+        "cpu_kernels": "auto",
+        "fused_step": "auto",
+        "max_bytes_in_flight": "auto",
         "stage_timeout_s": 600.0,
     }
 
@@ -52,10 +66,18 @@ def test_the_given_dict_is_left_as_it_was():
     assert given == {"betas": [0.9, 0.95]}
 
 
-@pytest.mark.parametrize(("wrong", "right"), [
-    ("momentun", "momentum"), ("weigth_decay", "weight_decay"), ("LR", "lr"), ("adamlr", "adam_lr"),
-    ("muon_lr", "lr"), ("ns_method", "ns"), ("beta", "momentum"),
-])
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("momentun", "momentum"),
+        ("weigth_decay", "weight_decay"),
+        ("LR", "lr"),
+        ("adamlr", "adam_lr"),
+        ("muon_lr", "lr"),
+        ("ns_method", "ns"),
+        ("beta", "momentum"),
+    ],
+)
 def test_an_unknown_option_is_refused_with_the_nearest_valid_name(wrong, right):
     message = refusal(**{wrong: 0.5})
     assert f"{wrong}: unknown option, did you mean {right}?" in message
@@ -84,12 +106,31 @@ def test_zero_is_a_momentum_and_a_weight_decay_and_an_eps():
     assert (options["momentum"], options["eps"]) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("given", [
-    {"lr": "1e-3"}, {"lr": "auto"}, {"lr": None}, {"lr": True}, {"momentum": "0.9"}, {"nesterov": 1}, {"nesterov": "true"},
-    {"betas": 0.9}, {"betas": [0.9]}, {"betas": [0.9, 0.95, 0.99]}, {"betas": "ab"}, {"betas": ["a", "b"]},
-    {"scale": 1}, {"scale": None}, {"ns": 5}, {"ns": []}, {"ns": None}, {"ns_form": ["gram"]}, {"wire_dtype": float},
-    {"fused_step": True},
-])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"lr": "1e-3"},
+        {"lr": "auto"},
+        {"lr": None},
+        {"lr": True},
+        {"momentum": "0.9"},
+        {"nesterov": 1},
+        {"nesterov": "true"},
+        {"betas": 0.9},
+        {"betas": [0.9]},
+        {"betas": [0.9, 0.95, 0.99]},
+        {"betas": "ab"},
+        {"betas": ["a", "b"]},
+        {"scale": 1},
+        {"scale": None},
+        {"ns": 5},
+        {"ns": []},
+        {"ns": None},
+        {"ns_form": ["gram"]},
+        {"wire_dtype": float},
+        {"fused_step": True},
+    ],
+)
 def test_a_value_of_the_wrong_type_is_refused_by_name(given):
     ((name, value),) = given.items()
     message = refusal(**given)
@@ -106,17 +147,20 @@ def test_an_unknown_coefficient_set_lists_the_valid_names():
     assert '"jordan", "you" or "polar_express"' in message and "did you mean 'jordan'?" in message
 
 
-@pytest.mark.parametrize(("name", "values"), [
-    ("momentum_kind", ("ema", "heavy_ball")),
-    ("scale", ("match_rms_adamw", "original", "spectral_unclamped", "none")),
-    ("ns_form", ("auto", "standard", "gram", "gram_restarts")),
-    ("ns_dtype", ("auto", "float32", "bfloat16")),
-    ("wire_dtype", ("auto", "float32", "bfloat16")),
-    ("momentum_device", ("auto", "device", "cpu", "cpu_streamed")),
-    ("momentum_dtype", ("float32", "bfloat16")),
-    ("fused_step", ("auto", "on", "off")),
-    ("cpu_kernels", ("auto", "generic", "avx2", "avx512", "avx512_bf16", "onednn")),
-])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("momentum_kind", ("ema", "heavy_ball")),
+        ("scale", ("match_rms_adamw", "original", "spectral_unclamped", "none")),
+        ("ns_form", ("auto", "standard", "gram", "gram_restarts")),
+        ("ns_dtype", ("auto", "float32", "bfloat16")),
+        ("wire_dtype", ("auto", "float32", "bfloat16")),
+        ("momentum_device", ("auto", "device", "cpu", "cpu_streamed")),
+        ("momentum_dtype", ("float32", "bfloat16")),
+        ("fused_step", ("auto", "on", "off")),
+        ("cpu_kernels", ("auto", "generic", "avx2", "avx512", "avx512_bf16", "onednn")),
+    ],
+)
 def test_a_choice_takes_its_values_and_names_them_when_it_refuses(name, values):
     for value in values:
         assert validate(**{name: value})[name] == value
@@ -131,7 +175,9 @@ def test_a_value_of_a_later_version_is_refused_by_name(name, value):
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, 1e9, 2**63, True, "1GB", None])
 def test_a_bound_that_is_no_whole_number_of_bytes_is_refused(value):
-    assert f'max_bytes_in_flight: got {value!r}, expected "auto" or a whole number' in refusal(max_bytes_in_flight=value)
+    assert f'max_bytes_in_flight: got {value!r}, expected "auto" or a whole number' in refusal(
+        max_bytes_in_flight=value
+    )
     assert validate(max_bytes_in_flight=2**30)["max_bytes_in_flight"] == 2**30
 
 

@@ -25,7 +25,7 @@ def test_the_same_arithmetic_is_no_matter():
 
 @pytest.mark.parametrize("saved", [{"arithmetic": "fedcba9876543210"}, {}], ids=["another", "not recorded"])
 def test_another_or_an_unknown_arithmetic_is_warned_of(saved):
-    message, = warned(saved)
+    (message,) = warned(saved)
     assert saved.get("arithmetic", "not recorded") in message and PLAN.arithmetic_hash in message
 
 

@@ -12,9 +12,17 @@ def event(lane, stage, begin, end, bucket=0, sub_group=0):
     return {"lane": lane, "stage": stage, "sub_group": sub_group, "bucket": bucket, "begin_ns": begin, "end_ns": end}
 
 
-FIRST = RankTrace(0, "one", 0, [
-    event("cpu", "momentum", 5000, 6000), event("comm", "gather_to_owner", 6000, 9000),
-    event("cpu", "adamw", 6000, 8000, bucket=-1, sub_group=1), event("compute", "newton_schulz", 9000, 10000)])
+FIRST = RankTrace(
+    0,
+    "one",
+    0,
+    [
+        event("cpu", "momentum", 5000, 6000),
+        event("comm", "gather_to_owner", 6000, 9000),
+        event("cpu", "adamw", 6000, 8000, bucket=-1, sub_group=1),
+        event("compute", "newton_schulz", 9000, 10000),
+    ],
+)
 
 
 def of_kind(content, phase):
@@ -35,7 +43,12 @@ def test_each_rank_is_a_process_and_each_lane_a_track_in_a_fixed_order():
 def test_bars_have_stage_bucket_and_microseconds_from_the_first_event():
     bars = of_kind(trace.chrome_trace([FIRST]), "X")
     assert [(b["name"], b["ts"], b["dur"]) for b in bars] == [
-        ("step", 0, 5), ("momentum", 0, 1), ("gather_to_owner", 1, 3), ("adamw", 1, 2), ("newton_schulz", 4, 1)]
+        ("step", 0, 5),
+        ("momentum", 0, 1),
+        ("gather_to_owner", 1, 3),
+        ("adamw", 1, 2),
+        ("newton_schulz", 4, 1),
+    ]
     assert bars[3]["args"] == {"sub_group": 1, "bucket": -1}
     assert bars[1]["tid"] == bars[3]["tid"] != bars[2]["tid"]
 

@@ -123,7 +123,8 @@ def test_mixtral_routers_and_expert_stacks_are_adamw():
 
 def test_qwen_moe_shared_expert_is_muon_and_its_gate_is_a_router():
     config = transformers.Qwen2MoeConfig(
-        **LLAMA, num_experts=4, moe_intermediate_size=16, shared_expert_intermediate_size=16)
+        **LLAMA, num_experts=4, moe_intermediate_size=16, shared_expert_intermediate_size=16
+    )
     specs = specs_of(transformers.Qwen2MoeForCausalLM(config))
     assert specs["model.layers.0.mlp.shared_expert_gate.weight"].reason == "router"
     assert specs["model.layers.0.mlp.shared_expert.gate_proj.weight"].role == "muon"
@@ -143,8 +144,13 @@ def test_vit_patch_convolution_tokens_and_classifier_are_adamw():
 
 
 def test_convolutions_are_seen_as_out_times_rest_but_stem_and_depthwise_are_adamw():
-    model = nn.Sequential(nn.Conv2d(3, 8, 7), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 3), nn.Conv1d(16, 4, 5),
-                          nn.ConvTranspose2d(4, 6, 2))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 7),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv2d(8, 16, 3),
+        nn.Conv1d(16, 4, 5),
+        nn.ConvTranspose2d(4, 6, 2),
+    )
     specs = specs_of(model)
     assert specs["0.weight"].reason == "patch or stem convolution"
     assert specs["1.weight"].reason == "depthwise convolution"
@@ -223,8 +229,10 @@ def test_a_linear_whose_class_name_says_norm_is_still_a_hidden_linear():
 def test_lora_factors_are_hidden_linear_weights_and_the_frozen_base_is_left_out():
     base = nn.Linear(8, 8)
     base.requires_grad_(False)
-    factors = {"lora_A": nn.ModuleDict({"default": nn.Linear(8, 2, bias=False)}),
-               "lora_B": nn.ModuleDict({"default": nn.Linear(2, 8, bias=False)})}
+    factors = {
+        "lora_A": nn.ModuleDict({"default": nn.Linear(8, 2, bias=False)}),
+        "lora_B": nn.ModuleDict({"default": nn.Linear(2, 8, bias=False)}),
+    }
     groups = param_groups(Net(q_proj=Net(base_layer=base, **factors)))
     assert [s.name for s in groups.specs] == ["q_proj.lora_A.default.weight", "q_proj.lora_B.default.weight"]
     assert [group["role"] for group in groups] == ["muon"]
@@ -371,7 +379,8 @@ def test_saved_groups_say_role_shape_and_reason_of_every_parameter(tmp_path):
 def test_under_zero_init_shapes_are_the_true_ones_and_roles_the_same(tmp_path):
     pytest.importorskip("deepspeed")
     script = tmp_path / "partitioned.py"
-    script.write_text(textwrap.dedent("""
+    script.write_text(
+        textwrap.dedent("""
         import deepspeed, deepspeed.ops
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         import transformers
@@ -385,9 +394,17 @@ def test_under_zero_init_shapes_are_the_true_ones_and_roles_the_same(tmp_path):
         assert tuple(partitioned.transformer.wte.weight.shape) == (0,)
         assert list(roles_for(plain).values()) == list(roles_for(partitioned).values())
         print("the same")
-    """))
-    env = {**os.environ, "DS_ACCELERATOR": "cpu", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1",
-           "PYTHONPATH": os.pathsep.join(sys.path), "TORCHDYNAMO_DISABLE": "1"}
+    """)
+    )
+    env = {
+        **os.environ,
+        "DS_ACCELERATOR": "cpu",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "TORCHDYNAMO_DISABLE": "1",
+    }
     done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "the same" in done.stdout

@@ -9,11 +9,25 @@ from zeromuon.selection.rules import roles_for
 
 transformers = pytest.importorskip("transformers")
 
-BERT = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, vocab_size=96,
-            max_position_embeddings=16)
+BERT = dict(
+    hidden_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=48,
+    vocab_size=96,
+    max_position_embeddings=16,
+)
 LLAMA = dict(BERT, num_key_value_heads=2)
-BART = dict(d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-            encoder_ffn_dim=48, decoder_ffn_dim=48, vocab_size=96)
+BART = dict(
+    d_model=32,
+    encoder_layers=1,
+    decoder_layers=1,
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+    encoder_ffn_dim=48,
+    decoder_ffn_dim=48,
+    vocab_size=96,
+)
 
 
 def roles(model) -> dict[str, str]:
@@ -76,8 +90,11 @@ def test_adapters_of_hidden_layers_get_muon_and_those_of_a_head_adamw():
 
 def test_adapters_of_stacked_experts_get_adamw():
     config = transformers.MixtralConfig(**LLAMA, num_local_experts=2, num_experts_per_tok=1)
-    model = with_lora(transformers.MixtralForCausalLM(config), target_modules=["q_proj"],
-                      target_parameters=["mlp.experts.gate_up_proj"])
+    model = with_lora(
+        transformers.MixtralForCausalLM(config),
+        target_modules=["q_proj"],
+        target_parameters=["mlp.experts.gate_up_proj"],
+    )
     found = roles(model)
     experts = {name: role for name, role in found.items() if "experts" in name}
     assert experts and set(experts.values()) == {"adamw"}

@@ -10,8 +10,8 @@
 #include <memory>
 
 #include "csrc/formats/output_file.h"
-#include "tests/zero3/convert/zero3_files.h"
 #include "tests/csrc/formats/builders.h"
+#include "tests/zero3/convert/zero3_files.h"
 #include "zero3/convert/verbs.h"
 
 namespace zeromuon::convert {

@@ -5,8 +5,8 @@
 #include <filesystem>
 
 #include "csrc/formats/safetensors.h"
-#include "tests/zero3/convert/zero3_files.h"
 #include "tests/csrc/formats/builders.h"
+#include "tests/zero3/convert/zero3_files.h"
 
 namespace zeromuon::convert {
 namespace {

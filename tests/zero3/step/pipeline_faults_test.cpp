@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "csrc/base/check.h"
-#include "tests/zero3/step/pipeline_failures.h"
 #include "tests/csrc/ranks.h"
+#include "tests/zero3/step/pipeline_failures.h"
 
 namespace zeromuon::zero3 {
 namespace {

@@ -4,8 +4,8 @@
 #include <atomic>
 
 #include "offload/mapping.h"
-#include "tests/zero3/step/pipeline_runs.h"
 #include "tests/csrc/ranks.h"
+#include "tests/zero3/step/pipeline_runs.h"
 
 namespace zeromuon::zero3 {
 namespace {

@@ -21,7 +21,12 @@ PART = "adamw"
 DEFAULT_NUMEL = 64_000_000
 HYPER = {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 BETA = 0.95
-CHAIN, CPU_ADAM, TORCH_FUSED, TORCH_OPS = "DeepSpeed's chain", "DeepSpeedCPUAdam", "torch AdamW, fused", "torch operations"
+CHAIN, CPU_ADAM, TORCH_FUSED, TORCH_OPS = (
+    "DeepSpeed's chain",
+    "DeepSpeedCPUAdam",
+    "torch AdamW, fused",
+    "torch operations",
+)
 COPY, TRIAD = "copy roof", "triad roof"
 _BYTES_PER_PARAMETER = 60  # of memory that the tensors below take
 _MEMORY_SHARE = 0.5
@@ -56,8 +61,17 @@ def make_tensors(numel: int) -> Tensors:
     weight = torch.nn.Parameter(torch.empty(numel).normal_())
     weight.grad = gradient
     source, target = torch.ones(numel * 15 // 4), torch.ones(numel * 15 // 4)
-    return Tensors(weight, gradient, gradient.bfloat16(), gradient * 0.5, gradient.square(), weight.detach().bfloat16(),
-                   source, target, torch.ones(numel * 5 // 2))
+    return Tensors(
+        weight,
+        gradient,
+        gradient.bfloat16(),
+        gradient * 0.5,
+        gradient.square(),
+        weight.detach().bfloat16(),
+        source,
+        target,
+        torch.ones(numel * 5 // 2),
+    )
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ def _measured(plan: _Plan, tensors: Tensors, seconds: float, progress: Progress)
     title = f"{plan.title}, {numel / 1e6:g} M parameters, {plan.bytes_each} bytes each"
     rows = rows_of(contenders, samples)
     peers = [row for row in rows if row.kind != ROOF]
-    return Case(PART, plan.key, title, "B/s", [*peers, *absent, *rows[len(peers):]])
+    return Case(PART, plan.key, title, "B/s", [*peers, *absent, *rows[len(peers) :]])
 
 
 def _contenders(plan: _Plan, tensors: Tensors, work: float) -> tuple[list[Contender], list[Row]]:
@@ -126,9 +140,13 @@ def _roofs(t: Tensors, work: float) -> list[Contender]:
     half, third = int(work) // 8, int(work) // 12
     return [
         Contender(COPY, lambda _: _core.stream_copy_(t.target[:half], t.source[:half]), kind=ROOF, work=work),
-        Contender(TRIAD, lambda _: _core.stream_triad_(t.target[:third], t.source[:third], t.third[:third], 0.5), kind=ROOF,
-                  work=work),
-    ]  # fmt: skip
+        Contender(
+            TRIAD,
+            lambda _: _core.stream_triad_(t.target[:third], t.source[:third], t.third[:third], 0.5),
+            kind=ROOF,
+            work=work,
+        ),
+    ]
 
 
 # ---- the cases -----------------------------------------------------------------------------------
@@ -155,20 +173,46 @@ def _plans(t: Tensors, no_cpu_adam: str) -> list[_Plan]:
     converted = {CHAIN: "fp32 copy of the gradient, scale, step, bf16 copy"}
     return [
         _Plan("fp32", "fp32 gradient, bf16 weight written", 30, _adamw(t, t.gradient, t.low), {CHAIN: chain}, scaled),
-        _Plan("bf16", "bf16 gradient, bf16 weight written", 28, _adamw(t, t.gradient_bf16, t.low), {CHAIN: chain_bf16}, converted),
-        _Plan("plain", "fp32 gradient, no bf16 weight", 28, _adamw(t, t.gradient, None),
-              {CPU_ADAM: alone, TORCH_FUSED: lambda: _step_of(_torch_fused(t))}, {}),
-        _Plan("momentum", "momentum, bf16 wire", 14, _momentum(t), {TORCH_OPS: lambda: _momentum_in_torch(t)},
-              {TORCH_OPS: "lerp_, lerp, copy_"}),
-        _Plan("apply", "apply an update, bf16 weight written", 14, _apply(t), {TORCH_OPS: lambda: _apply_in_torch(t)},
-              {TORCH_OPS: "mul_, add_, copy_"}, has_onednn=False),
-    ]  # fmt: skip
+        _Plan(
+            "bf16",
+            "bf16 gradient, bf16 weight written",
+            28,
+            _adamw(t, t.gradient_bf16, t.low),
+            {CHAIN: chain_bf16},
+            converted,
+        ),
+        _Plan(
+            "plain",
+            "fp32 gradient, no bf16 weight",
+            28,
+            _adamw(t, t.gradient, None),
+            {CPU_ADAM: alone, TORCH_FUSED: lambda: _step_of(_torch_fused(t))},
+            {},
+        ),
+        _Plan(
+            "momentum",
+            "momentum, bf16 wire",
+            14,
+            _momentum(t),
+            {TORCH_OPS: lambda: _momentum_in_torch(t)},
+            {TORCH_OPS: "lerp_, lerp, copy_"},
+        ),
+        _Plan(
+            "apply",
+            "apply an update, bf16 weight written",
+            14,
+            _apply(t),
+            {TORCH_OPS: lambda: _apply_in_torch(t)},
+            {TORCH_OPS: "mul_, add_, copy_"},
+            has_onednn=False,
+        ),
+    ]
 
 
 def _adamw(t: Tensors, gradient, low) -> Callable[[str], Callable]:
     weight = t.weight.detach()
-    return lambda kernels: lambda _: _core.adamw_(
-        weight, gradient, t.exp_avg, t.exp_avg_sq, low, step=10, kernels=kernels, **HYPER
+    return lambda kernels: (
+        lambda _: _core.adamw_(weight, gradient, t.exp_avg, t.exp_avg_sq, low, step=10, kernels=kernels, **HYPER)
     )
 
 
@@ -188,8 +232,8 @@ def _momentum_in_torch(t: Tensors) -> Callable:
 
 def _apply(t: Tensors) -> Callable[[str], Callable]:
     weight = t.weight.detach()
-    return lambda kernels: lambda _: _core.apply_(
-        weight, t.gradient, t.low, lr=1e-3, weight_decay=0.1, scale=0.2, kernels=kernels
+    return lambda kernels: (
+        lambda _: _core.apply_(weight, t.gradient, t.low, lr=1e-3, weight_decay=0.1, scale=0.2, kernels=kernels)
     )
 
 

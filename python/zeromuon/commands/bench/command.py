@@ -9,9 +9,15 @@ import importlib
 BENCHES = {
     "ckpt": ("ckpt.command", "zeromuon ckpt beside DeepSpeed's zero_to_fp32 and ds_to_universal: time, memory, disk"),
     "kernels": ("kernels", "AdamW and Newton-Schulz on the CPU beside DeepSpeed's, torch's and the roofs"),
-    "pipeline": ("pipeline.command", "the pipeline of a step of large models, on a virtual clock with the rates of a file"),
+    "pipeline": (
+        "pipeline.command",
+        "the pipeline of a step of large models, on a virtual clock with the rates of a file",
+    ),
     "step": ("step", "engine.step() of ZeRO-3 with ZeroMuon and with DeepSpeed's Muon: time, memory, bytes sent"),
-    "tune": ("tune", "how the products of Newton-Schulz are best cut here; prints rows of the tuned table, for developers"),
+    "tune": (
+        "tune",
+        "how the products of Newton-Schulz are best cut here; prints rows of the tuned table, for developers",
+    ),
 }
 
 

@@ -27,8 +27,9 @@ def build(say: Callable[[str], None], longest: float = BUILD_SECONDS) -> str:
     """
     started = time.monotonic()
     command = [sys.executable, "-c", _BUILD]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                               start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
+    )
     try:
         while (waited := time.monotonic() - started) < longest:
             say(f"loading DeepSpeed's cpu_adam; building it takes minutes the first time, {waited:.0f} s so far")

@@ -40,7 +40,9 @@ def run(argv: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog=_PROG, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=_PROG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measures the CPU kernels of this package beside DeepSpeed's, torch's and others' in one process: contenders\n"
         "take turns, and ratios are medians of pairs of one round. Ends with a table, a JSON file and a picture.\n\n"
         "  adamw          AdamW, momentum and apply; against the speed of a copy in memory\n"
@@ -48,15 +50,26 @@ def _parser() -> Parser:
         epilog="A contender that is not installed or fails is a row that says why. Exit status: 0, 2 for bad input, 130 when\n"
         "interrupted (what was measured until then is written); it does not depend on what was measured. Ctrl-C ends the run\n"
         "after the sample that is being taken, a second one at once.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--only", choices=PARTS, help="measure this part only")
-    add("--full", action="store_true", help="all shapes, also those that take long (default: those that fit the budget)")
-    add("--shape", action="append", metavar="RxC", help="this Newton-Schulz shape in place of the list; may be given again")
+    add(
+        "--full", action="store_true", help="all shapes, also those that take long (default: those that fit the budget)"
+    )
+    add(
+        "--shape",
+        action="append",
+        metavar="RxC",
+        help="this Newton-Schulz shape in place of the list; may be given again",
+    )
     add("--parameters", metavar="N", help="of AdamW (default: 64000000; less where memory is short)")
     add("--threads", metavar="N", help="default: all cores of this process")
-    add("--budget-seconds", metavar="S", help=f"wall time for all, about (default: {BUDGET_SECONDS:.0f}; with --full "
-        f"{FULL_SECONDS:.0f}); shapes are left out and rounds are fewer to keep to it")  # fmt: skip
+    add(
+        "--budget-seconds",
+        metavar="S",
+        help=f"wall time for all, about (default: {BUDGET_SECONDS:.0f}; with --full "
+        f"{FULL_SECONDS:.0f}); shapes are left out and rounds are fewer to keep to it",
+    )
     add("--out", metavar="DIR", help="folder of the results (default: bench-kernels-<time>)")
     return parser
 

@@ -12,10 +12,20 @@ from pathlib import Path
 BUSY_CORES = 0.1  # more than that of others is said
 # Variables that make kernels slower or faster than the processor allows by itself.
 CAPS = (
-    "ZEROMUON_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE",
-    "DNNL_DEFAULT_FPMATH_MODE", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "MKL_CBWR",
-    "ATEN_CPU_CAPABILITY", "TORCHDYNAMO_DISABLE", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY",
-)  # fmt: skip
+    "ZEROMUON_MAX_CPU_ISA",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_DEBUG_CPU_TYPE",
+    "MKL_CBWR",
+    "ATEN_CPU_CAPABILITY",
+    "TORCHDYNAMO_DISABLE",
+    "OMP_PROC_BIND",
+    "OMP_PLACES",
+    "GOMP_CPU_AFFINITY",
+)
 
 
 def header(threads: int) -> list[tuple[str, str]]:
@@ -65,7 +75,9 @@ def versions() -> dict[str, str]:
 
     from ... import __version__
 
-    onednn = re.search(r"oneDNN\)? v([\d.]+)", torch.__config__.show()) or re.search(r"MKL-DNN v([\d.]+)", torch.__config__.show())
+    onednn = re.search(r"oneDNN\)? v([\d.]+)", torch.__config__.show()) or re.search(
+        r"MKL-DNN v([\d.]+)", torch.__config__.show()
+    )
     packages = {name: installed(name) for name in ("torch", "deepspeed", "gram-newton-schulz")}
     return {"zeromuon": __version__, **packages, "torch's oneDNN": onednn.group(1) if onednn else "unknown"}
 

@@ -68,7 +68,9 @@ def default_jobs() -> list[Job]:
     return sorted(jobs, key=lambda job: (job.key not in _FIRST, job.operations))
 
 
-def run(jobs: list[Job], everything: bool, budget: Budget, progress: Progress, add: Callable[[Case], None]) -> list[str]:
+def run(
+    jobs: list[Job], everything: bool, budget: Budget, progress: Progress, add: Callable[[Case], None]
+) -> list[str]:
     """Measures each job and gives its cases to `add`; returns what was left out, and why.
 
     everything: none is left out for want of time.
@@ -100,7 +102,9 @@ def _that_fit(jobs: list[Job], race: Race, budget: Budget) -> tuple[list[Job], l
     for job in jobs:
         seconds = race.estimate(job)
         if kept and planned + seconds > budget.left():
-            left_out.append(f"{job.key} ({job.owner}): about {seconds:.0f} s are more than the budget has left; --full measures it")
+            left_out.append(
+                f"{job.key} ({job.owner}): about {seconds:.0f} s are more than the budget has left; --full measures it"
+            )
         else:
             kept.append(job)
             planned += seconds
@@ -168,8 +172,10 @@ class Race:
         fast = [p for p in self._loaded if p not in slow]
         scaled = self._scaled(job, slow, self._limit)
         where = f"see {scaled.key} below" if scaled else "fewer rows do not help"
-        skipped = [Row(p.name, PEER, SKIPPED, f"{p.dtype}, about {self._seconds(p, job):.0f} s each time; {where}", p.dtype)
-                   for p in slow]  # fmt: skip
+        skipped = [
+            Row(p.name, PEER, SKIPPED, f"{p.dtype}, about {self._seconds(p, job):.0f} s each time; {where}", p.dtype)
+            for p in slow
+        ]
         cases = [self._case(job, fast, [*skipped, *self._absent], seconds)]
         if scaled:
             self._progress.say(f"Newton-Schulz, {job.key} with rows scaled to {scaled.rows}")
@@ -194,7 +200,9 @@ class Race:
         return None
 
     def _case(self, job: Job, racing: list[peers.Peer], absent: list[Row], seconds: float, key: str = "") -> Case:
-        matrices = [torch.randn(job.rows, job.cols, generator=torch.Generator().manual_seed(i)) for i in range(job.count)]
+        matrices = [
+            torch.randn(job.rows, job.cols, generator=torch.Generator().manual_seed(i)) for i in range(job.count)
+        ]
         ours, missing = _all_of_ours(job, matrices)
         contenders, roofs = [*ours, *(_peer(peer, matrices) for peer in racing)], _products()
         samples = measure([*contenders, *roofs], seconds, self._progress.round)
@@ -206,7 +214,13 @@ class Race:
             else:
                 row.accuracy = _accuracy(result)
         title = f"{key or job.key} ({job.owner})" if job.owner else key or job.key
-        return Case(PART, key or job.key, title, "FLOP/s", [*rows[: len(contenders)], *missing, *absent, *rows[len(contenders) :]])
+        return Case(
+            PART,
+            key or job.key,
+            title,
+            "FLOP/s",
+            [*rows[: len(contenders)], *missing, *absent, *rows[len(contenders) :]],
+        )
 
 
 def _all_of_ours(job: Job, matrices: list[torch.Tensor]) -> tuple[list[Contender], list[Row]]:
@@ -229,8 +243,14 @@ def _ours(job: Job, dtype: str, matrices: list[torch.Tensor]) -> Contender:
         operation.run_(copies)
         return copies[0]
 
-    return Contender(OURS_NAMES[dtype], run, lambda: [m.clone() for m in matrices], OURS, operation.flops * job.count,
-                     _described(operation))  # fmt: skip
+    return Contender(
+        OURS_NAMES[dtype],
+        run,
+        lambda: [m.clone() for m in matrices],
+        OURS,
+        operation.flops * job.count,
+        _described(operation),
+    )
 
 
 def _described(operation: _core.NewtonSchulz) -> str:

@@ -30,7 +30,9 @@ def whole_number(prog: str, option: str, text: str | None, default, least: int, 
     if text is None:
         return default
     if not re.fullmatch(r"\d+", text) or not least <= int(text) <= most:
-        raise ValueError(f'{prog} {option}: expected a whole number from {least} to {most}, got "{text}"; e.g. {option} {least}')
+        raise ValueError(
+            f'{prog} {option}: expected a whole number from {least} to {most}, got "{text}"; e.g. {option} {least}'
+        )
     return int(text)
 
 

@@ -90,7 +90,9 @@ def _gram_package(in_float32: bool) -> Peer:
         module = _variant("gram_newton_schulz.gram_newton_schulz", in_float32)
     except ImportError as error:
         if "gram_newton_schulz" in str(error):
-            raise ImportError("not installed: pip install --no-deps gram-newton-schulz (its dependencies are for GPUs)") from None
+            raise ImportError(
+                "not installed: pip install --no-deps gram-newton-schulz (its dependencies are for GPUs)"
+            ) from None
         raise
     function = module.GramNewtonSchulz(ns_use_kernels=False, ns_coefficients=[JORDAN] * STEPS)
     return _named(GRAM_PACKAGE, in_float32, "float16", function)

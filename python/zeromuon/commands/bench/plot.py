@@ -9,16 +9,30 @@ from .results import MEASURED, PEER, ROOF, Case, Results, Row
 _CUT = 5.0  # ratios beyond are cut, and written out
 _INCHES_PER_LINE = 0.21
 _LINES_PER_COLUMN = 60
-_TITLES = {"adamw": "Elementwise passes", "newton_schulz": "Newton-Schulz", "time": "engine.step()",
-           "export": "zeromuon ckpt export", "universal": "zeromuon ckpt universal"}  # fmt: skip
+_TITLES = {
+    "adamw": "Elementwise passes",
+    "newton_schulz": "Newton-Schulz",
+    "time": "engine.step()",
+    "export": "zeromuon ckpt export",
+    "universal": "zeromuon ckpt universal",
+}
 _COLORS = {
-    "DeepSpeed standard": "tab:blue", "DeepSpeed gram": "tab:cyan", "torch.optim.Muon": "tab:orange",
-    "gram-newton-schulz": "tab:purple", "DeepSpeed's chain": "tab:blue", "DeepSpeedCPUAdam": "tab:cyan",
-    "torch AdamW": "tab:orange", "torch operations": "tab:orange", "zeromuon": "tab:gray",
-    "zero_to_fp32, without": "tab:cyan", "zero_to_fp32": "tab:blue",
-    "ds_to_universal, without": "tab:cyan", "ds_to_universal": "tab:blue",
-    "ZeroMuon": "tab:gray", "DeepSpeed's Muon": "tab:blue",
-}  # fmt: skip
+    "DeepSpeed standard": "tab:blue",
+    "DeepSpeed gram": "tab:cyan",
+    "torch.optim.Muon": "tab:orange",
+    "gram-newton-schulz": "tab:purple",
+    "DeepSpeed's chain": "tab:blue",
+    "DeepSpeedCPUAdam": "tab:cyan",
+    "torch AdamW": "tab:orange",
+    "torch operations": "tab:orange",
+    "zeromuon": "tab:gray",
+    "zero_to_fp32, without": "tab:cyan",
+    "zero_to_fp32": "tab:blue",
+    "ds_to_universal, without": "tab:cyan",
+    "ds_to_universal": "tab:blue",
+    "ZeroMuon": "tab:gray",
+    "DeepSpeed's Muon": "tab:blue",
+}
 
 
 def has_bars(results: Results) -> bool:
@@ -107,4 +121,12 @@ def _roof(axes, place: float, height: float, case: Case) -> None:
     if shares:
         share = min(shares)
         axes.plot([share, share], [place + 0.5, place + height - 0.45], color="tab:red", linestyle="--", linewidth=1.4)
-        axes.text(max(share, 0.35), place + height - 0.1, f"{share:.2f} of the roof", fontsize=7, color="tab:red", va="center", ha="center")
+        axes.text(
+            max(share, 0.35),
+            place + height - 0.1,
+            f"{share:.2f} of the roof",
+            fontsize=7,
+            color="tab:red",
+            va="center",
+            ha="center",
+        )

@@ -13,7 +13,18 @@ from .interrupt import INTERRUPTED, Wish
 from .results import MEASURED, ROOF, Case, Results, Row
 
 SCHEMA = 2
-_COLUMNS = ("contender", "ms", "ratio", "least..most", "rounds", "rate", "of roof", "mean|s-1|", "singular values", "note")
+_COLUMNS = (
+    "contender",
+    "ms",
+    "ratio",
+    "least..most",
+    "rounds",
+    "rate",
+    "of roof",
+    "mean|s-1|",
+    "singular values",
+    "note",
+)
 _LEGEND = {
     "kernels": (
         "ms: median of the rounds. ratio: the median over the rounds of a contender's time divided by that of the first line in",
@@ -62,8 +73,10 @@ def text(results: Results) -> str:
 
 
 def as_json(results: Results) -> dict:
-    figures = [{"what": f.what, "sense": f.sense, "bound": f.bound, "measured": f.measured, "met": f.met, "why": f.why}
-               for f in verdicts.figures(results)]  # fmt: skip
+    figures = [
+        {"what": f.what, "sense": f.sense, "bound": f.bound, "measured": f.measured, "met": f.met, "why": f.why}
+        for f in verdicts.figures(results)
+    ]
     return {"schema": SCHEMA, **results.as_json(), "figures": figures}
 
 
@@ -103,7 +116,9 @@ def _last_words(results: Results) -> str:
     """Of a run with a Ctrl-C."""
     if not results.interrupted:
         return "interrupted when all was measured; the results are complete"
-    return "interrupted; " + ("what was measured so far is written there" if results.cases else "nothing was measured or written")
+    return "interrupted; " + (
+        "what was measured so far is written there" if results.cases else "nothing was measured or written"
+    )
 
 
 def _table(case: Case) -> list[str]:
@@ -111,14 +126,19 @@ def _table(case: Case) -> list[str]:
     measured = [row for row in case.rows if row.status == MEASURED]
     own = list(dict.fromkeys(name for row in measured for name in row.values))
     names = (*_COLUMNS[:-1], *own, _COLUMNS[-1])
-    cells = [(*(line := _cells(row, case.unit))[:-1], *(_value(row, name) for name in own), line[-1]) for row in measured]
+    cells = [
+        (*(line := _cells(row, case.unit))[:-1], *(_value(row, name) for name in own), line[-1]) for row in measured
+    ]
     used = [i for i in range(len(names)) if any(line[i] for line in cells)]
     lines = [names, *cells] if cells else []
     widths = {i: max(len(line[i]) for line in lines) for i in used}
     left = (0, len(names) - 1)  # columns that are not numbers
     padded = ["  ".join(_aligned(line[i], widths[i], i in left) for i in used).rstrip() for line in lines]
     absent = [f"{row.name}: {row.status}: {row.why}" for row in case.rows if row.status != MEASURED]
-    return [f"{case.part.replace('_', '-')}: {case.title}", *(f"  {line}" for line in [*padded, *absent, *case.remarks])]
+    return [
+        f"{case.part.replace('_', '-')}: {case.title}",
+        *(f"  {line}" for line in [*padded, *absent, *case.remarks]),
+    ]
 
 
 def _value(row: Row, name: str) -> str:

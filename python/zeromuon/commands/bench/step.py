@@ -50,7 +50,9 @@ def run(argv: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog=_PROG, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=_PROG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measures engine.step() of ZeRO-3 with ZeroMuon and with DeepSpeed's own Muon, each with and without CPU\n"
         "offload, in fp32 on gloo ranks. Ends with a table, a JSON file and a picture.\n\n"
         "  time    all four in the same processes, step by step in turns; ratios are medians of pairs of one round\n"
@@ -59,14 +61,18 @@ def _parser() -> Parser:
         "A model WxL has L layers with matrices of a transformer's shapes, W x W four times, 4W x W and W x 4W.",
         epilog="A contender that fails is a row that says why. Exit status: 0, 2 for bad input, 130 when interrupted (what\n"
         "was measured until then is written); it does not depend on what was measured.",
-    )  # fmt: skip
+    )
     sizes = " and ".join(f"{size.key} ({size.numel / 1e6:.1f} M parameters)" for size in DEFAULT_SIZES)
     add = parser.add_argument
     add("--model", action="append", metavar="WxL", help=f"width and layers; may be given again (default: {sizes})")
     add("--ranks", metavar="N", help="processes (default: 2)")
     add("--only", choices=PARTS, help="measure this part only")
-    add("--budget-seconds", metavar="S", help=f"wall time for all, about (default: {BUDGET_SECONDS:.0f}); models and parts are"
-        " left out and rounds are fewer to keep to it")  # fmt: skip
+    add(
+        "--budget-seconds",
+        metavar="S",
+        help=f"wall time for all, about (default: {BUDGET_SECONDS:.0f}); models and parts are"
+        " left out and rounds are fewer to keep to it",
+    )
     add("--out", metavar="DIR", help="folder of the results (default: bench-step-<time>)")
     return parser
 
@@ -87,13 +93,17 @@ def _size(text: str, ranks: int) -> Size:
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     width, layers = map(int, found.groups()) if found else (0, 0)
     if not (1 <= width <= _LARGEST_WIDTH and 1 <= layers <= _MOST_LAYERS):
-        raise ValueError(f"{_PROG} --model: expected WIDTHxLAYERS, the width from 1 to {_LARGEST_WIDTH}, layers from 1 to"
-                         f' {_MOST_LAYERS}, got "{text}"; e.g. --model 512x8')  # fmt: skip
+        raise ValueError(
+            f"{_PROG} --model: expected WIDTHxLAYERS, the width from 1 to {_LARGEST_WIDTH}, layers from 1 to"
+            f' {_MOST_LAYERS}, got "{text}"; e.g. --model 512x8'
+        )
     size = Size(width, layers)
     needed, free = needed_bytes(1, ranks, size), available_memory_bytes()
     if needed > free:
-        raise ValueError(f"{_PROG} --model: {text} needs about {needed / 1e9:.1f} GB with {ranks} ranks, and"
-                         f" {free / 1e9:.1f} GB are free; choose a smaller one")  # fmt: skip
+        raise ValueError(
+            f"{_PROG} --model: {text} needs about {needed / 1e9:.1f} GB with {ranks} ranks, and"
+            f" {free / 1e9:.1f} GB are free; choose a smaller one"
+        )
     return size
 
 
@@ -119,7 +129,9 @@ def _header(ranks: int) -> list[tuple[str, str]]:
     threads = threads_of(ranks)
     lines = dict(machine.header(threads))
     lines["threads"] = f"{ranks} gloo ranks with {threads} of {core_count()} cores each"
-    lines["peer"] = "DeepSpeed's Muon as it ships (ns_method gram); torch_adam, so that no operator is compiled for the norms"
+    lines["peer"] = (
+        "DeepSpeed's Muon as it ships (ns_method gram); torch_adam, so that no operator is compiled for the norms"
+    )
     return list(lines.items())
 
 
@@ -182,7 +194,9 @@ class _Bench:
     def _mode_lines(self) -> list[str]:
         return [f"{name} runs {words}" for name, words in self.mode_words.items()]
 
-    def _race(self, size: Size, names: tuple[str, ...], seconds: float, heard: list[Heard], failed: dict[str, str]) -> None:
+    def _race(
+        self, size: Size, names: tuple[str, ...], seconds: float, heard: list[Heard], failed: dict[str, str]
+    ) -> None:
         """One that fails takes all its processes along: the others start again without it."""
         names = tuple(name for name in names if name not in failed)
         while names:

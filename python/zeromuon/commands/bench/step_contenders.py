@@ -106,4 +106,6 @@ _PROCESS_BYTES = 770e6  # of a rank before it has an engine
 
 def needed_bytes(engines: int, ranks: int, size: Size) -> float:
     """Memory of all ranks together with that many engines in each, one of which steps."""
-    return size.numel * (engines * (_SHARED_BYTES + ranks * _HELD_BYTES) + ranks * _MOVING_BYTES) + ranks * _PROCESS_BYTES
+    return (
+        size.numel * (engines * (_SHARED_BYTES + ranks * _HELD_BYTES) + ranks * _MOVING_BYTES) + ranks * _PROCESS_BYTES
+    )

@@ -67,12 +67,27 @@ class Launcher:
             heard.failed = (heard.doing[0], f"{heard.doing[1]}: {why}" if heard.doing[1] else why)
 
     def _start(self, job_path: Path) -> subprocess.Popen:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.ranks),
-                   "-m", f"{__package__}.step_ranks", str(job_path)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(self.ranks),
+            "-m",
+            f"{__package__}.step_ranks",
+            str(job_path),
+        ]
         with open(self._log, "ab") as log:
             # Its own session: the terminal's Ctrl-C reaches this process only.
-            return subprocess.Popen(command, env=environment(self.ranks), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                    start_new_session=True)  # fmt: skip
+            return subprocess.Popen(
+                command,
+                env=environment(self.ranks),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def _listen(self, process: subprocess.Popen, lines, heard: Heard, end: float) -> int | None:
         """The exit status, None when the time is over."""

@@ -139,7 +139,9 @@ def run_time(job: Job, ranks: Ranks, report: Reporter) -> None:
         engines.append(engine)
     samples = Samples()
     report.say(f"{job.size.key}: {len(engines)} contenders in turns")
-    measure([e.contender() for e in engines], job.seconds, lambda n: report.round(n, samples.seconds), common_clock, samples)
+    measure(
+        [e.contender() for e in engines], job.seconds, lambda n: report.round(n, samples.seconds), common_clock, samples
+    )
     for engine in engines:
         if contenders.is_ours(engine.name):
             report.found(phases=_phases(engine), name=engine.name)
@@ -193,7 +195,7 @@ def run_counts(job: Job, ranks: Ranks, report: Reporter) -> None:
 def _counts_over_ranks(sent: float, allocated: step_memory.Allocated, ranks: Ranks) -> dict:
     """sent: bytes per Muon parameter and step of this rank."""
     totals = ranks.sum([sent, float(allocated.tensor_storage), float(allocated.large_buffers), float(allocated.calls)])
-    most, = _over_ranks([sent], dist.ReduceOp.MAX)
+    (most,) = _over_ranks([sent], dist.ReduceOp.MAX)
     names = ("tensor_storage", "large_buffers", "calls")
     return {"sent": totals[0] / ranks.world_size, "sent_most": most, **dict(zip(names, totals[1:]))}
 

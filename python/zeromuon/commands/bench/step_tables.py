@@ -25,8 +25,10 @@ def memory_words(groups: list[tuple[str, ...]], ranks: int, size: Size, free_byt
     most = max(map(len, groups))
     needed = needed_bytes(most, ranks, size)
     in_turns = "" if len(groups) == 1 else f", in {len(groups)} launches, each with {OURS_OFFLOADED}"
-    return (f"engines of {most} contenders in the same {ranks} processes{in_turns}: about {needed / 1e9:.1f} GB are needed,"
-            f" {free_bytes / 1e9:.1f} GB were free")  # fmt: skip
+    return (
+        f"engines of {most} contenders in the same {ranks} processes{in_turns}: about {needed / 1e9:.1f} GB are needed,"
+        f" {free_bytes / 1e9:.1f} GB were free"
+    )
 
 
 def _kind(name: str) -> str:
@@ -84,7 +86,9 @@ def memory_case(size: Size, heard: dict[str, Heard], mode_words: dict[str, str])
             rows.append(Row(name, _kind(name), note=_mode_note(name, mode_words), values=values))
         elif launch.failed:
             rows.append(Row(name, _kind(name), FAILED, launch.failed[1]))
-    remarks = ["the most of a rank, of all ranks and measured steps; growth: above what was resident right before the step"]
+    remarks = [
+        "the most of a rank, of all ranks and measured steps; growth: above what was resident right before the step"
+    ]
     return Case(MEMORY, size.key, f"main memory of a rank, {_title(size)}", "", rows, remarks)
 
 
@@ -96,8 +100,10 @@ def counts_case(size: Size, heard: Heard, ranks: int) -> Case:
     rows = [_counts_row(name, heard.found[name], ranks) for name in COUNTED if name in heard.found]
     if heard.failed:
         rows += [Row(name, OURS, FAILED, heard.failed[1]) for name in COUNTED if name not in heard.found]
-    remarks = ["sent: to other ranks, per Muon parameter and step, mean over ranks",
-               "tensor storage, buffers: allocated in the optimizer's step() after the first, all ranks and steps"]  # fmt: skip
+    remarks = [
+        "sent: to other ranks, per Muon parameter and step, mean over ranks",
+        "tensor storage, buffers: allocated in the optimizer's step() after the first, all ranks and steps",
+    ]
     return Case(COUNTS, size.key, f"sent and allocated by one step, {_title(size)}", "", rows, remarks)
 
 

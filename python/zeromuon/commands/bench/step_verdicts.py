@@ -59,4 +59,6 @@ def _none_allocated(case: Case, name: str) -> Figure:
     what = f"{case.key}: allocations after the first step, {name}"
     if row is None or STORAGE not in row.values:
         return Figure(what, 0, None, case.why_not(name), "<=")
-    return Figure(what, 0, row.values[STORAGE] + row.values[BUFFERS], "tensor storage and buffers of 4 KiB or more", "<=")
+    return Figure(
+        what, 0, row.values[STORAGE] + row.values[BUFFERS], "tensor storage and buffers of 4 KiB or more", "<="
+    )

@@ -104,7 +104,9 @@ def _ordered(racing: list[Contender], rounds_done: int) -> list[Contender]:
 
 def _warm_up(contender: Contender, samples: Samples) -> bool:
     interrupt.point()
-    return _guarded(contender, samples, lambda: samples.outputs.update({contender.name: contender.run(contender.prepare())}))
+    return _guarded(
+        contender, samples, lambda: samples.outputs.update({contender.name: contender.run(contender.prepare())})
+    )
 
 
 def _sample(contender: Contender, samples: Samples, clock: Callable[[], float]) -> bool:

@@ -37,7 +37,9 @@ def candidates(kind: str, side: int, backends: tuple[str, ...]) -> list[Cut]:
     tiles = [t for t in _TILES if t <= largest and t * 8 >= min(side, 1024)]
     cuts = []
     for tile in tiles:
-        leaves = [leaf for leaf in _LEAVES if leaf <= tile and leaf * 2 >= min(tile, 256)] if kind != "apply" else [tile]
+        leaves = (
+            [leaf for leaf in _LEAVES if leaf <= tile and leaf * 2 >= min(tile, 256)] if kind != "apply" else [tile]
+        )
         transposed = (False, True) if kind == "square" else (False,)
         cuts += [Cut(b, tile, leaf, t) for b in backends for leaf in leaves for t in transposed]
     return cuts
@@ -49,8 +51,15 @@ def measure(kind: str, side: int, long_side: int, dtype: str, cut: Cut) -> tuple
 
     repetitions = 9 if side <= 512 else 3
     seconds, flops = _core.time_product(
-        kind, side, long_side, dtype=dtype, backend=cut.backend, tile=cut.tile, leaf=cut.leaf,
-        transposed=cut.transposed, repetitions=repetitions,
+        kind,
+        side,
+        long_side,
+        dtype=dtype,
+        backend=cut.backend,
+        tile=cut.tile,
+        leaf=cut.leaf,
+        transposed=cut.transposed,
+        repetitions=repetitions,
     )
     return seconds, 1e-9 * flops / seconds
 
@@ -69,8 +78,10 @@ def row_text(target: str, dtype: str, kind: str, bound: int | None, cut: Cut, gf
     backend = {"blas": "kBlas", "onednn": "kOneDnn"}[cut.backend]
     side = "kAny" if bound is None else str(bound)
     transposed = "true" if cut.transposed else "false"
-    return (f'{{"{target}", {short}, k{kind.capitalize()}, {side}, {backend}, {cut.tile}, {cut.leaf}, {transposed}, '
-            f"{gflops:.0f}}},")
+    return (
+        f'{{"{target}", {short}, k{kind.capitalize()}, {side}, {backend}, {cut.tile}, {cut.leaf}, {transposed}, '
+        f"{gflops:.0f}}},"
+    )
 
 
 def tune(progress) -> list[str]:

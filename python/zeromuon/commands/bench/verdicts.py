@@ -8,8 +8,11 @@ from . import step_verdicts
 from .ckpt import verdicts as ckpt_verdicts
 from .results import MEASURED, ROOF, Case, Figure, Results, Row
 
-STATED_FOR = {"ckpt": "weights of 1 GB or more", "kernels": "2 AVX2 cores",
-              "step": "2 ranks; the factors of time for the model 512x8, 25.2 M parameters"}
+STATED_FOR = {
+    "ckpt": "weights of 1 GB or more",
+    "kernels": "2 AVX2 cores",
+    "step": "2 ranks; the factors of time for the model 512x8, 25.2 M parameters",
+}
 _ADAMW, _NS = "adamw", "newton_schulz"
 _FLOAT32 = ", float32"
 _SQUARES = ("512x512", "1024x1024", "2048x2048")
@@ -18,20 +21,39 @@ _SQUARES = ("512x512", "1024x1024", "2048x2048")
 def figures(results: Results) -> list[Figure]:
     """One per figure to reach of the parts that were asked for."""
     adamw = [
-        _faster(results, "fused AdamW over DeepSpeed's chain, fp32 gradients", 1.35, _ADAMW, "fp32", "DeepSpeed's chain"),
-        _faster(results, "fused AdamW over DeepSpeed's chain, bf16 gradients", 1.45, _ADAMW, "bf16", "DeepSpeed's chain"),
+        _faster(
+            results, "fused AdamW over DeepSpeed's chain, fp32 gradients", 1.35, _ADAMW, "fp32", "DeepSpeed's chain"
+        ),
+        _faster(
+            results, "fused AdamW over DeepSpeed's chain, bf16 gradients", 1.45, _ADAMW, "bf16", "DeepSpeed's chain"
+        ),
         _least(results, "fused AdamW, fp32 gradients, of the copy roof", 0.9, _ADAMW, ("fp32",), _of_copy),
     ]
     newton_schulz = [
-        _faster(results, "Newton-Schulz 1024x4096 over DeepSpeed gram", 1.9, _NS, "1024x4096", "DeepSpeed gram, float32"),
-        _faster(results, "Newton-Schulz 1024x4096 over DeepSpeed standard", 3.1, _NS, "1024x4096", "DeepSpeed standard, float32"),
+        _faster(
+            results, "Newton-Schulz 1024x4096 over DeepSpeed gram", 1.9, _NS, "1024x4096", "DeepSpeed gram, float32"
+        ),
+        _faster(
+            results,
+            "Newton-Schulz 1024x4096 over DeepSpeed standard",
+            3.1,
+            _NS,
+            "1024x4096",
+            "DeepSpeed standard, float32",
+        ),
         _least(results, "squares over DeepSpeed standard, the worst of them", 1.3, _NS, _SQUARES, _over_standard),
-        _least(results, "share of the product peak, the worst shape from 1024 up", 0.85, _NS, _large(results), _of_peak),
+        _least(
+            results, "share of the product peak, the worst shape from 1024 up", 0.85, _NS, _large(results), _of_peak
+        ),
         _least(results, "over the best float32 peer, the worst shape", 0.97, _NS, None, _over_best_float32),
     ]
     parts = {case.part for case in results.cases}
-    return [*(adamw if _ADAMW in parts else []), *(newton_schulz if _NS in parts else []), *step_verdicts.figures(results),
-            *ckpt_verdicts.figures(results)]  # fmt: skip
+    return [
+        *(adamw if _ADAMW in parts else []),
+        *(newton_schulz if _NS in parts else []),
+        *step_verdicts.figures(results),
+        *ckpt_verdicts.figures(results),
+    ]
 
 
 def text(found: list[Figure], bench: str = "kernels") -> str:

@@ -68,14 +68,31 @@ def universal(system: str) -> float:
 
 def _converted() -> str:
     """Runs DeepSpeed's converter; "" or what it raised."""
-    return _error_of("deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1",
-                     "--input_folder", str(_folder() / "saved"), "--output_folder", str(_folder() / "universal"))
+    return _error_of(
+        "deepspeed.checkpoint.ds_to_universal",
+        "--num_extract_workers",
+        "1",
+        "--num_merge_workers",
+        "1",
+        "--input_folder",
+        str(_folder() / "saved"),
+        "--output_folder",
+        str(_folder() / "universal"),
+    )
 
 
 def _went_on_alone(system: str) -> str:
     """One rank of its own loads what was converted, trains and leaves its weights; "" or what it raised."""
-    return _error_of("torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m",
-                     "zeromuon.commands.compare.checkpoints", system, str(_folder()))
+    return _error_of(
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "1",
+        "-m",
+        "zeromuon.commands.compare.checkpoints",
+        system,
+        str(_folder()),
+    )
 
 
 def _error_of(module: str, *arguments: str) -> str:

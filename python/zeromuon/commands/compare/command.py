@@ -45,7 +45,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="zeromuon compare", allow_abbrev=False,
+        prog="zeromuon compare",
+        allow_abbrev=False,
         description="Runs DeepSpeed's own Muon and this one side by side on 2 ranks on the CPU, each row and system in "
         "fresh processes, and measures both against an independent reference. All rows take about five minutes. Exit "
         "status: 0 when zeromuon meets every bar, 1 when it misses one or a run did not come back.",
@@ -62,7 +63,7 @@ def _row_named(name: str) -> Row:
         return by_name[name]
     nearest = difflib.get_close_matches(name, by_name, 1, cutoff=0.4)
     hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
-    raise ValueError(f'zeromuon compare --row {name}: expected one of {", ".join(by_name)}{hint}')
+    raise ValueError(f"zeromuon compare --row {name}: expected one of {', '.join(by_name)}{hint}")
 
 
 def _writable(path: str | None) -> Path | None:
@@ -94,7 +95,17 @@ def _say(words: str, end: str = "\n") -> None:
 
 def _as_json(rows: list[Row], results: dict) -> dict:
     versions = {package: launch.installed_version(package) for package in ("deepspeed", "zeromuon", "torch")}
-    return {"versions": versions, "ranks": launch.RANKS,
-            "rows": [{"name": row.name, "defect": row.defect,
-                      "figures": [{"what": f.what, "bar": f.bar} for f in row.figures], **results[row.name],
-                      "meets": {s: report.meets(row, results[row.name][s]) for s in SYSTEMS}} for row in rows]}
+    return {
+        "versions": versions,
+        "ranks": launch.RANKS,
+        "rows": [
+            {
+                "name": row.name,
+                "defect": row.defect,
+                "figures": [{"what": f.what, "bar": f.bar} for f in row.figures],
+                **results[row.name],
+                "meets": {s: report.meets(row, results[row.name][s]) for s in SYSTEMS},
+            }
+            for row in rows
+        ],
+    }

@@ -81,8 +81,9 @@ def roles(system: str) -> dict:
     its own."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=32, n_head=2, vocab_size=97, n_positions=16,
-                                       tie_word_embeddings=False))
+    model = GPT2LMHeadModel(
+        GPT2Config(n_layer=1, n_embd=32, n_head=2, vocab_size=97, n_positions=16, tie_word_embeddings=False)
+    )
     engine = build_engine(config_for(system), model)
     names = muon_names(engine, system)
     wrong = sorted(n.split(".")[-2] for n in names if n.split(".")[-2] in ("wte", "wpe", "lm_head"))
@@ -92,7 +93,7 @@ def roles(system: str) -> dict:
 
 
 def unknown_option(system: str) -> dict:
-    """"nestrov": false in the optimizer's params: 0 when an error names it, 1 when the engine is built all the same."""
+    """ "nestrov": false in the optimizer's params: 0 when an error names it, 1 when the engine is built all the same."""
     config = config_for(system)
     config["optimizer"]["params"]["nestrov"] = False
     try:

@@ -49,16 +49,32 @@ def choose(lines: list[dict], ended: bool, log: str) -> dict:
 
 
 def _command(module: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS), "-m", module,
-            *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(RANKS),
+        "-m",
+        module,
+        *arguments,
+    ]
 
 
 def _environment() -> dict[str, str]:
     package = str(Path(__file__).resolve().parents[3])
     # In the order in which this process found its packages.
     path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), package) if p)
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1",
-            "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+        "TORCHDYNAMO_DISABLE": "1",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONWARNINGS": "ignore",
+    }
 
 
 def _run(command: list[str], folder: str, log: Path) -> bool:

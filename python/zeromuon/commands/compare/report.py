@@ -11,7 +11,9 @@ LONGEST_MESSAGE = 160  # characters
 
 def meets(row: Row, result: dict) -> bool:
     """Whether every figure of the row was measured and is within its bar; not-a-number is not."""
-    return result["kind"] == MEASURED and all(_within(f, m) for f, m in zip(row.figures, result["figures"], strict=True))
+    return result["kind"] == MEASURED and all(
+        _within(f, m) for f, m in zip(row.figures, result["figures"], strict=True)
+    )
 
 
 def _within(figure: Figure, measured: dict) -> bool:
@@ -42,13 +44,16 @@ def text(rows: list[Row], results: dict) -> str:
     judged = [row for row in rows if is_a_result(row, DEEPSPEED, results[row.name][DEEPSPEED])]
     fixed = [row for row in judged if meets(row, results[row.name][DEEPSPEED])]
     live = [row for row in judged if row not in fixed]
-    return "\n".join([
-        *_table(theirs, rows, results), "",
-        *_list(f"fixed in this release, {theirs}:", [_named(row) for row in fixed]),
-        *_list(f"live in {theirs}:", [_named(row) for row in live]),
-        *_list("raised or failed:", _messages(rows, results)),
-        *_list("MISSED by zeromuon:", [_named(row) for row in rows if _misses(row, results[row.name][OURS])]),
-    ])
+    return "\n".join(
+        [
+            *_table(theirs, rows, results),
+            "",
+            *_list(f"fixed in this release, {theirs}:", [_named(row) for row in fixed]),
+            *_list(f"live in {theirs}:", [_named(row) for row in live]),
+            *_list("raised or failed:", _messages(rows, results)),
+            *_list("MISSED by zeromuon:", [_named(row) for row in rows if _misses(row, results[row.name][OURS])]),
+        ]
+    )
 
 
 def _misses(row: Row, ours: dict) -> bool:
@@ -76,7 +81,13 @@ def _line(row: Row, index: int, of: dict) -> tuple[str, ...]:
     measured = next((of[s]["figures"][index] for s in reversed(SYSTEMS) if of[s]["kind"] == MEASURED), None)
     known = figure.bar is not None or measured is not None
     bar = format(_bar(figure, measured or {}), figure.unit) if known else "?"
-    return figure.what, _cell(figure, index, of[DEEPSPEED]), _cell(figure, index, of[OURS]), bar, _verdict(row, index, of)
+    return (
+        figure.what,
+        _cell(figure, index, of[DEEPSPEED]),
+        _cell(figure, index, of[OURS]),
+        bar,
+        _verdict(row, index, of),
+    )
 
 
 def _cell(figure: Figure, index: int, result: dict) -> str:
@@ -98,8 +109,12 @@ def _verdict(row: Row, index: int, of: dict) -> str:
 
 
 def _messages(rows: list[Row], results: dict) -> list[str]:
-    return [f"{row.name}, {system}: {_message(results[row.name][system])}" for row in rows for system in SYSTEMS
-            if results[row.name][system]["kind"] != MEASURED]
+    return [
+        f"{row.name}, {system}: {_message(results[row.name][system])}"
+        for row in rows
+        for system in SYSTEMS
+        if results[row.name][system]["kind"] != MEASURED
+    ]
 
 
 def _message(result: dict) -> str:

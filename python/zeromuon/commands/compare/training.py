@@ -75,16 +75,18 @@ def build_model(width: int = 1) -> nn.Sequential:
     on every rank. All Linear weights get Muon in both systems, so that roles play no part. width: of hidden layers."""
     torch.manual_seed(0)
     a, b = 12 * width, 24 * width
-    return nn.Sequential(nn.Linear(INPUTS, a), nn.LayerNorm(a), nn.Linear(a, b), nn.Tanh(), nn.Linear(b, b), nn.Tanh(),
-                         nn.Linear(b, 5))
+    return nn.Sequential(
+        nn.Linear(INPUTS, a), nn.LayerNorm(a), nn.Linear(a, b), nn.Tanh(), nn.Linear(b, b), nn.Tanh(), nn.Linear(b, 5)
+    )
 
 
 def equal_squares() -> nn.Sequential:
     """Four 16x16 matrices and vectors, for rows that are not about shapes: releases that cannot mix shapes train it."""
     torch.manual_seed(0)
     n = INPUTS
-    return nn.Sequential(nn.Linear(n, n), nn.LayerNorm(n), nn.Linear(n, n), nn.Tanh(), nn.Linear(n, n), nn.Tanh(),
-                         nn.Linear(n, n))
+    return nn.Sequential(
+        nn.Linear(n, n), nn.LayerNorm(n), nn.Linear(n, n), nn.Tanh(), nn.Linear(n, n), nn.Tanh(), nn.Linear(n, n)
+    )
 
 
 def batches(steps: int, accumulation: int = 1):
@@ -110,12 +112,31 @@ def loss_of(module, batch, factor: float = 1.0) -> torch.Tensor:
 def optimizer_section(system: str) -> dict:
     """The same optimizer in the words of either system."""
     if system == OURS:
-        return {"type": "ZeroMuon", "params": {"lr": LR * _spoilt["factor"], "adam_lr": ADAM_LR * _spoilt["factor"],
-                                               "eps": EPS, "scale": "original", "ns_form": "standard", "ns_dtype": "float32",
-                                               "wire_dtype": "float32"}}
-    return {"type": "Muon", "params": {"muon_lr": LR, "adam_lr": ADAM_LR, "eps": EPS, "betas": [0.9, 0.95],
-                                       "momentum": BETA, "weight_decay": 0.0, "ns_method": "standard",
-                                       "torch_adam": True}}
+        return {
+            "type": "ZeroMuon",
+            "params": {
+                "lr": LR * _spoilt["factor"],
+                "adam_lr": ADAM_LR * _spoilt["factor"],
+                "eps": EPS,
+                "scale": "original",
+                "ns_form": "standard",
+                "ns_dtype": "float32",
+                "wire_dtype": "float32",
+            },
+        }
+    return {
+        "type": "Muon",
+        "params": {
+            "muon_lr": LR,
+            "adam_lr": ADAM_LR,
+            "eps": EPS,
+            "betas": [0.9, 0.95],
+            "momentum": BETA,
+            "weight_decay": 0.0,
+            "ns_method": "standard",
+            "torch_adam": True,
+        },
+    }
 
 
 def config_for(system: str, zero: dict | None = None, **sections) -> dict:

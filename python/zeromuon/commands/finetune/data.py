@@ -28,14 +28,11 @@ def text_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ValueError(
-            f"--data {path}: expected a text file or a folder of text files, found nothing there; check"
-            " the path"
+            f"--data {path}: expected a text file or a folder of text files, found nothing there; check the path"
         )
     files = [f for f in sorted(path.rglob("*")) if f.is_file() and not _is_hidden(f.relative_to(path))]
     if not files:
-        raise ValueError(
-            f"--data {path}: expected text files in the folder, found none; put at least one there"
-        )
+        raise ValueError(f"--data {path}: expected text files in the folder, found none; put at least one there")
     return files
 
 
@@ -63,9 +60,7 @@ def _opened(file: Path):
     try:
         return open(file, "rb")
     except OSError as error:
-        raise ValueError(
-            f"--data {file}: cannot be read ({error.strerror}); check its permissions"
-        ) from error
+        raise ValueError(f"--data {file}: cannot be read ({error.strerror}); check its permissions") from error
 
 
 def _require_text(file: Path, sample: bytes) -> None:
@@ -167,16 +162,14 @@ def layout_for(tokenizer, seq_len: int, vocab_size: int, masked: bool) -> Layout
         return Layout(seq_len, vocab_size)
     if tokenizer.mask_token_id is None:
         raise ValueError(
-            "tokenizer: expected a mask token (this is a masked LM), found none; add one to"
-            " tokenizer_config.json"
+            "tokenizer: expected a mask token (this is a masked LM), found none; add one to tokenizer_config.json"
         )
     prefix = () if tokenizer.cls_token_id is None else (tokenizer.cls_token_id,)
     suffix = () if tokenizer.sep_token_id is None else (tokenizer.sep_token_id,)
     layout = Layout(seq_len, vocab_size, prefix, suffix, tokenizer.mask_token_id)
     if layout.text_len < 4:
         raise ValueError(
-            f"--seq-len {seq_len}: expected room for at least 4 tokens of text, found {layout.text_len};"
-            " raise it"
+            f"--seq-len {seq_len}: expected room for at least 4 tokens of text, found {layout.text_len}; raise it"
         )
     return layout
 
@@ -210,9 +203,7 @@ def mask_tokens(sequences, layout: Layout, random, replace_all: bool):
     import torch
 
     rows, count = sequences.shape[0], max(1, round(MASKED_FRACTION * layout.text_len))
-    order = torch.rand(rows, layout.text_len, generator=random).argsort(dim=1)[:, :count] + len(
-        layout.prefix
-    )
+    order = torch.rand(rows, layout.text_len, generator=random).argsort(dim=1)[:, :count] + len(layout.prefix)
     chosen = torch.zeros_like(sequences, dtype=torch.bool).scatter_(1, order, True)
     labels = torch.where(chosen, sequences, IGNORED_LABEL)
     kind = torch.rand(sequences.shape, generator=random)

@@ -18,15 +18,12 @@ def read_config(path: Path) -> dict:
         config = json.loads(path.read_text())
     except OSError as error:
         raise ValueError(
-            f"--config {path}: expected a DeepSpeed configuration, cannot read it ({error.strerror});"
-            " check the path"
+            f"--config {path}: expected a DeepSpeed configuration, cannot read it ({error.strerror}); check the path"
         ) from error
     except ValueError as error:
         raise ValueError(f"--config {path}: expected JSON, found {error}; correct the file") from error
     if not isinstance(config, dict):
-        raise ValueError(
-            f"--config {path}: expected a JSON object, found {type(config).__name__}; correct the file"
-        )
+        raise ValueError(f"--config {path}: expected a JSON object, found {type(config).__name__}; correct the file")
     return config
 
 
@@ -39,9 +36,7 @@ def override(config: dict, assignments: tuple[str, ...]) -> dict:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key:
-            raise ValueError(
-                f"--set {assignment}: expected KEY=VALUE, for example optimizer.params.lr=0.001"
-            )
+            raise ValueError(f"--set {assignment}: expected KEY=VALUE, for example optimizer.params.lr=0.001")
         _assign(result, key.split("."), _parsed(value), assignment)
     return result
 
@@ -57,9 +52,7 @@ def _assign(config: dict, path: list[str], value, assignment: str) -> None:
     for part in path[:-1]:
         config = config.setdefault(part, {})
         if not isinstance(config, dict):
-            raise ValueError(
-                f"--set {assignment}: {part} is {config!r} in the configuration, expected an object there"
-            )
+            raise ValueError(f"--set {assignment}: {part} is {config!r} in the configuration, expected an object there")
     config[path[-1]] = value
 
 
@@ -81,14 +74,10 @@ def check_config(config: dict, whose: str) -> None:
             ' "params": {"lr": 0.001}}}'
         )
     if optimizer["type"].lower() == "zeromuon" and optimizer["type"] != "ZeroMuon":
-        raise ValueError(
-            f'{whose}: optimizer type is "{optimizer["type"]}", expected "ZeroMuon" (capital Z and M)'
-        )
+        raise ValueError(f'{whose}: optimizer type is "{optimizer["type"]}", expected "ZeroMuon" (capital Z and M)')
     lr = optimizer.get("params", {}).get("lr", 1e-3)
     if not isinstance(lr, (int, float)) or isinstance(lr, bool) or lr < 0:
-        raise ValueError(
-            f"{whose}: optimizer.params.lr is {lr!r}, expected a number that is not negative"
-        )
+        raise ValueError(f"{whose}: optimizer.params.lr is {lr!r}, expected a number that is not negative")
 
 
 @dataclass(frozen=True)
@@ -108,11 +97,7 @@ def fill_auto(config: dict, settings: Settings, machine: Machine) -> dict:
     accumulation = filled.get("gradient_accumulation_steps", 1)
     filled["gradient_accumulation_steps"] = 1 if accumulation == "auto" else accumulation
     _set_or_agree(filled, "train_micro_batch_size_per_gpu", settings.batch)
-    _set_or_agree(
-        filled,
-        "train_batch_size",
-        settings.batch * settings.ranks * filled["gradient_accumulation_steps"],
-    )
+    _set_or_agree(filled, "train_batch_size", settings.batch * settings.ranks * filled["gradient_accumulation_steps"])
     if filled.get("bf16", {}).get("enabled") == "auto":
         filled["bf16"]["enabled"] = machine.bf16
     _fill_scheduler(filled, settings)
@@ -123,8 +108,7 @@ def fill_auto(config: dict, settings: Settings, machine: Machine) -> dict:
 def _set_or_agree(config: dict, key: str, value: int) -> None:
     if config.get(key, "auto") not in ("auto", value):
         raise ValueError(
-            f"{key} is {config[key]} in the configuration and {value} by --batch and --ranks; set it to"
-            ' "auto"'
+            f'{key} is {config[key]} in the configuration and {value} by --batch and --ranks; set it to "auto"'
         )
     config[key] = value
 
@@ -150,6 +134,4 @@ def _refuse_auto(config: dict, whose: str, path: str = "") -> None:
         if isinstance(value, dict):
             _refuse_auto(value, whose, where)
         elif value == "auto":
-            raise ValueError(
-                f'{whose}: {where} is "auto", for which this command has no value; give a number'
-            )
+            raise ValueError(f'{whose}: {where} is "auto", for which this command has no value; give a number')

@@ -56,9 +56,7 @@ def verify_model(task: str, folder: Path, engine_logits, input_ids) -> str:
     """
     import torch
 
-    reloaded, info = auto_class(task).from_pretrained(
-        folder, dtype=engine_logits.dtype, output_loading_info=True
-    )
+    reloaded, info = auto_class(task).from_pretrained(folder, dtype=engine_logits.dtype, output_loading_info=True)
     if info["missing_keys"] or info["unexpected_keys"]:
         raise RuntimeError(
             f"{folder}: expected no missing and no unexpected keys, found {info['missing_keys']} and"

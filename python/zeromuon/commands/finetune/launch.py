@@ -44,9 +44,7 @@ def check(settings: Settings) -> list[str]:
     model.check_length(settings.seq_len)
     gpus = machine.gpu_count()
     warnings = check_ranks(settings.ranks, machine.core_count(), gpus)
-    plan_memory(model, settings, on_gpu=gpus > 0).require(
-        machine.available_memory_bytes(), settings.model
-    )
+    plan_memory(model, settings, on_gpu=gpus > 0).require(machine.available_memory_bytes(), settings.model)
     return warnings
 
 
@@ -65,13 +63,10 @@ def check_ranks(ranks: int, cores: int, gpus: int) -> list[str]:
         raise ValueError(f"--ranks {ranks}: expected at least 1")
     if gpus and ranks > gpus:
         raise ValueError(
-            f"--ranks {ranks}: expected at most {gpus}, one per GPU; lower it, or set DS_ACCELERATOR=cpu"
-            " to use the CPU"
+            f"--ranks {ranks}: expected at most {gpus}, one per GPU; lower it, or set DS_ACCELERATOR=cpu to use the CPU"
         )
     if ranks > RANKS_PER_CORE * cores:
-        raise ValueError(
-            f"--ranks {ranks}: expected at most {RANKS_PER_CORE * cores} on {cores} cores; lower it"
-        )
+        raise ValueError(f"--ranks {ranks}: expected at most {RANKS_PER_CORE * cores} on {cores} cores; lower it")
     if ranks > cores:
         return [f"{ranks} ranks share {cores} core{'s' if cores > 1 else ''}: each step takes longer"]
     return []
@@ -105,9 +100,7 @@ class Launcher:
         1 another failure.
         """
         self.folder.clear_requests()
-        handlers = {
-            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             status = self._wait()
         finally:
@@ -144,10 +137,7 @@ class Launcher:
         self._signals.append(number)
         if len(self._signals) == 1:
             self.folder.stop_request.touch()
-            print(
-                "\nstopping: the running step is finished and saved first (Ctrl-C again kills at once)",
-                flush=True,
-            )
+            print("\nstopping: the running step is finished and saved first (Ctrl-C again kills at once)", flush=True)
         else:
             kill_tree(self._process)
 
@@ -165,10 +155,7 @@ class Launcher:
 
     def _stopped(self, state: dict) -> int:
         if state["state"] == INTERRUPTED:
-            print(
-                f"stopped after step {state['step']} of {self.settings.steps}, saved in"
-                f" {self.folder.path}"
-            )
+            print(f"stopped after step {state['step']} of {self.settings.steps}, saved in {self.folder.path}")
         else:
             self.folder.set_status(INTERRUPTED, state["step"])
             print(f"killed; what was saved before is in {self.folder.path}")
@@ -181,8 +168,7 @@ class Launcher:
             lines = self.folder.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
             print("\n".join(lines), file=sys.stderr)
             print(
-                f"error: the ranks ended with status {status} and said no more; the whole log is"
-                f" {self.folder.log}",
+                f"error: the ranks ended with status {status} and said no more; the whole log is {self.folder.log}",
                 file=sys.stderr,
             )
             return 1
@@ -191,8 +177,7 @@ class Launcher:
             print(f"error: {first['message']}", file=sys.stderr)
             return 2
         print(
-            f"error: rank {first['rank']}: {first['kind']}: {first['message']}; the traceback is in"
-            f" {self.folder.log}",
+            f"error: rank {first['rank']}: {first['kind']}: {first['message']}; the traceback is in {self.folder.log}",
             file=sys.stderr,
         )
         return 1
@@ -276,8 +261,6 @@ def _launch(folder: RunFolder, settings: Settings, warnings: list[str]) -> int:
     for sentence in warnings:
         print(f"warning: {sentence}", file=sys.stderr)
     print(
-        f"run folder: {folder.path}\nstarting {settings.ranks}"
-        f" rank{'s' if settings.ranks > 1 else ''} ...",
-        flush=True,
+        f"run folder: {folder.path}\nstarting {settings.ranks} rank{'s' if settings.ranks > 1 else ''} ...", flush=True
     )
     return Launcher(folder, settings).run()

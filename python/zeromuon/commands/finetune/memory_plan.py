@@ -9,9 +9,7 @@ from .model_folder import ModelFolder
 from .settings import Settings
 
 PROCESS_BYTES = 700 << 20  # interpreter, torch, transformers and DeepSpeed of one rank, measured
-ACTIVATIONS_PER_HIDDEN = (
-    40  # floats kept per token, layer and hidden unit for backward, attention included
-)
+ACTIVATIONS_PER_HIDDEN = 40  # floats kept per token, layer and hidden unit for backward, attention included
 LOGIT_COPIES = 4  # logits, their log-softmax and gradients
 
 
@@ -53,7 +51,5 @@ def plan_memory(model: ModelFolder, settings: Settings, on_gpu: bool) -> MemoryP
         "optimizer state": 8 * numel,
     }
     if not on_gpu:
-        parts["activations"] = (
-            4 * tokens * (ACTIVATIONS_PER_HIDDEN * hidden * layers + LOGIT_COPIES * vocabulary)
-        )
+        parts["activations"] = 4 * tokens * (ACTIVATIONS_PER_HIDDEN * hidden * layers + LOGIT_COPIES * vocabulary)
     return MemoryPlan(parts)

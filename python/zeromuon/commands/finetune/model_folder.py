@@ -24,22 +24,21 @@ class ModelFolder:
 
     def sizes(self) -> tuple[int, int, int]:
         """(hidden size, layers, vocabulary), 0 where config.json does not say."""
-        names = (
-            ("hidden_size", "n_embd", "d_model"),
-            ("num_hidden_layers", "n_layer", "num_layers"),
-            ("vocab_size",),
-        )
+        names = (("hidden_size", "n_embd", "d_model"), ("num_hidden_layers", "n_layer", "num_layers"), ("vocab_size",))
         return tuple(
-            next((self.config[n] for n in options if isinstance(self.config.get(n), int)), 0)
-            for options in names
+            next((self.config[n] for n in options if isinstance(self.config.get(n), int)), 0) for options in names
         )
 
     def check_length(self, tokens: int) -> None:
         """Raises ValueError for sequences longer than the positions that config.json names."""
-        positions = next((self.config[n] for n in ("max_position_embeddings", "n_positions")
-                          if isinstance(self.config.get(n), int)), tokens)
+        positions = next(
+            (self.config[n] for n in ("max_position_embeddings", "n_positions") if isinstance(self.config.get(n), int)),
+            tokens,
+        )
         if tokens > positions:
-            raise ValueError(f"--seq-len {tokens}: expected at most {positions}, the positions of {self.path}; lower it")
+            raise ValueError(
+                f"--seq-len {tokens}: expected at most {positions}, the positions of {self.path}; lower it"
+            )
 
 
 def demo_model() -> Path:
@@ -65,8 +64,7 @@ def open_model(path: Path) -> ModelFolder:
         )
     if not path.is_dir():
         raise ValueError(
-            f"--model {path}: expected a folder with config.json and *.safetensors, found a file; give"
-            " its folder"
+            f"--model {path}: expected a folder with config.json and *.safetensors, found a file; give its folder"
         )
     if not any(path.iterdir()):
         raise ValueError(
@@ -74,13 +72,9 @@ def open_model(path: Path) -> ModelFolder:
             " model into it first"
         )
     config = _read_config(path)
-    if not any(
-        (path / name).exists()
-        for name in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
-    ):
+    if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
         raise ValueError(
-            f"--model {path}: expected a tokenizer (tokenizer.json), found none; copy the model's"
-            " tokenizer files there"
+            f"--model {path}: expected a tokenizer (tokenizer.json), found none; copy the model's tokenizer files there"
         )
     return ModelFolder(path, config, _count_parameters(path))
 
@@ -90,8 +84,7 @@ def _read_config(path: Path) -> dict:
     if not file.is_file():
         found = ", ".join(sorted(f.name for f in path.iterdir())[:5])
         raise ValueError(
-            f"--model {path}: expected config.json, found {found}; this is not a Hugging Face model"
-            " folder"
+            f"--model {path}: expected config.json, found {found}; this is not a Hugging Face model folder"
         )
     try:
         config = json.loads(file.read_text())
@@ -99,8 +92,7 @@ def _read_config(path: Path) -> dict:
         raise ValueError(f"{file}: expected JSON, found {error}; download the file again") from error
     if not isinstance(config, dict) or not config.get("model_type"):
         raise ValueError(
-            f'{file}: expected an object with "model_type", found none; this is not a model of'
-            " transformers"
+            f'{file}: expected an object with "model_type", found none; this is not a model of transformers'
         )
     return config
 
@@ -112,9 +104,7 @@ def _count_parameters(path: Path) -> int:
     pickled = sorted(path.glob("pytorch_model*.bin"))
     if pickled:
         return sum(file.stat().st_size for file in pickled) // 2  # at least two bytes each
-    raise ValueError(
-        f"--model {path}: expected weights (*.safetensors), found none; download them, or git lfs pull"
-    )
+    raise ValueError(f"--model {path}: expected weights (*.safetensors), found none; download them, or git lfs pull")
 
 
 def _elements_in(file: Path) -> int:
@@ -140,9 +130,7 @@ def _parsed_header(file: Path, content: bytes) -> dict:
     try:
         return json.loads(content)
     except ValueError as error:
-        raise ValueError(
-            f"{file}: expected a safetensors header, found {error}; download the file again"
-        ) from error
+        raise ValueError(f"{file}: expected a safetensors header, found {error}; download the file again") from error
 
 
 def detect_task(config) -> str:

@@ -21,8 +21,7 @@ class LoadedModel:
         sentence = f"{type(self.model).__name__}: a {kind} language model"
         if self.random_parameters:
             sentence += (
-                f"; {len(self.random_parameters)} parameters are not in the folder and start at random"
-                f" (seed {seed}): "
+                f"; {len(self.random_parameters)} parameters are not in the folder and start at random (seed {seed}): "
             )
             sentence += ", ".join(self.random_parameters)
         return sentence

@@ -205,7 +205,5 @@ def summary(result: dict, folder: Path, steps: list[dict]) -> str:
         lines.append(f"trace               {result['trace']}: open it in ui.perfetto.dev")
     if result.get("verified"):
         lines.append("saved model         loaded again: no missing keys, the same logits bit for bit")
-    lines.append(
-        f"results             {folder}: model/, loss.png, metrics.jsonl, result.json, checkpoints/"
-    )
+    lines.append(f"results             {folder}: model/, loss.png, metrics.jsonl, result.json, checkpoints/")
     return "\n".join(lines)

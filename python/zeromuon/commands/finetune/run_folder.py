@@ -106,9 +106,7 @@ def new_folder(chosen: str | None, model_name: str) -> RunFolder:
             " to go on with it, or choose another folder"
         )
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(
-            f"--out {path}: expected a new or empty folder, found something there; choose another"
-        )
+        raise ValueError(f"--out {path}: expected a new or empty folder, found something there; choose another")
     return folder
 
 
@@ -131,7 +129,6 @@ def unfinished_folder(chosen: str | None) -> RunFolder:
     folders = [folder for folder in folders if folder.status()["state"] != FINISHED]
     if not folders:
         raise ValueError(
-            f"--resume: expected an unfinished run under {DEFAULT_PARENT}/, found none; name its folder"
-            " with --out"
+            f"--resume: expected an unfinished run under {DEFAULT_PARENT}/, found none; name its folder with --out"
         )
     return max(folders, key=lambda folder: folder.settings.stat().st_mtime)

@@ -39,8 +39,7 @@ class Settings:
             return Settings(**{key: value for key, value in values.items() if key in known})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path}: expected the settings of a run, found {error}; start the run again without"
-                " --resume"
+                f"{path}: expected the settings of a run, found {error}; start the run again without --resume"
             ) from error
 
     def differences(self, given: dict) -> list[str]:
@@ -51,9 +50,7 @@ class Settings:
         return [
             f"{name} is {getattr(self, name)} there and {value} here"
             for name, value in given.items()
-            if not (
-                set(value) <= set(self.overrides) if name == "overrides" else getattr(self, name) == value
-            )
+            if not (set(value) <= set(self.overrides) if name == "overrides" else getattr(self, name) == value)
         ]
 
     @property

@@ -78,9 +78,7 @@ def prepare(settings: Settings, say) -> Prepared:
     return Prepared(loaded, layout, chunks, held_out, counts_only, of_targets, repeated)
 
 
-def describe_text(
-    text: str, corpus: data.Corpus, repeated: float | None, counts_only: float, settings, say
-):
+def describe_text(text: str, corpus: data.Corpus, repeated: float | None, counts_only: float, settings, say):
     """Says how much text there is, how much of the held-out part is repeated, and whether the demo's is on record."""
     say(
         f"data: {len(text)} characters, {len(corpus.train)} training tokens, {len(corpus.held_out)} held"
@@ -94,10 +92,7 @@ def describe_text(
     if settings.data == data.DEMO_DATA:
         own_model = settings.model_name != DEMO_PACKAGE
         digest = data.sha256_of(text)
-        say(
-            baseline.describe_demo_text(digest, platform.python_version(), own_model, counts_only),
-            flush=True,
-        )
+        say(baseline.describe_demo_text(digest, platform.python_version(), own_model, counts_only), flush=True)
 
 
 def require_enough(train: int, held_out: int, settings: Settings) -> None:
@@ -131,20 +126,12 @@ def build_engine(loaded: LoadedModel, settings: Settings, folder: RunFolder, ran
     return engine
 
 
-def make_trainer(
-    engine, prepared: Prepared, settings: Settings, folder: RunFolder, ranks: Ranks
-) -> Trainer:
+def make_trainer(engine, prepared: Prepared, settings: Settings, folder: RunFolder, ranks: Ranks) -> Trainer:
     """A trainer at step 0, or at the newest checkpoint of the folder."""
     checkpoints.seed_random(settings.seed, ranks.rank)
     point = checkpoints.load(engine, folder.checkpoints, settings.seed) or {"step": 0, "position": 0}
     batches = data.TrainingBatches(
-        prepared.chunks,
-        prepared.layout,
-        settings.seed,
-        ranks.rank,
-        ranks.world_size,
-        settings.batch,
-        point["position"],
+        prepared.chunks, prepared.layout, settings.seed, ranks.rank, ranks.world_size, settings.batch, point["position"]
     )
     progress = report.Progress(ranks.rank, settings.steps)
     if ranks.rank == 0:
@@ -162,15 +149,10 @@ def first_loss(trainer: Trainer, prepared: Prepared, say) -> float:
     known = saved_first_loss(trainer.folder, trainer.ranks)
     if known is not None:
         return known
-    loss = evaluation.held_out_loss(
-        trainer.engine, prepared.held_out, trainer.settings.batch, trainer.ranks
-    )
+    loss = evaluation.held_out_loss(trainer.engine, prepared.held_out, trainer.settings.batch, trainer.ranks)
     if trainer.ranks.rank == 0:
         trainer.folder.append_metric({"step": 0, "held_out_loss": loss})
-    say(
-        f"held-out loss before: {loss:.3f} nats per token; word counts only: {prepared.baseline:.2f}",
-        flush=True,
-    )
+    say(f"held-out loss before: {loss:.3f} nats per token; word counts only: {prepared.baseline:.2f}", flush=True)
     return loss
 
 
@@ -232,9 +214,7 @@ def verify(trainer: Trainer, prepared: Prepared) -> str | None:
 def state_bytes(engine, ranks: Ranks) -> tuple[int, int]:
     """(resident optimizer-state bytes, what AdamW would hold), summed over ranks; (0, 0) for an optimizer that does not count."""
     optimizer = engine.optimizer.optimizer
-    counted = (
-        optimizer.state_bytes() if hasattr(optimizer, "state_bytes") else {"resident": 0, "adamw": 0}
-    )
+    counted = optimizer.state_bytes() if hasattr(optimizer, "state_bytes") else {"resident": 0, "adamw": 0}
     resident, adamw = ranks.sum([float(counted["resident"]), float(counted["adamw"])])
     return int(resident), int(adamw)
 
@@ -273,9 +253,7 @@ def main(argv: list[str]) -> int:
     folder = RunFolder(Path(argv[0]))
     rank = int(os.environ.get("RANK", "0"))
     if rank == 0:
-        os.dup2(
-            sys.stdout.fileno(), sys.stderr.fileno()
-        )  # rank 0's warnings reach the terminal, the others' the log
+        os.dup2(sys.stdout.fileno(), sys.stderr.fileno())  # rank 0's warnings reach the terminal, the others' the log
     try:
         run(folder)
     except Exception as error:

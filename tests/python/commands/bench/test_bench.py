@@ -111,8 +111,11 @@ def test_a_budget_runs_out():
 
 def test_the_share_of_a_roof_is_of_rates():
     clock = Clock()
-    racing = [clock.contender("zeromuon", 1.0, kind="ours", work=80.0), clock.contender("copy", 2.0, kind=ROOF, work=200.0),
-              clock.contender("peer", 3.0)]
+    racing = [
+        clock.contender("zeromuon", 1.0, kind="ours", work=80.0),
+        clock.contender("copy", 2.0, kind=ROOF, work=200.0),
+        clock.contender("peer", 3.0),
+    ]
     rows = rows_of(racing, measure(racing, 0.0, clock=clock))
     assert rows[0].rate == 80.0 and rows[0].ratio is None
     assert rows[1].of_roof.median == pytest.approx(0.8) and rows[2].ratio.median == 3.0 and rows[2].of_roof is None
@@ -123,20 +126,42 @@ def test_the_share_of_a_roof_is_of_rates():
 
 def synthetic(ratio=2.0) -> Results:
     """Two cases of each part, with rows of every kind."""
+
     def pairs(of):
         return timing.Ratio(of, of * 0.9, of * 1.1)
 
-    adamw = Case("adamw", "fp32", "fp32 gradient", "B/s", [
-        Row("zeromuon", "ours", seconds=[0.05] * 3, rate=40e9),
-        Row("DeepSpeed's chain", seconds=[0.05 * ratio] * 3, ratio=pairs(ratio)),
-        Row("zeromuon, onednn", "ours", MISSING, "not in this build"),
-        Row("copy roof", ROOF, seconds=[0.045] * 3, ratio=pairs(0.9), of_roof=pairs(0.95), rate=42e9)])
-    square = Case("newton_schulz", "1024x1024", "1024x1024 (square)", "FLOP/s", [
-        Row("zeromuon", "ours", seconds=[0.2], rate=1e11, note="standard, float32", accuracy=Accuracy(0.1315, 0.682, 1.134)),
-        Row("DeepSpeed standard, float32", seconds=[0.2 * ratio], ratio=pairs(ratio)),
-        Row("DeepSpeed gram, as it ships", seconds=[60.0], ratio=pairs(300.0)),
-        Row("gram-newton-schulz, float32", status=MISSING, why="not installed: pip install it"),
-        Row("torch.mm 1024", ROOF, seconds=[0.01], ratio=pairs(0.05), of_roof=pairs(0.8), rate=2e11)])
+    adamw = Case(
+        "adamw",
+        "fp32",
+        "fp32 gradient",
+        "B/s",
+        [
+            Row("zeromuon", "ours", seconds=[0.05] * 3, rate=40e9),
+            Row("DeepSpeed's chain", seconds=[0.05 * ratio] * 3, ratio=pairs(ratio)),
+            Row("zeromuon, onednn", "ours", MISSING, "not in this build"),
+            Row("copy roof", ROOF, seconds=[0.045] * 3, ratio=pairs(0.9), of_roof=pairs(0.95), rate=42e9),
+        ],
+    )
+    square = Case(
+        "newton_schulz",
+        "1024x1024",
+        "1024x1024 (square)",
+        "FLOP/s",
+        [
+            Row(
+                "zeromuon",
+                "ours",
+                seconds=[0.2],
+                rate=1e11,
+                note="standard, float32",
+                accuracy=Accuracy(0.1315, 0.682, 1.134),
+            ),
+            Row("DeepSpeed standard, float32", seconds=[0.2 * ratio], ratio=pairs(ratio)),
+            Row("DeepSpeed gram, as it ships", seconds=[60.0], ratio=pairs(300.0)),
+            Row("gram-newton-schulz, float32", status=MISSING, why="not installed: pip install it"),
+            Row("torch.mm 1024", ROOF, seconds=[0.01], ratio=pairs(0.05), of_roof=pairs(0.8), rate=2e11),
+        ],
+    )
     return Results([("processor", "a test"), ("threads", "1 of 1")], [adamw, square], ["14336x4096: too long"])
 
 
@@ -153,11 +178,28 @@ def test_the_table_has_every_row_and_the_reason_of_what_is_missing():
 
 def test_verdicts_say_met_not_met_and_not_measured():
     found = {f.what: f for f in verdicts.figures(synthetic(ratio=1.4))}
-    by_words = {words: next(f for what, f in found.items() if words in what) for words in
-                ("fp32 gradients, of", "chain, fp32", "chain, bf16", "squares", "product peak", "best float32", "gram")}
+    by_words = {
+        words: next(f for what, f in found.items() if words in what)
+        for words in (
+            "fp32 gradients, of",
+            "chain, fp32",
+            "chain, bf16",
+            "squares",
+            "product peak",
+            "best float32",
+            "gram",
+        )
+    }
     met = {words: figure.met for words, figure in by_words.items()}
-    assert met == {"fp32 gradients, of": True, "chain, fp32": True, "chain, bf16": None, "squares": True,
-                   "product peak": False, "best float32": True, "gram": None}
+    assert met == {
+        "fp32 gradients, of": True,
+        "chain, fp32": True,
+        "chain, bf16": None,
+        "squares": True,
+        "product peak": False,
+        "best float32": True,
+        "gram": None,
+    }
     text = verdicts.text(list(found.values()))
     assert "NOT met" in text and "not measured" in text and "2 AVX2 cores" in text
     assert found["fused AdamW over DeepSpeed's chain, fp32 gradients"].measured == 1.4
@@ -206,7 +248,9 @@ def test_a_peer_that_cannot_be_loaded_is_a_row_with_its_reason(monkeypatch):
     loaded, absent = newton_schulz._load_peers()
     assert [peer.dtype for peer in loaded] == ["float32", "bfloat16"]
     assert [(row.name, row.status, row.why) for row in absent] == [
-        (f"some library, {variant}", MISSING, "AttributeError: no such function") for variant in ("float32", "as it ships")]
+        (f"some library, {variant}", MISSING, "AttributeError: no such function")
+        for variant in ("float32", "as it ships")
+    ]
 
 
 def test_the_float32_copy_computes_in_float32_and_leaves_the_original():
@@ -253,8 +297,10 @@ def test_a_result_that_is_not_finite_is_said_beside_its_row():
     from zeromuon.commands.bench import newton_schulz, peers
 
     broken = peers.Peer("broken, float32", "float32", lambda matrix: matrix * float("nan"))
-    race = newton_schulz.Race([broken], [], newton_schulz.Rates(), type("Silent", (), {"round": lambda *_: None})(), 1.0)
-    case, = race.cases(newton_schulz.Job(32, 32, "test"), 0.1)
+    race = newton_schulz.Race(
+        [broken], [], newton_schulz.Rates(), type("Silent", (), {"round": lambda *_: None})(), 1.0
+    )
+    (case,) = race.cases(newton_schulz.Job(32, 32, "test"), 0.1)
     row = case.row(broken.name)
     assert "NOT FINITE" in row.note and row.accuracy is None and case.rows[0].accuracy is not None
 
@@ -290,18 +336,21 @@ def test_a_busy_machine_is_named():
 # ---- bad input -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--shape", "12"], "ROWSxCOLUMNS"),
-    (["--shape", "0x5"], "ROWSxCOLUMNS"),
-    (["--shape", "65536x65536"], "GB are free"),
-    (["--shape", "8x8", "--only", "adamw"], "leave out one"),
-    (["--only", "sgd"], "newton_schulz"),
-    (["--threads", "0"], "whole number from 1"),
-    (["--threads", "9999999"], "whole number from 1"),
-    (["--budget-seconds", "-3"], "whole number"),
-    (["--parameters", "many"], "whole number"),
-    (["--thread", "1"], 'did you mean "--threads"'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--shape", "12"], "ROWSxCOLUMNS"),
+        (["--shape", "0x5"], "ROWSxCOLUMNS"),
+        (["--shape", "65536x65536"], "GB are free"),
+        (["--shape", "8x8", "--only", "adamw"], "leave out one"),
+        (["--only", "sgd"], "newton_schulz"),
+        (["--threads", "0"], "whole number from 1"),
+        (["--threads", "9999999"], "whole number from 1"),
+        (["--budget-seconds", "-3"], "whole number"),
+        (["--parameters", "many"], "whole number"),
+        (["--thread", "1"], 'did you mean "--threads"'),
+    ],
+)
 def test_bad_options_are_refused_before_anything_is_written(arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=words):
@@ -332,9 +381,14 @@ def test_an_unknown_bench_names_the_nearest(capsys):
 
 def start(*arguments, **given):
     """The peers are not compiled here: the compiler takes longer than the tests."""
-    return subprocess.Popen([sys.executable, "-m", "zeromuon", "bench", "kernels", *arguments], text=True,
-                            env={**environment(), "TORCHDYNAMO_DISABLE": "1"}, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, **given)
+    return subprocess.Popen(
+        [sys.executable, "-m", "zeromuon", "bench", "kernels", *arguments],
+        text=True,
+        env={**environment(), "TORCHDYNAMO_DISABLE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **given,
+    )
 
 
 def test_a_tiny_run_end_to_end(tmp_path):
@@ -369,8 +423,19 @@ def test_a_tiny_run_of_the_elementwise_passes(tmp_path, monkeypatch):
 
 def test_an_interrupt_leaves_what_was_measured(tmp_path):
     out = tmp_path / "out" / "kernels.json"
-    running = start("--only", "newton_schulz", "--shape", "32x32", "--shape", "2048x2048", "--budget-seconds", "600", "--out",
-                    str(out.parent), start_new_session=True)
+    running = start(
+        "--only",
+        "newton_schulz",
+        "--shape",
+        "32x32",
+        "--shape",
+        "2048x2048",
+        "--budget-seconds",
+        "600",
+        "--out",
+        str(out.parent),
+        start_new_session=True,
+    )
     end = time.monotonic() + 60
     while not out.exists() and time.monotonic() < end:
         time.sleep(0.1)

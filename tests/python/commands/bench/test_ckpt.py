@@ -24,8 +24,11 @@ def took(seconds: float, peak_mb: float = 100, temporary_mb: float = 0, imports:
 
 def case_of(part: str, taken: dict, failed=None):
     given = Source(None, "a checkpoint", 2 * 10**9)
-    known = [contenders.Conversion(OURS_OF[part], "ours", None), contenders.Conversion(PEER_OF.get(part, ""), "peer", None),
-             contenders.Conversion(contenders.WRITE, "roof", None)]  # fmt: skip
+    known = [
+        contenders.Conversion(OURS_OF[part], "ours", None),
+        contenders.Conversion(PEER_OF.get(part, ""), "peer", None),
+        contenders.Conversion(contenders.WRITE, "roof", None),
+    ]
     return tables.case_of(part, given, known, taken, failed or {}, ["a remark"])
 
 
@@ -33,9 +36,11 @@ def figures(*cases) -> list:
     return verdicts.figures(Results([], list(cases), bench="ckpt"))
 
 
-EXPORTED = {OURS_OF[EXPORT]: [took(1.0, 100), took(2.0, 90)],
-            PEER_OF[EXPORT]: [took(8.0, 600, imports=5.0), took(8.0, 500, imports=3.0)],
-            contenders.WRITE: [took(0.5), took(1.0)]}  # fmt: skip
+EXPORTED = {
+    OURS_OF[EXPORT]: [took(1.0, 100), took(2.0, 90)],
+    PEER_OF[EXPORT]: [took(8.0, 600, imports=5.0), took(8.0, 500, imports=3.0)],
+    contenders.WRITE: [took(0.5), took(1.0)],
+}
 
 
 # ---- tables and verdicts -------------------------------------------------------------------------
@@ -69,7 +74,7 @@ def test_the_figures_of_universal_count_temporary_disk():
 
 
 def test_a_large_checkpoint_has_a_bound_of_memory():
-    figure, = figures(case_of(LARGE, {OURS_OF[LARGE]: [took(9.0, 601)]}))
+    (figure,) = figures(case_of(LARGE, {OURS_OF[LARGE]: [took(9.0, 601)]}))
     assert (figure.bound, figure.measured, figure.met) == (600, 601, False)
 
 
@@ -80,7 +85,9 @@ def test_a_peer_that_failed_is_a_row_and_figures_that_were_not_measured():
 
 
 def test_outputs_that_differ_are_said():
-    words = tables.same_words(EXPORT, {"same": False, "differences": [1, 2], "only_in_a": [], "only_in_b": ["x"], "equal": 3})
+    words = tables.same_words(
+        EXPORT, {"same": False, "differences": [1, 2], "only_in_a": [], "only_in_b": ["x"], "equal": 3}
+    )
     assert "DIFFER: 2 tensors, 0 only in ours, 1 only in the peer's" in words
     assert "not compared" in tables.same_words(EXPORT, None)
 
@@ -159,13 +166,16 @@ def test_another_checkpoint_may_be_given(tmp_path):
 # ---- bad input -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--weights-mib", "0"], "--weights-mib: expected a whole number from 1"),
-    (["--rounds", "x"], "--rounds: expected a whole number"),
-    (["--only", "reshard"], "invalid choice"),
-    (["--checkpoint", "/nowhere"], "nothing there"),
-    (["--works", "x"], 'did you mean "--work"'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--weights-mib", "0"], "--weights-mib: expected a whole number from 1"),
+        (["--rounds", "x"], "--rounds: expected a whole number"),
+        (["--only", "reshard"], "invalid choice"),
+        (["--checkpoint", "/nowhere"], "nothing there"),
+        (["--works", "x"], 'did you mean "--work"'),
+    ],
+)
 def test_bad_arguments_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         command.run(["ckpt", *arguments])

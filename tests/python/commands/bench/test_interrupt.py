@@ -20,6 +20,7 @@ SAID = "interrupting after this sample; Ctrl-C again to stop at once"
 @pytest.fixture(autouse=True)
 def handler():
     """A handler of the test's own, which is to be back at the end."""
+
     def raises(number, frame):
         raise AssertionError("the handler from before got the signal")
 

@@ -15,8 +15,15 @@ from zeromuon.commands.bench.pipeline.outcome import Played, Scenario
 
 TINY = Decoder(64, 16, 160, 512, 6, biases=True, tied=True).model("tiny", "Tiny")
 # Slow enough for a tiny model: what matters is the work, not the latencies.
-VALUES = {"dram_bytes_per_s": 1e8, "to_device_bytes_per_s": 5e7, "to_host_bytes_per_s": 5e7, "flops_per_s": 1e11,
-          "wire_bytes_per_s": 1e8, "wire_latency_s": 1e-6, "task_latency_s": 0}  # fmt: skip
+VALUES = {
+    "dram_bytes_per_s": 1e8,
+    "to_device_bytes_per_s": 5e7,
+    "to_host_bytes_per_s": 5e7,
+    "flops_per_s": 1e11,
+    "wire_bytes_per_s": 1e8,
+    "wire_latency_s": 1e-6,
+    "task_latency_s": 0,
+}
 
 
 def content(**changed) -> dict:
@@ -25,7 +32,9 @@ def content(**changed) -> dict:
         "world_size": 2,
         "rates": {name: {"value": value, "why": "a test"} for name, value in VALUES.items()},
         "machines": {"m": {"title": "a machine", **{name: name for name in VALUES}}},
-        "cases": [{"machine": "m", "models": ["tiny"], "homes": ["shard"], "momentum_dtypes": ["float32"], "balanced": False}],
+        "cases": [
+            {"machine": "m", "models": ["tiny"], "homes": ["shard"], "momentum_dtypes": ["float32"], "balanced": False}
+        ],
         **changed,
     }
 
@@ -68,7 +77,9 @@ def test_a_sub_group_closes_with_the_parameter_that_fills_it():
     parameters = tuple(Parameter(str(i), 10) for i in range(5))
     assert [len(group) for group in models.sub_groups(parameters, 2, 10)] == [2, 2, 1]
     assert [len(group) for group in models.sub_groups(parameters, 2, 25)] == [5]
-    assert [len(group) for group in models.sub_groups(parameters, 3, 4)] == [1] * 5, "a rank has 4 of each, one is padding"
+    assert [len(group) for group in models.sub_groups(parameters, 3, 4)] == [1] * 5, (
+        "a rank has 4 of each, one is padding"
+    )
 
 
 # ---- the file of rates ---------------------------------------------------------------------------
@@ -85,31 +96,38 @@ def test_the_shipped_rates_cover_both_models_three_links_all_homes_and_two_balan
     assert all(source for s in found for source in s.machine.sources.values())
 
 
-@pytest.mark.parametrize("path, value, words", [
-    (("rates", "flops_per_s", "value"), -1, r"rates\.flops_per_s\.value: expected a number that is not negative, got -1"),
-    (("rates", "flops_per_s", "value"), 0, r"rates\.flops_per_s\.value: expected a positive number"),
-    (("rates", "flops_per_s", "value"), "fast", r"not negative, got \"fast\""),
-    (("rates", "flops_per_s", "value"), True, "not negative, got true"),
-    (("rates", "flops_per_s", "value"), float("nan"), "not negative, got NaN"),
-    (("rates", "flops_per_s", "why"), " ", r"rates\.flops_per_s\.why: expected words"),
-    (("rates", "flops_per_s", "why"), None, r"rates\.flops_per_s\.source: missing"),
-    (("rates", "flops_per_s", "unit"), "B/s", r"rates\.flops_per_s\.unit: unknown key; expected value, why"),
-    (("rates", "flops_per_s"), 5, r"rates\.flops_per_s: expected an object"),
-    (("machines", "m", "flops_per_s"), "flop", r"machines\.m\.flops_per_s: expected one of .*, got \"flop\""),
-    (("machines", "m", "flops_per_s"), None, r"machines\.m\.flops_per_s: missing"),
-    (("machines", "m", "flops"), "flops_per_s", r"machines\.m\.flops: unknown key"),
-    (("cases", 0, "models"), ["gpt"], r"cases\[0\]\.models\[0\]: expected one of .*llama-3-8b"),
-    (("cases", 0, "models"), [], r"cases\[0\]\.models: expected a list"),
-    (("cases", 0, "homes"), ["disk"], r"cases\[0\]\.homes\[0\]: expected one of shard, device, streamed"),
-    (("cases", 0, "momentum_dtypes"), "float32", r"momentum_dtypes: expected a list"),
-    (("cases", 0, "machine"), "n", r"cases\[0\]\.machine: expected one of m"),
-    (("cases", 0, "balanced"), 1, r"cases\[0\]\.balanced: expected true or false"),
-    (("cases",), [], "cases: expected a list with one case"),
-    (("world_size",), 0, "world_size: expected a whole number from 1"),
-    (("world_size",), 2.5, "world_size: expected a whole number from 1"),
-    (("world_size",), None, "world_size: missing"),
-    (("ranks",), 2, "ranks: unknown key"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path, value, words",
+    [
+        (
+            ("rates", "flops_per_s", "value"),
+            -1,
+            r"rates\.flops_per_s\.value: expected a number that is not negative, got -1",
+        ),
+        (("rates", "flops_per_s", "value"), 0, r"rates\.flops_per_s\.value: expected a positive number"),
+        (("rates", "flops_per_s", "value"), "fast", r"not negative, got \"fast\""),
+        (("rates", "flops_per_s", "value"), True, "not negative, got true"),
+        (("rates", "flops_per_s", "value"), float("nan"), "not negative, got NaN"),
+        (("rates", "flops_per_s", "why"), " ", r"rates\.flops_per_s\.why: expected words"),
+        (("rates", "flops_per_s", "why"), None, r"rates\.flops_per_s\.source: missing"),
+        (("rates", "flops_per_s", "unit"), "B/s", r"rates\.flops_per_s\.unit: unknown key; expected value, why"),
+        (("rates", "flops_per_s"), 5, r"rates\.flops_per_s: expected an object"),
+        (("machines", "m", "flops_per_s"), "flop", r"machines\.m\.flops_per_s: expected one of .*, got \"flop\""),
+        (("machines", "m", "flops_per_s"), None, r"machines\.m\.flops_per_s: missing"),
+        (("machines", "m", "flops"), "flops_per_s", r"machines\.m\.flops: unknown key"),
+        (("cases", 0, "models"), ["gpt"], r"cases\[0\]\.models\[0\]: expected one of .*llama-3-8b"),
+        (("cases", 0, "models"), [], r"cases\[0\]\.models: expected a list"),
+        (("cases", 0, "homes"), ["disk"], r"cases\[0\]\.homes\[0\]: expected one of shard, device, streamed"),
+        (("cases", 0, "momentum_dtypes"), "float32", r"momentum_dtypes: expected a list"),
+        (("cases", 0, "machine"), "n", r"cases\[0\]\.machine: expected one of m"),
+        (("cases", 0, "balanced"), 1, r"cases\[0\]\.balanced: expected true or false"),
+        (("cases",), [], "cases: expected a list with one case"),
+        (("world_size",), 0, "world_size: expected a whole number from 1"),
+        (("world_size",), 2.5, "world_size: expected a whole number from 1"),
+        (("world_size",), None, "world_size: missing"),
+        (("ranks",), 2, "ranks: unknown key"),
+    ],
+)
 def test_a_bad_file_of_rates_is_refused_with_its_name_and_the_key(path, value, words, tmp_path):
     given = copy.deepcopy(content())
     inner = given
@@ -123,11 +141,14 @@ def test_a_bad_file_of_rates_is_refused_with_its_name_and_the_key(path, value, w
         rates.load(written(tmp_path, given))
 
 
-@pytest.mark.parametrize("text, words", [
-    ("{", "expected JSON"),
-    ("[]", "the whole file: expected an object"),
-    ('{"world_size": 1, "world_size": 2}', '"world_size" stands twice'),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("{", "expected JSON"),
+        ("[]", "the whole file: expected an object"),
+        ('{"world_size": 1, "world_size": 2}', '"world_size" stands twice'),
+    ],
+)
 def test_a_file_that_is_not_an_object_of_json_is_refused(text, words, tmp_path):
     (tmp_path / "rates.json").write_text(text)
     with pytest.raises(ValueError, match=r"rates\.json: .*" + words):
@@ -219,9 +240,13 @@ def row_of(key: str, resources: dict, makespan=1.2, balanced=False, wire_mean=1.
 def test_the_table_has_the_verdicts_and_the_worst_case():
     rows = [row_of("good", {"cpu": 1.15, "h2d": 0.1}), row_of("late", {"cpu": 1.0, "h2d": 0.1}, wire_mean=1.02)]
     table, verdicts = report._table(rows), "\n".join(report._verdicts(rows))
-    assert re.search(r"good +1200\.0 +1150\.0 +cpu of rank 0 +100\.0 +1\.043 +met +2400\.0 +50 % .* met +1 +2$", table[1])
+    assert re.search(
+        r"good +1200\.0 +1150\.0 +cpu of rank 0 +100\.0 +1\.043 +met +2400\.0 +50 % .* met +1 +2$", table[1]
+    )
     assert re.search(r"late .* 1\.200 +NOT met .* 1\.0200 +1\.1000 +NOT met", table[2])
-    assert "1.200  NOT met (late)" in verdicts and "1.020  NOT met (late)" in verdicts and "not met: good" not in verdicts
+    assert (
+        "1.200  NOT met (late)" in verdicts and "1.020  NOT met (late)" in verdicts and "not met: good" not in verdicts
+    )
 
 
 # ---- runs ----------------------------------------------------------------------------------------
@@ -236,7 +261,16 @@ def test_a_tiny_run_writes_table_json_picture_and_trace(tmp_path, capsys):
     said = capsys.readouterr()
     found = json.loads((out / report.JSON_FILE).read_text())
     assert [row["key"] for row in found["rows"]] == ["tiny/m/shard-float32", drawn] and found["drawn"] == drawn
-    assert set(found["rows"][0]) >= {"makespan_s", "bound_s", "ratio", "met", "serial_s", "hidden", "wire_mean", "apart"}
+    assert set(found["rows"][0]) >= {
+        "makespan_s",
+        "bound_s",
+        "ratio",
+        "met",
+        "serial_s",
+        "hidden",
+        "wire_mean",
+        "apart",
+    }
     assert found["machines"]["m"]["sources"]["flops_per_s"] == "a test"
     assert (out / report.TEXT_FILE).read_text().strip() in said.out and drawn in said.err
     picture = imread(out / report.PLOT_FILE)
@@ -245,7 +279,8 @@ def test_a_tiny_run_writes_table_json_picture_and_trace(tmp_path, capsys):
     spans = [row for row in rows if row["ph"] == "X"]
     names = {(row["pid"], row["tid"]): row["args"]["name"] for row in rows if row["name"] == "thread_name"}
     assert {(row["pid"], names[row["pid"], row["tid"]]) for row in spans} == {
-        (rank, lane) for rank in (0, 1) for lane in ("step", *timeline.LANES)}
+        (rank, lane) for rank in (0, 1) for lane in ("step", *timeline.LANES)
+    }
     assert max(row["ts"] + row["dur"] for row in spans) == pytest.approx(1e6 * found["rows"][1]["makespan_s"])
 
 
@@ -257,11 +292,14 @@ def test_the_case_with_the_largest_ratio_is_drawn_when_none_is_named(tmp_path, c
     assert f"timeline of {found['drawn']}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--case", "tiny/m/shard-float23"], 'did you mean "tiny/m/shard-float32"'),
-    (["--cases", "x"], 'did you mean "--case"'),
-    (["--out", "rates.json/results"], "is not one"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--case", "tiny/m/shard-float23"], 'did you mean "tiny/m/shard-float32"'),
+        (["--cases", "x"], 'did you mean "--case"'),
+        (["--out", "rates.json/results"], "is not one"),
+    ],
+)
 def test_bad_options_are_refused_before_anything_is_written(arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = written(tmp_path, content())

@@ -14,7 +14,16 @@ from tests.multirank.launch import environment
 from zeromuon.commands.bench import command, plot, report, step, step_launch, step_tables, step_verdicts
 from zeromuon.commands.bench.progress import Progress
 from zeromuon.commands.bench.results import FAILED, MEASURED, Results
-from zeromuon.commands.bench.step_contenders import ALL, COUNTED, OURS_HOME, OURS_OFFLOADED, PEER_HOME, PEER_OFFLOADED, WIRE_BF16, Size
+from zeromuon.commands.bench.step_contenders import (
+    ALL,
+    COUNTED,
+    OURS_HOME,
+    OURS_OFFLOADED,
+    PEER_HOME,
+    PEER_OFFLOADED,
+    WIRE_BF16,
+    Size,
+)
 from zeromuon.commands.bench.step_events import Heard, Job, Reporter
 from zeromuon.commands.bench.step_memory import Peak
 from zeromuon.commands.bench.timing import Budget
@@ -22,8 +31,12 @@ from zeromuon.commands.bench.timing import Budget
 SIZE = Size(512, 8)
 TINY = ["--model", "16x1"]
 RECORD, FLAG = 512, 8  # bytes to each rank beside the matrices: once a step; with each of a bucket's two exchanges
-SECONDS = {OURS_OFFLOADED: [1.0, 2.0, 1.0], OURS_HOME: [2.0, 2.0, 2.0],
-           PEER_OFFLOADED: [4.0, 8.0, 3.0], PEER_HOME: [3.0, 2.0, 1.0]}  # fmt: skip
+SECONDS = {
+    OURS_OFFLOADED: [1.0, 2.0, 1.0],
+    OURS_HOME: [2.0, 2.0, 2.0],
+    PEER_OFFLOADED: [4.0, 8.0, 3.0],
+    PEER_HOME: [3.0, 2.0, 1.0],
+}
 
 
 def silent() -> Progress:
@@ -103,9 +116,15 @@ def test_memory_is_compared_with_and_without_offload():
     def heard(growth, peak):
         return Heard(found={name: {"growth_bytes": growth * 2**20, "peak_bytes": peak * 2**20} for name in ALL})
 
-    case = step_tables.memory_case(SIZE, {name: heard(*(1, 100) if name == OURS_HOME else (5, 200)) for name in ALL}, {})
+    case = step_tables.memory_case(
+        SIZE, {name: heard(*(1, 100) if name == OURS_HOME else (5, 200)) for name in ALL}, {}
+    )
     assert [(f.measured, f.bound, f.met) for f in figures(case)] == [
-        (200.0, 200.0, False), (5.0, 5.0, False), (100.0, 200.0, True), (1.0, 5.0, True)]  # fmt: skip
+        (200.0, 200.0, False),
+        (5.0, 5.0, False),
+        (100.0, 200.0, True),
+        (1.0, 5.0, True),
+    ]
 
 
 def test_a_contender_without_memory_says_why():
@@ -117,12 +136,18 @@ def test_a_contender_without_memory_says_why():
 
 
 def test_bytes_are_compared_with_what_two_exchanges_take():
-    assert step_tables.planned_bytes(2, bytes_each=2) == 1.0 and step_tables.planned_bytes(8, bytes_each=2) == 4 * 7 / 8 / 8
+    assert (
+        step_tables.planned_bytes(2, bytes_each=2) == 1.0
+        and step_tables.planned_bytes(8, bytes_each=2) == 4 * 7 / 8 / 8
+    )
     wire, *allocations = figures(step_tables.counts_case(SIZE, counted(sent=1.02), ranks=2))
     assert wire.measured == pytest.approx(1.02) and not wire.met and "1.53" in wire.why
     assert [f.met for f in allocations] == [True] * 3
     case = step_tables.counts_case(SIZE, counted(sent=2.0), ranks=2)
-    assert case.row(OURS_HOME).values[step_verdicts.OF_PLAN] == 1.0 and case.row(WIRE_BF16).values[step_verdicts.OF_PLAN] == 2.0
+    assert (
+        case.row(OURS_HOME).values[step_verdicts.OF_PLAN] == 1.0
+        and case.row(WIRE_BF16).values[step_verdicts.OF_PLAN] == 2.0
+    )
 
 
 def test_one_rank_sends_nothing_and_an_allocation_is_not_met():
@@ -207,7 +232,9 @@ class Interrupted(Heard):
 
 def bench(tmp_path, *heard, parts=("time",), budget=1000.0):
     launches = Launches(*heard)
-    return step._Bench(parts, launches, Budget(budget), Results([("processor", "a test")], bench="step"), tmp_path), launches
+    return step._Bench(
+        parts, launches, Budget(budget), Results([("processor", "a test")], bench="step"), tmp_path
+    ), launches
 
 
 def test_one_that_fails_is_left_out_and_the_others_start_again(tmp_path):
@@ -227,7 +254,9 @@ def test_an_interrupt_keeps_the_rounds_that_were_told(tmp_path):
 
 
 def test_how_the_peer_runs_is_decided_once(tmp_path):
-    running, launches = bench(tmp_path, timed(modes={PEER_HOME: "eager"}, mode_words={PEER_HOME: "eager: faster"}), timed())
+    running, launches = bench(
+        tmp_path, timed(modes={PEER_HOME: "eager"}, mode_words={PEER_HOME: "eager: faster"}), timed()
+    )
     running.measure(SIZE)
     running.measure(SIZE)
     assert [job.modes for job in launches.jobs] == [{}, {PEER_HOME: "eager"}]
@@ -248,16 +277,19 @@ def test_what_does_not_fit_the_budget_is_named(tmp_path):
 # ---- bad input -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--model", "512"], "WIDTHxLAYERS"),
-    (["--model", "0x3"], "WIDTHxLAYERS"),
-    (["--model", "16384x1024"], "GB are free"),
-    (["--ranks", "0"], "whole number from 1"),
-    (["--ranks", "100000"], "expected at most"),
-    (["--budget-seconds", "soon"], "whole number"),
-    (["--only", "speed"], "memory"),
-    (["--rank", "2"], 'did you mean "--ranks"'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--model", "512"], "WIDTHxLAYERS"),
+        (["--model", "0x3"], "WIDTHxLAYERS"),
+        (["--model", "16384x1024"], "GB are free"),
+        (["--ranks", "0"], "whole number from 1"),
+        (["--ranks", "100000"], "expected at most"),
+        (["--budget-seconds", "soon"], "whole number"),
+        (["--only", "speed"], "memory"),
+        (["--rank", "2"], 'did you mean "--ranks"'),
+    ],
+)
 def test_bad_options_are_refused_before_anything_is_written(arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=words):
@@ -276,8 +308,14 @@ def test_a_folder_with_results_is_refused(tmp_path):
 
 def start(*arguments, first_paths=(), **given):
     """torch.compile is off here: the compiler takes longer than the tests."""
-    return subprocess.Popen([sys.executable, "-m", "zeromuon", "bench", "step", *arguments], text=True,
-                            env=environment(first_paths), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **given)
+    return subprocess.Popen(
+        [sys.executable, "-m", "zeromuon", "bench", "step", *arguments],
+        text=True,
+        env=environment(first_paths),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **given,
+    )
 
 
 def finished(running) -> tuple[str, str]:
@@ -304,8 +342,9 @@ def test_a_tiny_race_with_a_peer_that_fails(tmp_path):
         "c.config = broken\n"
     )
     out = tmp_path / "out"
-    text, progress = finished(start(*TINY, "--only", "time", "--budget-seconds", "600", "--out", str(out),
-                                    first_paths=(str(tmp_path),)))  # fmt: skip
+    text, progress = finished(
+        start(*TINY, "--only", "time", "--budget-seconds", "600", "--out", str(out), first_paths=(str(tmp_path),))
+    )
     rows = rows_in(out)
     assert rows[PEER_HOME]["status"] == FAILED and "reduce scatter" in rows[PEER_HOME]["why"]
     assert rows[PEER_OFFLOADED]["ratio"]["median"] > 0 and len(rows[OURS_OFFLOADED]["seconds"]) >= 3
@@ -348,8 +387,18 @@ def test_ranks_that_take_too_long_are_ended(tmp_path):
 
 def test_an_interrupt_leaves_what_was_measured(tmp_path):
     out = tmp_path / "out" / "step.json"
-    running = start(*TINY, "--model", "64x512", "--only", "counts", "--budget-seconds", "1000000", "--out", str(out.parent),
-                    start_new_session=True)
+    running = start(
+        *TINY,
+        "--model",
+        "64x512",
+        "--only",
+        "counts",
+        "--budget-seconds",
+        "1000000",
+        "--out",
+        str(out.parent),
+        start_new_session=True,
+    )
     end = time.monotonic() + 200
     while not out.exists() and time.monotonic() < end:
         time.sleep(0.1)

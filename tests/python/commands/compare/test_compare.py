@@ -14,9 +14,23 @@ from zeromuon.commands.compare import command, launch, report
 from zeromuon.commands.compare.rows import DEEPSPEED, OURS, ROWS
 
 BY_NAME = {row.name: row for row in ROWS}
-DEFECTS = ["accumulation", "reduce_bucket", "zero_init", "mixed_shapes", "clip", "reduce_scatter", "bf16_momentum",
-           "fp16_underflow", "fp16_scale", "offload_repeats", "bytes_moved", "init_roundtrip", "universal", "roles",
-           "unknown_option"]
+DEFECTS = [
+    "accumulation",
+    "reduce_bucket",
+    "zero_init",
+    "mixed_shapes",
+    "clip",
+    "reduce_scatter",
+    "bf16_momentum",
+    "fp16_underflow",
+    "fp16_scale",
+    "offload_repeats",
+    "bytes_moved",
+    "init_roundtrip",
+    "universal",
+    "roles",
+    "unknown_option",
+]
 SPOILT = ["accumulation", "clip"]
 
 
@@ -152,8 +166,13 @@ def test_a_learning_rate_that_is_one_percent_off_misses_the_bar(name):
 def test_an_interrupt_ends_the_ranks():
     code = "import sys; from zeromuon.commands.compare import command; sys.exit(command.run(['--row', 'clip']))"
     marker = f"compare-{os.getpid()}"
-    running = subprocess.Popen([sys.executable, "-c", code], env={**environment(), "ZEROMUON_TEST_MARKER": marker},
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    running = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**environment(), "ZEROMUON_TEST_MARKER": marker},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     _wait_until(lambda: len(_marked(marker)) >= 4)  # the command, torchrun, two ranks
     os.kill(running.pid, signal.SIGINT)
     assert running.wait(60) == command.INTERRUPTED

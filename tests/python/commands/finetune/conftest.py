@@ -12,10 +12,7 @@ from pathlib import Path
 
 import pytest
 
-WORDS = (
-    "the a shard rank matrix owner moves adds waits sums between after before step update of and to in"
-    .split()
-)
+WORDS = "the a shard rank matrix owner moves adds waits sums between after before step update of and to in".split()
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -60,13 +57,7 @@ def causal_model(tmp_path_factory) -> Path:
     vocabulary = len(_tokenizer_into(folder))
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=vocabulary,
-        n_embd=32,
-        n_layer=2,
-        n_head=2,
-        n_positions=64,
-        bos_token_id=2,
-        eos_token_id=3,
+        vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=3
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
     return folder

@@ -86,12 +86,7 @@ def test_a_folder_without_config_is_not_a_model(refused, text_file):
 def test_a_weight_file_that_is_a_pointer_is_refused(refused, masked_model, text_file, tmp_path):
     folder = copy_of(masked_model, tmp_path / "pointer")
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
-    expect(
-        refused("--model", folder, "--data", text_file),
-        "model.safetensors",
-        "git-lfs pointer",
-        "download it again",
-    )
+    expect(refused("--model", folder, "--data", text_file), "model.safetensors", "git-lfs pointer", "download it again")
 
 
 def test_a_model_without_weights_is_refused(refused, masked_model, text_file, tmp_path):
@@ -108,18 +103,12 @@ def copy_of(model, folder):
 
 
 def test_missing_data_is_named(refused, masked_model, tmp_path):
-    expect(
-        refused("--model", masked_model, "--data", tmp_path / "none.txt"),
-        "none.txt",
-        "found nothing there",
-    )
+    expect(refused("--model", masked_model, "--data", tmp_path / "none.txt"), "none.txt", "found nothing there")
 
 
 def test_empty_data_is_refused(refused, masked_model, tmp_path):
     (tmp_path / "empty.txt").touch()
-    expect(
-        refused("--model", masked_model, "--data", tmp_path / "empty.txt"), "empty.txt", "found 0 bytes"
-    )
+    expect(refused("--model", masked_model, "--data", tmp_path / "empty.txt"), "empty.txt", "found 0 bytes")
 
 
 def test_a_folder_without_files_is_refused(refused, masked_model, tmp_path):
@@ -131,58 +120,39 @@ def test_a_folder_without_files_is_refused(refused, masked_model, tmp_path):
 def test_data_that_is_not_text_is_refused_with_the_offset(refused, masked_model, tmp_path, content):
     (tmp_path / "data.bin").write_bytes(content)
     expect(
-        refused("--model", masked_model, "--data", tmp_path / "data.bin"),
-        "data.bin",
-        "expected UTF-8 text",
-        "offset",
+        refused("--model", masked_model, "--data", tmp_path / "data.bin"), "data.bin", "expected UTF-8 text", "offset"
     )
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_other_stages_than_3_are_refused(refused, masked_model, text_file, stage_3, stage):
     config = stage_3(zero_optimization={"stage": stage})
-    expect(
-        refused("--model", masked_model, "--data", text_file, "--config", config),
-        f"stage is {stage}",
-        "expected 3",
-    )
+    expect(refused("--model", masked_model, "--data", text_file, "--config", config), f"stage is {stage}", "expected 3")
 
 
 def test_a_misspelt_optimizer_type_is_refused(refused, masked_model, text_file, stage_3):
     config = stage_3(optimizer={"type": "zeromuon"})
     expect(
-        refused("--model", masked_model, "--data", text_file, "--config", config),
-        '"zeromuon"',
-        'expected "ZeroMuon"',
+        refused("--model", masked_model, "--data", text_file, "--config", config), '"zeromuon"', 'expected "ZeroMuon"'
     )
 
 
 def test_a_negative_learning_rate_is_refused(refused, masked_model, text_file):
-    expect(
-        refused("--model", masked_model, "--data", text_file, "--lr", "-1"), "lr is -1.0", "not negative"
-    )
+    expect(refused("--model", masked_model, "--data", text_file, "--lr", "-1"), "lr is -1.0", "not negative")
 
 
-def test_a_batch_size_that_contradicts_the_configuration_is_refused(
-    refused, masked_model, text_file, stage_3
-):
+def test_a_batch_size_that_contradicts_the_configuration_is_refused(refused, masked_model, text_file, stage_3):
     config = stage_3(train_micro_batch_size_per_gpu=4)
     message = refused("--model", masked_model, "--data", text_file, "--config", config)
     expect(message, "train_micro_batch_size_per_gpu is 4", "8 by --batch", '"auto"')
 
 
 def test_a_configuration_that_is_not_json_is_refused(refused, masked_model, text_file):
-    expect(
-        refused("--model", masked_model, "--data", text_file, "--config", text_file),
-        "expected JSON",
-        "words.txt",
-    )
+    expect(refused("--model", masked_model, "--data", text_file, "--config", text_file), "expected JSON", "words.txt")
 
 
 def test_an_override_without_a_value_is_refused(refused, masked_model, text_file):
-    expect(
-        refused("--model", masked_model, "--data", text_file, "--set", "optimizer"), "expected KEY=VALUE"
-    )
+    expect(refused("--model", masked_model, "--data", text_file, "--set", "optimizer"), "expected KEY=VALUE")
 
 
 def test_too_little_memory_is_refused_with_the_plan(refused, masked_model, text_file, monkeypatch):
@@ -191,9 +161,7 @@ def test_too_little_memory_is_refused_with_the_plan(refused, masked_model, text_
     expect(message, "1.0 GiB are available", "optimizer state", "fewer ranks")
 
 
-def test_a_model_larger_than_memory_is_refused_from_its_header_alone(
-    refused, masked_model, text_file, tmp_path
-):
+def test_a_model_larger_than_memory_is_refused_from_its_header_alone(refused, masked_model, text_file, tmp_path):
     folder = copy_of(masked_model, tmp_path / "huge")
     numel = 1 << 40
     header = json.dumps({"w": {"dtype": "U8", "shape": [numel], "data_offsets": [0, numel]}}).encode()
@@ -222,9 +190,7 @@ def test_ranks_are_held_against_cores_and_gpus():
 
 
 def test_a_count_below_one_is_refused(refused, masked_model, text_file):
-    expect(
-        refused("--model", masked_model, "--data", text_file, "--steps", "0"), "--steps 0", "at least 1"
-    )
+    expect(refused("--model", masked_model, "--data", text_file, "--steps", "0"), "--steps 0", "at least 1")
 
 
 def test_resume_without_a_run_is_refused(refused, tmp_path):
@@ -234,12 +200,7 @@ def test_resume_without_a_run_is_refused(refused, tmp_path):
 
 def test_a_folder_with_other_things_is_not_overwritten(capsys, masked_model, text_file, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    assert (
-        cli.main(
-            ["finetune", "--model", str(masked_model), "--data", str(text_file), "--out", str(tmp_path)]
-        )
-        == 2
-    )
+    assert cli.main(["finetune", "--model", str(masked_model), "--data", str(text_file), "--out", str(tmp_path)]) == 2
     assert "expected a new or empty folder" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 

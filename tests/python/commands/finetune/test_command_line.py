@@ -61,9 +61,7 @@ def test_no_verb_prints_the_usage(capsys):
 def test_the_learning_rate_option_is_an_override_of_the_configuration():
     options = vars(cli.finetune_parser().parse(["--lr", "0.5", "--set", "optimizer.params.momentum=0.9"]))
     options.pop("out"), options.pop("resume")
-    assert cli.settings_given(options) == {
-        "overrides": ("optimizer.params.momentum=0.9", "optimizer.params.lr=0.5")
-    }
+    assert cli.settings_given(options) == {"overrides": ("optimizer.params.momentum=0.9", "optimizer.params.lr=0.5")}
 
 
 def test_the_demo_uses_another_model_when_told(monkeypatch, masked_model):

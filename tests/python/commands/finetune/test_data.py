@@ -69,9 +69,7 @@ def test_training_masks_follow_the_80_10_10_rule():
     many = CHUNKS.repeat(200, 1)
     ids, labels = data.mask_tokens(many, LAYOUT, data.generator(2), replace_all=False)
     chosen = labels != data.IGNORED_LABEL
-    masked, kept = (ids[chosen] == 3).float().mean().item(), (
-        ids[chosen] == labels[chosen]
-    ).float().mean().item()
+    masked, kept = (ids[chosen] == 3).float().mean().item(), (ids[chosen] == labels[chosen]).float().mean().item()
     assert abs(masked - 0.8) < 0.02 and abs(kept - 0.1) < 0.02
 
 
@@ -89,9 +87,7 @@ def test_held_out_tokens_in_passages_that_training_has_are_counted_once():
     train = list(range(100))
     assert data.repeated_fraction(data.Corpus(train, list(range(200, 240)))) == 0
     assert data.repeated_fraction(data.Corpus(train, list(range(5, 25)) + list(range(200, 220)))) == 0.5
-    assert (
-        data.repeated_fraction(data.Corpus(train, list(range(15)) + [200])) == 0
-    )  # one token short of a passage
+    assert data.repeated_fraction(data.Corpus(train, list(range(15)) + [200])) == 0  # one token short of a passage
 
 
 def test_a_folder_is_read_in_sorted_order_without_hidden_files(tmp_path):

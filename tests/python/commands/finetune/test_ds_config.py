@@ -37,9 +37,7 @@ def test_a_compute_dtype_that_the_configuration_names_is_kept():
 
 def test_overrides_reach_nested_values_and_leave_the_original_alone():
     config = {"optimizer": {"type": "ZeroMuon", "params": {"lr": 1}}}
-    changed = ds_config.override(
-        config, ("optimizer.params.lr=1e-12", "optimizer.params.ns=cubic", "a.b=true")
-    )
+    changed = ds_config.override(config, ("optimizer.params.lr=1e-12", "optimizer.params.ns=cubic", "a.b=true"))
     assert changed["optimizer"]["params"] == {"lr": 1e-12, "ns": "cubic"}
     assert changed["a"] == {"b": True} and config["optimizer"]["params"] == {"lr": 1}
 

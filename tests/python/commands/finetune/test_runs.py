@@ -32,18 +32,7 @@ with torch.no_grad():
 
 def options(model: Path, text_file: Path, out: Path, steps: int = STEPS):
     sizes = ["--ranks", 2, "--batch", 4, "--seq-len", 16, "--steps", steps, "--save-every", 1000]
-    return [
-        "--model",
-        model,
-        "--data",
-        text_file,
-        "--out",
-        out,
-        *sizes,
-        "--set",
-        "bf16.enabled=false",
-        "--verify",
-    ]
+    return ["--model", model, "--data", text_file, "--out", out, *sizes, "--set", "bf16.enabled=false", "--verify"]
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +67,7 @@ def test_an_interrupted_and_resumed_run_ends_with_the_same_weights_bit_for_bit(
     assert status == 0, output
     assert f"going on from the checkpoint of step {stopped_at['step']}" in output
     assert weights(out) == weights(uninterrupted[0])
-    losses = [
-        [entry["loss"] for entry in metrics(run) if "loss" in entry] for run in (out, uninterrupted[0])
-    ]
+    losses = [[entry["loss"] for entry in metrics(run) if "loss" in entry] for run in (out, uninterrupted[0])]
     assert losses[0] == losses[1] and len(losses[0]) == STEPS
 
 
@@ -99,11 +86,7 @@ def test_a_second_interrupt_kills_the_ranks_and_the_run_can_start_over(
 def processes_of(folder: Path) -> list[int]:
     import psutil
 
-    return [
-        p.pid
-        for p in psutil.process_iter(["cmdline"])
-        if str(folder) in " ".join(p.info["cmdline"] or [])
-    ]
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
 
 
 def test_resuming_with_other_options_or_after_the_end_is_refused(command, uninterrupted, tmp_path):
@@ -117,9 +100,7 @@ def test_resuming_with_other_options_or_after_the_end_is_refused(command, uninte
     assert status == 2 and "seed is 0 there and 3 here" in output
 
 
-def test_the_saved_model_has_no_missing_keys_and_bit_equal_logits_in_another_process(
-    uninterrupted, text_file
-):
+def test_the_saved_model_has_no_missing_keys_and_bit_equal_logits_in_another_process(uninterrupted, text_file):
     folder, output = uninterrupted
     assert "the same logits bit for bit" in output
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -168,15 +149,15 @@ def test_a_run_says_how_a_step_splits_what_was_hidden_and_how_busy_the_lanes_wer
     assert "split of a step     ms: fwd " in output and "beside other work" in output
     lanes = json.loads((folder / "result.json").read_text())["lanes"]
     assert {"cpu", "compute", "comm"} <= set(lanes["busy_seconds"]), lanes
-    assert all(0 < busy <= lanes["wall_seconds"] for busy in lanes["busy_seconds"].values()), "a lane does one task at a time"
+    assert all(0 < busy <= lanes["wall_seconds"] for busy in lanes["busy_seconds"].values()), (
+        "a lane does one task at a time"
+    )
     assert f"busy in a step of {1000 * lanes['wall_seconds']:.0f} ms" in output
 
 
 def test_a_trace_of_one_step_shows_the_lanes_of_both_ranks(command, masked_model, text_file, tmp_path):
     file = tmp_path / "step.json"
-    status, output = command(
-        *options(masked_model, text_file, tmp_path / "run", steps=4), "--trace", file
-    ).finish()
+    status, output = command(*options(masked_model, text_file, tmp_path / "run", steps=4), "--trace", file).finish()
     assert status == 0, output
     assert f"trace of a step written: {file}" in output
     bars = [e for e in json.loads(file.read_text())["traceEvents"] if e["ph"] == "X"]
@@ -195,18 +176,14 @@ def test_a_run_leaves_curve_checkpoints_and_configuration(uninterrupted):
     assert not (folder / "stop").exists()
 
 
-def test_a_causal_model_with_transposed_weights_trains_and_loads(
-    command, causal_model, text_file, tmp_path
-):
+def test_a_causal_model_with_transposed_weights_trains_and_loads(command, causal_model, text_file, tmp_path):
     status, output = command(*options(causal_model, text_file, tmp_path / "run", steps=6)).finish()
     assert status == 0, output
     assert "GPT2LMHeadModel: a causal language model" in output
     assert "the same logits bit for bit" in output
 
 
-def test_a_text_too_short_for_one_step_is_refused_by_the_ranks_with_the_reason(
-    command, masked_model, tmp_path
-):
+def test_a_text_too_short_for_one_step_is_refused_by_the_ranks_with_the_reason(command, masked_model, tmp_path):
     (tmp_path / "short.txt").write_text("the shard moves " * 20)
     status, output = command(*options(masked_model, tmp_path / "short.txt", tmp_path / "run")).finish()
     assert status == 2, output

@@ -51,7 +51,9 @@ def run(argv: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog=_PROG, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=_PROG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measures zeromuon ckpt beside DeepSpeed's scripts on a checkpoint of ZeRO-3 that DeepSpeed writes here\n"
         "on 2 gloo ranks. Each conversion is a command in processes of its own, from its start until its files are on disk.\n"
         "Ends with a table, a JSON file and a picture.\n\n"
@@ -60,7 +62,7 @@ def _parser() -> Parser:
         "  large      export of a synthetic checkpoint of sparse files (only with --full): peak memory",
         epilog="Exit status: 0, 2 for bad input, 130 when interrupted (what was measured until then is written); it does not\n"
         "depend on what was measured.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--weights-mib", metavar="N", help=f"fp32 weights of the checkpoint that is written (default: {_MIB})")
     add("--checkpoint", metavar="DIR", help="convert this one of ZeRO-3 instead (a folder with the file latest)")
@@ -68,8 +70,12 @@ def _parser() -> Parser:
     add("--only", choices=PARTS, help="measure this part only")
     add("--full", action="store_true", help=f"the large checkpoint, too: {_LARGE_MB / 1000:.0f} GB of weights")
     add("--large-mb", metavar="N", help=f"weights of the large one (default: {_LARGE_MB})")
-    add("--work", metavar="DIR", help="where checkpoints and outputs go, removed afterwards (default: the folder of the"
-        " results); its disk is what is measured")  # fmt: skip
+    add(
+        "--work",
+        metavar="DIR",
+        help="where checkpoints and outputs go, removed afterwards (default: the folder of the"
+        " results); its disk is what is measured",
+    )
     add("--budget-seconds", metavar="S", help=f"wall time for all, about (default: {BUDGET_SECONDS:.0f})")
     add("--out", metavar="DIR", help="folder of the results (default: bench-ckpt-<time>)")
     return parser
@@ -92,7 +98,9 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
 def needed_disk_bytes(options: argparse.Namespace) -> float:
     """At once, in the folder of the work."""
     weights = options.given.weights_bytes if options.given else options.weights_mib * 2**20
-    converted = weights * (_OUTPUT_SHARE + (0.0 if options.given else _CHECKPOINT_SHARE)) if options.parts != (LARGE,) else 0.0
+    converted = (
+        weights * (_OUTPUT_SHARE + (0.0 if options.given else _CHECKPOINT_SHARE)) if options.parts != (LARGE,) else 0.0
+    )
     return max(converted, sources.sparse_bytes(options.large_mb * 10**6) if LARGE in options.parts else 0)
 
 
@@ -101,13 +109,17 @@ def check_room(options: argparse.Namespace) -> None:
     parent = next(p for p in (options.work, *options.work.parents) if p.exists())
     needed, free = needed_disk_bytes(options), shutil.disk_usage(parent).free
     if needed > free:
-        raise ValueError(f"{_PROG}: {parent} needs about {needed / 1e9:.1f} GB free, found {free / 1e9:.1f} GB; name another"
-                         " folder with --work, or fewer --weights-mib")  # fmt: skip
+        raise ValueError(
+            f"{_PROG}: {parent} needs about {needed / 1e9:.1f} GB free, found {free / 1e9:.1f} GB; name another"
+            " folder with --work, or fewer --weights-mib"
+        )
     writes = options.given is None and options.parts != (LARGE,)
     needed, free = _MEMORY_SHARE * options.weights_mib * 2**20 + 2e9, available_memory_bytes()
     if writes and needed > free:
-        raise ValueError(f"{_PROG}: DeepSpeed needs about {needed / 1e9:.1f} GB of memory to write the checkpoint,"
-                         f" {free / 1e9:.1f} GB are free; choose fewer --weights-mib, or name a --checkpoint")  # fmt: skip
+        raise ValueError(
+            f"{_PROG}: DeepSpeed needs about {needed / 1e9:.1f} GB of memory to write the checkpoint,"
+            f" {free / 1e9:.1f} GB are free; choose fewer --weights-mib, or name a --checkpoint"
+        )
 
 
 # ---- the run -----------------------------------------------------------------------------------------------------
@@ -197,8 +209,15 @@ class _Bench:
                 self.results.cases.append(case)
                 report.write_json(self.options.out, self.results)
 
-    def _round(self, part: str, conversions: list[Conversion], number: int, taken: dict[str, list[Measured]],
-               failed: dict[str, str], remarks: list[str]) -> None:  # fmt: skip
+    def _round(
+        self,
+        part: str,
+        conversions: list[Conversion],
+        number: int,
+        taken: dict[str, list[Measured]],
+        failed: dict[str, str],
+        remarks: list[str],
+    ) -> None:
         runners = {c.name: Runner(self.work / f"run-{c.kind}") for c in conversions}
         try:
             for conversion in conversions:
@@ -212,10 +231,14 @@ class _Bench:
                 runner.clear()
 
     @staticmethod
-    def _convert(conversion: Conversion, runner: Runner, taken: dict[str, list[Measured]], failed: dict[str, str]) -> None:
+    def _convert(
+        conversion: Conversion, runner: Runner, taken: dict[str, list[Measured]], failed: dict[str, str]
+    ) -> None:
         runner.prepare()
         try:
-            taken.setdefault(conversion.name, []).append(runner.run(conversion.command(runner), conversion.kind == OURS))
+            taken.setdefault(conversion.name, []).append(
+                runner.run(conversion.command(runner), conversion.kind == OURS)
+            )
         except Failed as error:
             failed[conversion.name] = str(error)
 

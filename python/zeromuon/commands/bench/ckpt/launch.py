@@ -30,8 +30,12 @@ def main(report: str, log: str, folder: str, *command: str) -> None:
     if folder:
         sync(folder)
     synced = time.monotonic() if folder else ended
-    took = {"seconds": synced - start, "sync_seconds": synced - ended, "peak_bytes": usage.ru_maxrss * 1024,
-            "status": os.waitstatus_to_exitcode(status)}
+    took = {
+        "seconds": synced - start,
+        "sync_seconds": synced - ended,
+        "peak_bytes": usage.ru_maxrss * 1024,
+        "status": os.waitstatus_to_exitcode(status),
+    }
     with open(report, "w") as out:
         json.dump(took, out)
 

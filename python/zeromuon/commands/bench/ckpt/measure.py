@@ -108,10 +108,19 @@ class Runner:
     def run(self, command: list[str], syncs: bool) -> Measured:
         """After prepare(). syncs: the command does so itself. Raises Failed."""
         report, log = self._own / "report.json", self._own / "log"
-        launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(report), str(log),
-                    "" if syncs else str(self.output)]  # fmt: skip
+        launcher = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(_LAUNCHER),
+            str(report),
+            str(log),
+            "" if syncs else str(self.output),
+        ]
         environment = {**os.environ, "TMPDIR": str(self._temporary), "DS_ACCELERATOR": "cpu"}
-        process = subprocess.Popen([*launcher, *command], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            [*launcher, *command], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+        )
         sampler = Sampler(self.folder, process.pid)
         try:
             process.wait()
@@ -128,8 +137,13 @@ class Runner:
     def _measured(self, took: dict, sampler: Sampler) -> Measured:
         written = disk_bytes(self.output)
         imports = json.loads(self.imports_file.read_text()) if self.imports_file.exists() else {}
-        return Measured(**took, **imports, tree_bytes=max(sampler.tree_bytes, took["peak_bytes"]), written_bytes=written,
-                        temporary_bytes=max(0, sampler.disk_bytes - written))  # fmt: skip
+        return Measured(
+            **took,
+            **imports,
+            tree_bytes=max(sampler.tree_bytes, took["peak_bytes"]),
+            written_bytes=written,
+            temporary_bytes=max(0, sampler.disk_bytes - written),
+        )
 
     @staticmethod
     def _tail(log: Path) -> str:

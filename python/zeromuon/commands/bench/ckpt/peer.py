@@ -25,8 +25,15 @@ def ds_to_universal(source: str, output: str):
     """Its defaults: 4 processes extract, 2 merge."""
     from deepspeed.checkpoint import ds_to_universal as script
 
-    arguments = SimpleNamespace(input_folder=source, output_folder=output, num_extract_workers=4, num_merge_workers=2,
-                                keep_temp_folder=False, strict=True, inject_missing_state=False)  # fmt: skip
+    arguments = SimpleNamespace(
+        input_folder=source,
+        output_folder=output,
+        num_extract_workers=4,
+        num_merge_workers=2,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=False,
+    )
     return lambda: script.main(arguments)
 
 

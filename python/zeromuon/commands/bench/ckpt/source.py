@@ -33,15 +33,31 @@ def by_deepspeed(folder: Path, mib: int, log: Path) -> Source:
     """Has DeepSpeed write one, after a step of AdamW on 2 gloo ranks. Raises RuntimeError with its last words."""
     width, layers = width_and_layers(mib)
     told = folder.with_name(folder.name + ".json")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS),
-               "-m", f"{__package__}.save_ranks", str(folder), str(width), str(layers), str(told)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(RANKS),
+        "-m",
+        f"{__package__}.save_ranks",
+        str(folder),
+        str(width),
+        str(layers),
+        str(told),
+    ]
     with open(log, "ab") as out:
-        status = subprocess.run(command, env=environment(RANKS), stdout=out, stderr=out, stdin=subprocess.DEVNULL).returncode
+        status = subprocess.run(
+            command, env=environment(RANKS), stdout=out, stderr=out, stdin=subprocess.DEVNULL
+        ).returncode
     if status != 0:
         raise RuntimeError(f"the ranks that write the checkpoint ended with status {status}; see {log}")
     numel = json.loads(told.read_text())["numel"]
-    words = (f"written by DeepSpeed {installed('deepspeed')}: ZeRO-3 on {RANKS} gloo ranks, AdamW after one step, fp32,"
-             f" {numel / 1e6:.1f} M parameters in {layers} layers of width {width}")  # fmt: skip
+    words = (
+        f"written by DeepSpeed {installed('deepspeed')}: ZeRO-3 on {RANKS} gloo ranks, AdamW after one step, fp32,"
+        f" {numel / 1e6:.1f} M parameters in {layers} layers of width {width}"
+    )
     return Source(folder, words, 4 * numel)
 
 
@@ -51,8 +67,10 @@ def given(folder: Path) -> Source:
 
     found = _ckpt.inspect(str(folder))
     if found["kind"] != "ZeRO-3" or not (folder / "latest").is_file():
-        raise ValueError(f"zeromuon bench ckpt --checkpoint: expected a folder of ZeRO-3 with the file latest, {folder} is"
-                         f" {found['kind']}; name another")  # fmt: skip
+        raise ValueError(
+            f"zeromuon bench ckpt --checkpoint: expected a folder of ZeRO-3 with the file latest, {folder} is"
+            f" {found['kind']}; name another"
+        )
     size = sum(_numel(tensor["shape"]) for tensor in found["tensors"]) * 4
     return Source(folder, f"{folder}, {found['world_size']} ranks, {found['optimizer']}", size)
 
@@ -83,8 +101,10 @@ def sparse(folder: Path, weights_bytes: int, width: int = _SPARSE_WIDTH) -> Sour
         optimizer = _optimizer_states(count * width**2 // RANKS)
         _save_sparse(folder / TAG / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", optimizer)
     (folder / "latest").write_text(TAG)
-    words = (f"synthetic: DeepSpeed's format for {RANKS} ranks and AdamW, sparse files (their tensors are holes),"
-             f" {count} matrices of {width} x {width}")  # fmt: skip
+    words = (
+        f"synthetic: DeepSpeed's format for {RANKS} ranks and AdamW, sparse files (their tensors are holes),"
+        f" {count} matrices of {width} x {width}"
+    )
     return Source(folder, words, 4 * count * width**2)
 
 
@@ -97,10 +117,18 @@ def _size(width: int):
 def _model_states(shapes: OrderedDict) -> dict:
     import torch
 
-    return {"module": OrderedDict((name, torch.empty(0)) for name in shapes), "buffer_names": [], "param_shapes": [shapes],
-            "frozen_param_shapes": None, "frozen_param_fragments": None, "shared_params": {}, "global_steps": 1,
-            "dp_world_size": RANKS, "ds_version": installed("deepspeed"),
-            "ds_config": {"optimizer": {"type": "AdamW"}}}  # fmt: skip
+    return {
+        "module": OrderedDict((name, torch.empty(0)) for name in shapes),
+        "buffer_names": [],
+        "param_shapes": [shapes],
+        "frozen_param_shapes": None,
+        "frozen_param_fragments": None,
+        "shared_params": {},
+        "global_steps": 1,
+        "dp_world_size": RANKS,
+        "ds_version": installed("deepspeed"),
+        "ds_config": {"optimizer": {"type": "AdamW"}},
+    }
 
 
 def _optimizer_states(numel: int) -> dict:
@@ -109,9 +137,14 @@ def _optimizer_states(numel: int) -> dict:
 
     state = {"step": 1, **{name: torch.empty(numel) for name in _STATES}}
     group = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "params": [0]}
-    return {"optimizer_state_dict": {
-        "zero_stage": 3, "partition_count": RANKS, "fp32_flat_groups": [torch.empty(numel)],
-        "optimizer_state_dict": {"state": {0: state}, "param_groups": [group]}}}  # fmt: skip
+    return {
+        "optimizer_state_dict": {
+            "zero_stage": 3,
+            "partition_count": RANKS,
+            "fp32_flat_groups": [torch.empty(numel)],
+            "optimizer_state_dict": {"state": {0: state}, "param_groups": [group]},
+        }
+    }
 
 
 def _save_sparse(path: Path, content: dict) -> None:

@@ -16,8 +16,14 @@ _TITLES = {
 }
 
 
-def case_of(part: str, source: Source, conversions: list[Conversion], taken: dict[str, list[Measured]], failed: dict[str, str],
-            remarks: list[str]) -> Case:  # fmt: skip
+def case_of(
+    part: str,
+    source: Source,
+    conversions: list[Conversion],
+    taken: dict[str, list[Measured]],
+    failed: dict[str, str],
+    remarks: list[str],
+) -> Case:
     """A row per conversion that was measured or failed; its first row is ours. taken: name -> one value per round. failed:
     name -> why."""
     samples = Samples({name: [m.seconds for m in runs] for name, runs in taken.items()}, {}, dict(failed))
@@ -67,5 +73,7 @@ def same_words(part: str, difference: dict | None) -> str:
         return "the outputs were not compared"
     if difference["same"]:
         return f"the output of {OURS_OF[part]} is that of {PEER_OF[part]}, bit for bit: {difference['equal']} tensors"
-    return (f"the outputs DIFFER: {len(difference['differences'])} tensors, {len(difference['only_in_a'])} only in ours,"
-            f" {len(difference['only_in_b'])} only in the peer's")  # fmt: skip
+    return (
+        f"the outputs DIFFER: {len(difference['differences'])} tensors, {len(difference['only_in_a'])} only in ours,"
+        f" {len(difference['only_in_b'])} only in the peer's"
+    )

@@ -5,8 +5,13 @@ from __future__ import annotations
 from ..results import Case, Figure, Results
 from .contenders import EXPORT, LARGE, OURS_OF, PEER_OF, UNIVERSAL, WITHOUT_IMPORTS
 
-PEAK, ALL, TEMPORARY, SYNC, WRITTEN = ("peak of a process, MB", "all processes, MB", "temporary disk, MB", "sync, s",
-                                       "written, MB")  # fmt: skip
+PEAK, ALL, TEMPORARY, SYNC, WRITTEN = (
+    "peak of a process, MB",
+    "all processes, MB",
+    "temporary disk, MB",
+    "sync, s",
+    "written, MB",
+)
 _LARGE_MOST_MB = 600
 _TEMPORARY_MOST_MB = 1.0  # names of folders
 

@@ -34,15 +34,21 @@ def run(argv: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog=_PROG, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=_PROG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Plays an optimizer step of large models with CPU offload on a virtual clock: the plan, the coroutines\n"
         "and the buffers of a real step, with rates in place of work. Ends with a table of makespans beside the lower bound\n"
         "and the serial schedule, a JSON file, and of one case a picture and a trace for Perfetto.",
         epilog="Exit status: 0, or 2 for bad input; it does not depend on the verdicts.",
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--rates", metavar="FILE", help=f"machines and cases (default: configs/{rates.FILE})")
-    add("--case", metavar="NAME", help="what is drawn, of the table's first column (default: the one with the largest ratio)")
+    add(
+        "--case",
+        metavar="NAME",
+        help="what is drawn, of the table's first column (default: the one with the largest ratio)",
+    )
     add("--out", metavar="DIR", help="folder of the results (default: bench-pipeline-<time>)")
     return parser
 
@@ -50,7 +56,9 @@ def _parser() -> Parser:
 def _check_case(case: str, known: list[str]) -> None:
     if case not in known:
         nearest = difflib.get_close_matches(case, known, 1, cutoff=0.0)
-        raise ValueError(f'{_PROG} --case: expected a case of the file of rates, got "{case}"; did you mean "{nearest[0]}"?')
+        raise ValueError(
+            f'{_PROG} --case: expected a case of the file of rates, got "{case}"; did you mean "{nearest[0]}"?'
+        )
 
 
 def _played(given: rates.Rates, scenarios: list[outcome.Scenario], case: str | None) -> report.Report:

@@ -58,8 +58,15 @@ class Decoder:
 
     def matrices(self, layer: int) -> list[Parameter]:
         h, kv, m = self.hidden, self.keys, self.mlp
-        shapes = {"attn.q": (h, h), "attn.k": (kv, h), "attn.v": (kv, h), "attn.o": (h, h),
-                  "mlp.gate": (m, h), "mlp.up": (m, h), "mlp.down": (h, m)}  # fmt: skip
+        shapes = {
+            "attn.q": (h, h),
+            "attn.k": (kv, h),
+            "attn.v": (kv, h),
+            "attn.o": (h, h),
+            "mlp.gate": (m, h),
+            "mlp.up": (m, h),
+            "mlp.down": (h, m),
+        }
         return [Parameter(f"layers.{layer}.{name}", *shape) for name, shape in shapes.items()]
 
     def vectors(self, layer: int) -> list[Parameter]:
@@ -70,8 +77,12 @@ class Decoder:
     def model(self, key: str, title: str) -> Model:
         layers = range(self.layers)
         head = [] if self.tied else [Parameter("lm_head", self.vocabulary, self.hidden)]
-        adamw = [Parameter("embed", self.vocabulary, self.hidden), *(v for i in layers for v in self.vectors(i)),
-                 Parameter("norm", self.hidden), *head]  # fmt: skip
+        adamw = [
+            Parameter("embed", self.vocabulary, self.hidden),
+            *(v for i in layers for v in self.vectors(i)),
+            Parameter("norm", self.hidden),
+            *head,
+        ]
         return Model(key, title, tuple(m for i in layers for m in self.matrices(i)), tuple(adamw))
 
 
@@ -84,7 +95,9 @@ MODELS = {
 }
 
 
-def sub_groups(parameters: tuple[Parameter, ...], world_size: int, most_numel: int = SUB_GROUP_NUMEL) -> list[list[Parameter]]:
+def sub_groups(
+    parameters: tuple[Parameter, ...], world_size: int, most_numel: int = SUB_GROUP_NUMEL
+) -> list[list[Parameter]]:
     """Cut as ZeRO-3 cuts a parameter group: a sub-group closes with the parameter that brings it to `most_numel` elements
     of a rank."""
     cut: list[list[Parameter]] = [[]]

@@ -98,7 +98,9 @@ def scenarios(rates: Rates) -> list[Scenario]:
     keys = [s.key for s in found]
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice is not None:
-        raise ValueError(f"{rates.path}: cases: {twice} is in two of them; leave it out of one, or give a machine another name")
+        raise ValueError(
+            f"{rates.path}: cases: {twice} is in two of them; leave it out of one, or give a machine another name"
+        )
     return found
 
 

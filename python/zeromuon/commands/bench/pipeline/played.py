@@ -45,18 +45,39 @@ def make_plan(scenario: Scenario, slots: int = 0):
         for group in sub_groups(parameters, scenario.world_size)
     ]
     return _core.make_step_plan(
-        world_size=scenario.world_size, form="auto", dtype="auto", coefficients=_core.CoefficientSet(COEFFICIENTS),
-        on_cuda=True, lanes=1, scale="match_rms_adamw", wire_dtype=WIRE_DTYPE, slots=slots, staged=True,
-        momentum_home=scenario.home, momentum_dtype=scenario.momentum_dtype, casts_weights=True, sub_groups=specs,
-    )  # fmt: skip
+        world_size=scenario.world_size,
+        form="auto",
+        dtype="auto",
+        coefficients=_core.CoefficientSet(COEFFICIENTS),
+        on_cuda=True,
+        lanes=1,
+        scale="match_rms_adamw",
+        wire_dtype=WIRE_DTYPE,
+        slots=slots,
+        staged=True,
+        momentum_home=scenario.home,
+        momentum_dtype=scenario.momentum_dtype,
+        casts_weights=True,
+        sub_groups=specs,
+    )
 
 
 def _specs(group: list[Parameter], world_size: int) -> list:
     specs, offset = [], 0
     for p in group:
         n = chunk(p, world_size)
-        specs.append(_core.ParamSpec(name=p.name, numel=p.numel, chunk=n, shard_offset=offset, rows=p.rows if p.cols else 0,
-                                     cols=p.cols, decay=p.decay, transposed=False))  # fmt: skip
+        specs.append(
+            _core.ParamSpec(
+                name=p.name,
+                numel=p.numel,
+                chunk=n,
+                shard_offset=offset,
+                rows=p.rows if p.cols else 0,
+                cols=p.cols,
+                decay=p.decay,
+                transposed=False,
+            )
+        )
         offset += n
     return specs
 

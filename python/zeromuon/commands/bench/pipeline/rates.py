@@ -16,7 +16,14 @@ from .models import MODELS
 FILE = "pipeline_rates.json"
 # Of one rank. A latency may be 0.
 LATENCIES = ("wire_latency_s", "task_latency_s")
-RATES = ("dram_bytes_per_s", "to_device_bytes_per_s", "to_host_bytes_per_s", "flops_per_s", "wire_bytes_per_s", *LATENCIES)
+RATES = (
+    "dram_bytes_per_s",
+    "to_device_bytes_per_s",
+    "to_host_bytes_per_s",
+    "flops_per_s",
+    "wire_bytes_per_s",
+    *LATENCIES,
+)
 HOMES, DTYPES = ("shard", "device", "streamed"), ("float32", "bfloat16")
 _MOST_RANKS = 1024
 
@@ -92,9 +99,12 @@ class _Reader:
         world = content["world_size"]
         if isinstance(world, bool) or not isinstance(world, int) or not 1 <= world <= _MOST_RANKS:
             self._fail("world_size", f"expected a whole number from 1 to {_MOST_RANKS}", world)
-        rates = {name: self._rate(f"rates.{name}", rate) for name, rate in self._object("rates", content["rates"]).items()}
+        rates = {
+            name: self._rate(f"rates.{name}", rate) for name, rate in self._object("rates", content["rates"]).items()
+        }
         machines = {
-            name: self._machine(name, machine, rates) for name, machine in self._object("machines", content["machines"]).items()
+            name: self._machine(name, machine, rates)
+            for name, machine in self._object("machines", content["machines"]).items()
         }
         if not isinstance(content["cases"], list) or not content["cases"]:
             self._fail("cases", "expected a list with one case at least", content["cases"])

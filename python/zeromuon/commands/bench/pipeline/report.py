@@ -13,8 +13,23 @@ from .rates import Rates
 BENCH = "pipeline"
 JSON_FILE, TEXT_FILE, PLOT_FILE, TRACE_FILE = "pipeline.json", "pipeline.txt", "pipeline.png", "pipeline.trace.json"
 SCHEMA = 1
-_COLUMNS = ("model/machine/momentum", "makespan", "bound", "busiest", "owner", "ratio", f"<= {RATIO_LIMIT:.2f}", "serial",
-            "hidden", "wire", "mean", "most", f"<= {WIRE_LIMIT:.2f}", "device", "pinned")  # fmt: skip
+_COLUMNS = (
+    "model/machine/momentum",
+    "makespan",
+    "bound",
+    "busiest",
+    "owner",
+    "ratio",
+    f"<= {RATIO_LIMIT:.2f}",
+    "serial",
+    "hidden",
+    "wire",
+    "mean",
+    "most",
+    f"<= {WIRE_LIMIT:.2f}",
+    "device",
+    "pinned",
+)
 _LEFT = {"model/machine/momentum", "busiest", f"<= {RATIO_LIMIT:.2f}", f"<= {WIRE_LIMIT:.2f}"}
 _LEGEND = (
     "Times in ms. makespan: of the step. bound: work of the busiest lane of any rank, without the latency of its tasks; no",
@@ -49,11 +64,18 @@ def as_json(report: Report) -> dict:
     """times in seconds, sizes in bytes."""
     machines = {s.machine.name: asdict(s.machine) for s in report.scenarios}
     return {
-        "schema": SCHEMA, "bench": BENCH, "rates": str(report.rates.path), "world_size": report.rates.world_size,
-        "coefficients": COEFFICIENTS, "wire_dtype": WIRE_DTYPE, "machines": machines, "rows": [*map(_row, report.rows)],
-        "limits": {"ratio": RATIO_LIMIT, "wire": WIRE_LIMIT, "apart": BALANCE}, "drawn": report.drawn,
+        "schema": SCHEMA,
+        "bench": BENCH,
+        "rates": str(report.rates.path),
+        "world_size": report.rates.world_size,
+        "coefficients": COEFFICIENTS,
+        "wire_dtype": WIRE_DTYPE,
+        "machines": machines,
+        "rows": [*map(_row, report.rows)],
+        "limits": {"ratio": RATIO_LIMIT, "wire": WIRE_LIMIT, "apart": BALANCE},
+        "drawn": report.drawn,
         "seconds": report.seconds,
-    }  # fmt: skip
+    }
 
 
 def write(folder: Path, report: Report) -> None:
@@ -69,16 +91,26 @@ def worst(rows: list[Played]) -> Played:
 
 
 def _row(row: Played) -> dict:
-    return {**asdict(row), "bound_s": row.bound_s, "ratio": row.ratio, "hidden": row.hidden, "met": row.met,
-            "wire_met": row.wire_met, "two_largest": dict(row.two_largest), "apart": row.apart}  # fmt: skip
+    return {
+        **asdict(row),
+        "bound_s": row.bound_s,
+        "ratio": row.ratio,
+        "hidden": row.hidden,
+        "met": row.met,
+        "wire_met": row.wire_met,
+        "two_largest": dict(row.two_largest),
+        "apart": row.apart,
+    }
 
 
 def _machines(report: Report) -> list[str]:
     machines = {s.machine.name: s.machine for s in report.scenarios}.values()
     width = max(len(m.name) for m in machines)
     models = {s.model.key: s.model for s in report.scenarios}.values()
-    lines = [f"{report.rates.world_size} ranks, Newton-Schulz {COEFFICIENTS}, wire {WIRE_DTYPE}, CPU offload, low-precision"
-             f" weights; rates of {report.rates.path}"]  # fmt: skip
+    lines = [
+        f"{report.rates.world_size} ranks, Newton-Schulz {COEFFICIENTS}, wire {WIRE_DTYPE}, CPU offload, low-precision"
+        f" weights; rates of {report.rates.path}"
+    ]
     lines += [f"{m.title}: {m.numel / 1e9:.3f} G parameters, {m.muon_numel / 1e9:.3f} G of them Muon's" for m in models]
     for machine in machines:
         rates = machine.rates
@@ -94,7 +126,9 @@ def _machines(report: Report) -> list[str]:
 def _table(rows: list[Played]) -> list[str]:
     lines = [_COLUMNS, *map(_cells, rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
-    aligned = [[c.ljust(w) if name in _LEFT else c.rjust(w) for c, w, name in zip(line, widths, _COLUMNS)] for line in lines]
+    aligned = [
+        [c.ljust(w) if name in _LEFT else c.rjust(w) for c, w, name in zip(line, widths, _COLUMNS)] for line in lines
+    ]
     return ["  ".join(line).rstrip() for line in aligned]
 
 
@@ -105,10 +139,23 @@ def _cells(row: Played) -> tuple[str, ...]:
     def mib(size: int) -> str:
         return f"{size / 2**20:.0f}"
 
-    return (row.key, ms(row.makespan_s), ms(row.bound_s), row.busiest, ms(row.owner_s), f"{row.ratio:.3f}", _word(row.met),
-            ms(row.serial_s), f"{100 * row.hidden:.0f} %", f"{row.wire_mean:.4f}", f"{row.wire_ratio:.4f}",
-            f"{row.wire_most / row.wire_floor:.4f}", _word(row.wire_met), mib(row.device_bytes),
-            mib(row.pinned_bytes))  # fmt: skip
+    return (
+        row.key,
+        ms(row.makespan_s),
+        ms(row.bound_s),
+        row.busiest,
+        ms(row.owner_s),
+        f"{row.ratio:.3f}",
+        _word(row.met),
+        ms(row.serial_s),
+        f"{100 * row.hidden:.0f} %",
+        f"{row.wire_mean:.4f}",
+        f"{row.wire_ratio:.4f}",
+        f"{row.wire_most / row.wire_floor:.4f}",
+        _word(row.wire_met),
+        mib(row.device_bytes),
+        mib(row.pinned_bytes),
+    )
 
 
 def _word(met: bool) -> str:

@@ -9,15 +9,24 @@ from .outcome import NEWTON_SCHULZ, Played
 
 LANES = ("cpu", "h2d", "compute", "d2h", "comm")
 _COLORS = {
-    "momentum": "tab:blue", "to_device": "tab:cyan", "gather_to_owner": "tab:olive", "newton_schulz": "tab:red",
-    "scatter_to_shards": "tab:green", "to_host": "tab:purple", "apply": "tab:orange", "adamw": "lightgray",
-    "weights_to_device": "tab:brown", "closing": "black",
-}  # fmt: skip
+    "momentum": "tab:blue",
+    "to_device": "tab:cyan",
+    "gather_to_owner": "tab:olive",
+    "newton_schulz": "tab:red",
+    "scatter_to_shards": "tab:green",
+    "to_host": "tab:purple",
+    "apply": "tab:orange",
+    "adamw": "lightgray",
+    "weights_to_device": "tab:brown",
+    "closing": "black",
+}
 
 
 def ranks_to_draw(step: dict) -> list[int]:
     """The first one, and the owners with least and with most Newton-Schulz."""
-    loads = [sum(e["end_ns"] - e["begin_ns"] for e in events if e["stage"] == NEWTON_SCHULZ) for events in step["events"]]
+    loads = [
+        sum(e["end_ns"] - e["begin_ns"] for e in events if e["stage"] == NEWTON_SCHULZ) for events in step["events"]
+    ]
     return sorted({0, loads.index(min(loads)), loads.index(max(loads))})
 
 
@@ -38,8 +47,10 @@ def draw(path: Path, step: dict, played: Played) -> None:
         axes.axhline(place - 0.5, color="black", linewidth=0.8)
     axes.axvline(1e3 * played.bound_s, color="black", linestyle="--", linewidth=1)
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, 1e3 * played.makespan_s), xlabel="ms")
-    words = (f"{played.key}: {1e3 * played.makespan_s:.1f} ms; dashes: lower bound {1e3 * played.bound_s:.1f} ms"
-             f" ({played.busiest}), ratio {played.ratio:.3f}; serial {1e3 * played.serial_s:.1f} ms")  # fmt: skip
+    words = (
+        f"{played.key}: {1e3 * played.makespan_s:.1f} ms; dashes: lower bound {1e3 * played.bound_s:.1f} ms"
+        f" ({played.busiest}), ratio {played.ratio:.3f}; serial {1e3 * played.serial_s:.1f} ms"
+    )
     axes.set_title(words, fontsize=10)
     handles = [plt.Rectangle((0, 0), 1, 1, color=color, label=stage) for stage, color in _COLORS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
