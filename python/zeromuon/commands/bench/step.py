@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..finetune.launch import check_ranks
+from ...ranks.launch import check_ranks, threads_of
 from ...ranks.machine import available_memory_bytes, core_count
 from . import machine, report, step_tables
 from .options import Parser, new_folder, whole_number
@@ -18,7 +18,7 @@ from .progress import Progress
 from .results import Case, Results
 from .step_contenders import ALL, COUNTED, Size, needed_bytes
 from .step_events import Heard, Job
-from .step_launch import Launcher, threads_of
+from .step_launch import Launcher
 from .step_verdicts import COUNTS, MEMORY, TIME
 from .timing import Budget
 
@@ -172,7 +172,7 @@ class _Bench:
         return f"the budget of {self.budget.seconds:.0f} s is spent; raise --budget-seconds"
 
     def _launch(self, kind: str, size: Size, names: tuple[str, ...], heard: Heard, seconds: float = 0.0) -> None:
-        job = Job(kind, size, names, "", seconds, dict(self.modes))
+        job = Job(kind, size, names, seconds, dict(self.modes))
         try:
             self.launcher.run(job, heard, self.budget.left() + _GRACE_SECONDS)
         finally:

@@ -1,6 +1,6 @@
-"""What a rank of `zeromuon bench step` does: one job, given as a JSON file; what it finds goes to the job's file of events.
+"""What a rank of `zeromuon bench step` does: one job, given as JSON; it tells what it finds.
 
-Started by step_launch.py through torchrun. Jobs: "time" (contenders step in turns), "memory" (one contender alone), "counts"
+Started by step_launch.py. Jobs: "time" (contenders step in turns), "memory" (one contender alone), "counts"
 (bytes sent and allocations of ours, one engine after the other).
 """
 
@@ -11,12 +11,12 @@ import gc
 import os
 import sys
 import time
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from ...ranks.connect import Ranks, connect, leave
+from ...ranks.connect import Ranks, connect
+from ...ranks.leave import leave
 from . import step_contenders as contenders
 from . import step_memory
 from .step_events import Job, Reporter
@@ -209,16 +209,13 @@ def _over_ranks(values: list[float], operation) -> list[float]:
 JOBS = {"time": run_time, "memory": run_memory, "counts": run_counts}
 
 
-def main(path: str) -> int:
-    """path: of the job."""
-    import logging
-
+def main(text: str) -> int:
+    """text: the job."""
     import zeromuon
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    job = Job.load(Path(path))
+    job = Job.of_text(text)
     ranks = connect()
-    report = Reporter(Path(job.events), ranks.rank)
+    report = Reporter(ranks.rank)
     zeromuon.register()
     JOBS[job.kind](job, ranks, report)
     report.done()
