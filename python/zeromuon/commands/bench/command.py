@@ -8,14 +8,17 @@ import importlib
 # name -> (module of this package with `run(arguments) -> exit status`, what it measures)
 BENCHES = {
     "ckpt": ("ckpt.command", "zeromuon ckpt beside DeepSpeed's zero_to_fp32 and ds_to_universal: time, memory, disk"),
-    "kernels": ("kernels", "AdamW and Newton-Schulz on the CPU beside DeepSpeed's, torch's and the roofs"),
+    "kernels": ("kernels.command", "AdamW and Newton-Schulz on the CPU beside DeepSpeed's, torch's and the roofs"),
     "pipeline": (
-        "pipeline.command",
+        "played.command",
         "the pipeline of a step of large models, on a virtual clock with the rates of a file",
     ),
-    "step": ("step", "engine.step() of ZeRO-3 with ZeroMuon and with DeepSpeed's Muon: time, memory, bytes sent"),
+    "step": (
+        "step.command",
+        "engine.step() of ZeRO-3 with ZeroMuon and with DeepSpeed's Muon: time, memory, bytes sent",
+    ),
     "tune": (
-        "tune",
+        "kernels.tune",
         "how the products of Newton-Schulz are best cut here; prints rows of the tuned table, for developers",
     ),
 }

@@ -8,10 +8,10 @@ import pytest
 
 from tests.integration import hosts
 from zeromuon.commands.bench import command
-from zeromuon.commands.bench.pipeline import models, outcome, rates, report, timeline
-from zeromuon.commands.bench.pipeline import command as pipeline
-from zeromuon.commands.bench.pipeline.models import MODELS, Decoder, Parameter
-from zeromuon.commands.bench.pipeline.outcome import Played, Scenario
+from zeromuon.commands.bench.played import models, outcome, rates, report, timeline
+from zeromuon.commands.bench.played import command as pipeline
+from zeromuon.commands.bench.played.models import MODELS, Decoder, Parameter
+from zeromuon.commands.bench.played.outcome import Played, Scenario
 
 TINY = Decoder(64, 16, 160, 512, 6, biases=True, tied=True).model("tiny", "Tiny")
 # Slow enough for a tiny model: what matters is the work, not the latencies.
@@ -176,7 +176,7 @@ def scenario(request, tmp_path) -> Scenario:
 
 
 def test_no_lane_works_longer_than_the_makespan_and_a_serial_step_takes_longer(scenario):
-    from zeromuon.commands.bench.pipeline import played
+    from zeromuon.commands.bench.played import play as played
 
     row = played.play(scenario)
     assert 0 < row.owner_s <= row.resources["compute"] * 1.001
@@ -187,7 +187,7 @@ def test_no_lane_works_longer_than_the_makespan_and_a_serial_step_takes_longer(s
 
 def test_the_resources_are_the_bytes_and_operations_over_the_rates(scenario):
     """Recounted by hand: elements of a rank, and what each stage reads, writes and copies of them."""
-    from zeromuon.commands.bench.pipeline import played
+    from zeromuon.commands.bench.played import play as played
 
     row = played.play(scenario)
     muon, adamw = TINY.muon_numel / 2, sum(p.numel for p in TINY.adamw) / 2
@@ -203,7 +203,7 @@ def test_the_resources_are_the_bytes_and_operations_over_the_rates(scenario):
 
 
 def test_latencies_are_no_part_of_the_bound(tmp_path):
-    from zeromuon.commands.bench.pipeline import played
+    from zeromuon.commands.bench.played import play as played
 
     slow = content()["rates"] | {name: {"value": 1e-3, "why": "a test"} for name in rates.LATENCIES}
     (without,), (with_them,) = scenarios(tmp_path), scenarios(tmp_path, rates=slow)
@@ -214,7 +214,7 @@ def test_latencies_are_no_part_of_the_bound(tmp_path):
 
 def test_every_shipped_case_reaches_its_figures():
     """On the virtual clock: nothing here depends on the machine that runs the test."""
-    from zeromuon.commands.bench.pipeline import played
+    from zeromuon.commands.bench.played import play as played
 
     rows = [played.play(s) for s in outcome.scenarios(rates.load(hosts.ROOT / "configs" / rates.FILE))]
     assert [row.key for row in rows if not (row.met and row.wire_met)] == []

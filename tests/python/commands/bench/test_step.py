@@ -11,10 +11,18 @@ import time
 import pytest
 
 from tests.multirank.launch import environment
-from zeromuon.commands.bench import command, plot, report, step, step_events, step_launch, step_tables, step_verdicts
-from zeromuon.commands.bench.progress import Progress
-from zeromuon.commands.bench.results import FAILED, MEASURED, Results
-from zeromuon.commands.bench.step_contenders import (
+from zeromuon.commands.bench import command
+from zeromuon.commands.bench.core import plot, report
+from zeromuon.commands.bench.step import (
+    command as step,
+    events as step_events,
+    launch as step_launch,
+    tables as step_tables,
+    verdicts as step_verdicts,
+)
+from zeromuon.commands.bench.core.progress import Progress
+from zeromuon.commands.bench.core.results import FAILED, MEASURED, Results
+from zeromuon.commands.bench.step.contenders import (
     ALL,
     COUNTED,
     OURS_HOME,
@@ -24,9 +32,9 @@ from zeromuon.commands.bench.step_contenders import (
     WIRE_BF16,
     Size,
 )
-from zeromuon.commands.bench.step_events import Heard, Job, Reporter
-from zeromuon.commands.bench.step_memory import Peak
-from zeromuon.commands.bench.timing import Budget
+from zeromuon.commands.bench.step.events import Heard, Job, Reporter
+from zeromuon.commands.bench.step.memory import Peak
+from zeromuon.commands.bench.core.timing import Budget
 
 SIZE = Size(512, 8)
 TINY = ["--model", "16x1"]
@@ -331,7 +339,7 @@ def rows_in(folder) -> dict[str, dict]:
 def test_a_tiny_race_with_a_peer_that_fails(tmp_path):
     """DeepSpeed itself refuses what sitecustomize.py asks of one of the two."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import zeromuon.commands.bench.step_contenders as c\n"
+        "import zeromuon.commands.bench.step.contenders as c\n"
         "config = c.config\n"
         "def broken(name):\n"
         "    made = config(name)\n"
@@ -364,7 +372,7 @@ def test_a_tiny_count_of_bytes_and_allocations(tmp_path):
 
 
 def test_the_memory_of_a_tiny_step(tmp_path):
-    from zeromuon.commands.bench import step_contenders
+    from zeromuon.commands.bench.step import contenders as step_contenders
 
     heard = Heard()
     launcher = step_launch.Launcher(1, tmp_path / "log", silent())

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....ranks.machine import available_memory_bytes, core_count
-from .. import interrupt, machine, report
-from ..options import Parser, new_folder, whole_number
-from ..progress import Progress
-from ..results import OURS, PEER, Results
-from ..timing import Budget
+from ..core import interrupt, machine, report
+from ..core.options import Parser, new_folder, whole_number
+from ..core.progress import Progress
+from ..core.results import OURS, PEER, Results
+from ..core.timing import Budget
 from . import source as sources
 from . import tables
 from .contenders import EXPORT, LARGE, UNIVERSAL, Conversion, Source, of_part, output_of

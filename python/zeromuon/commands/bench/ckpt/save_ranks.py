@@ -13,7 +13,7 @@ import torch.distributed as dist
 from ....ranks.connect import connect
 from ....ranks.launch import tell
 from ....ranks.leave import leave
-from ..step_contenders import Size, build_model
+from ..step.contenders import Size, build_model
 from .source import TAG
 
 # torch_adam: without it DeepSpeed compiles an operator for minutes first.

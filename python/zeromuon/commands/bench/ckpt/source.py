@@ -10,9 +10,9 @@ from collections import OrderedDict
 from pathlib import Path
 
 from ....ranks.launch import Launch
-from .. import interrupt
-from ..machine import installed
-from ..step_launch import environment
+from ..core import interrupt
+from ..core.machine import installed
+from ..step.launch import environment
 from .contenders import Source
 
 RANKS = 2

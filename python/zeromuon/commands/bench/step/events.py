@@ -8,9 +8,9 @@ import sys
 import traceback
 from dataclasses import asdict, dataclass, field
 
-from ...ranks import launch
-from .step_contenders import Size
-from .timing import reason
+from ....ranks import launch
+from .contenders import Size
+from ..core.timing import reason
 
 
 @dataclass(frozen=True)

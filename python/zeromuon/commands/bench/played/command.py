@@ -6,9 +6,9 @@ import argparse
 import difflib
 from pathlib import Path
 
-from ..options import Parser, new_folder
-from ..progress import Progress
-from ..timing import Budget
+from ..core.options import Parser, new_folder
+from ..core.progress import Progress
+from ..core.timing import Budget
 from . import outcome, rates, report, timeline
 
 _PROG = "zeromuon bench pipeline"
@@ -62,7 +62,7 @@ def _check_case(case: str, known: list[str]) -> None:
 
 
 def _played(given: rates.Rates, scenarios: list[outcome.Scenario], case: str | None) -> report.Report:
-    from . import played
+    from . import play as played
 
     budget = Budget(_EXPECTED_SECONDS)
     progress, rows = Progress(budget), []
@@ -75,7 +75,7 @@ def _played(given: rates.Rates, scenarios: list[outcome.Scenario], case: str | N
 
 def _draw(out: Path, result: report.Report) -> None:
     """Plays the case once more, for its tasks: those of all cases would take much memory."""
-    from . import played
+    from . import play as played
 
     scenario, row = next((s, r) for s, r in zip(result.scenarios, result.rows) if r.key == result.drawn)
     step = played.play_plan(played.make_plan(scenario), scenario)

@@ -10,17 +10,18 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...ranks.launch import check_ranks, threads_of
-from ...ranks.machine import available_memory_bytes, core_count
-from . import machine, report, step_tables
-from .options import Parser, new_folder, whole_number
-from .progress import Progress
-from .results import Case, Results
-from .step_contenders import ALL, COUNTED, Size, needed_bytes
-from .step_events import Heard, Job
-from .step_launch import Launcher
-from .step_verdicts import COUNTS, MEMORY, TIME
-from .timing import Budget
+from ....ranks.launch import check_ranks, threads_of
+from ....ranks.machine import available_memory_bytes, core_count
+from ..core import machine, report
+from . import tables as step_tables
+from ..core.options import Parser, new_folder, whole_number
+from ..core.progress import Progress
+from ..core.results import Case, Results
+from .contenders import ALL, COUNTED, Size, needed_bytes
+from .events import Heard, Job
+from .launch import Launcher
+from .verdicts import COUNTS, MEMORY, TIME
+from ..core.timing import Budget
 
 PARTS = (TIME, MEMORY, COUNTS)
 DEFAULT_SIZES = (Size(512, 8), Size(1024, 8))

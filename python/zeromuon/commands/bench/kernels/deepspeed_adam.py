@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ...ranks.child import Child
-from . import interrupt
+from ....ranks.child import Child
+from ..core import interrupt
 
 BUILD_SECONDS = 600  # the longest that building its operator may take
 _BUILD = "from deepspeed.ops.op_builder import CPUAdamBuilder; CPUAdamBuilder().load()"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ...ranks.launch import Launch, threads_of
-from .progress import Progress
-from .step_events import Heard, Job
+from ....ranks.launch import Launch, threads_of
+from ..core.progress import Progress
+from .events import Heard, Job
 
 POLL_SECONDS = 0.1
 _LOG_CHARACTERS = 200

@@ -1,6 +1,6 @@
 """What a rank of `zeromuon bench step` does: one job, given as JSON; it tells what it finds.
 
-Started by step_launch.py. Jobs: "time" (contenders step in turns), "memory" (one contender alone), "counts"
+Started by launch.py. Jobs: "time" (contenders step in turns), "memory" (one contender alone), "counts"
 (bytes sent and allocations of ours, one engine after the other).
 """
 
@@ -15,12 +15,12 @@ import time
 import torch
 import torch.distributed as dist
 
-from ...ranks.connect import Ranks, connect
-from ...ranks.leave import leave
-from . import step_contenders as contenders
-from . import step_memory
-from .step_events import Job, Reporter
-from .timing import Contender, Samples, measure, reason
+from ....ranks.connect import Ranks, connect
+from ....ranks.leave import leave
+from . import contenders
+from . import memory as step_memory
+from .events import Job, Reporter
+from ..core.timing import Contender, Samples, measure, reason
 
 ROWS_OF_INPUT = 32
 WARM_STEPS, MEMORY_STEPS, COUNTED_STEPS = 2, 2, 3
@@ -176,7 +176,7 @@ def run_memory(job: Job, ranks: Ranks, report: Reporter) -> None:
 
 
 def run_counts(job: Job, ranks: Ranks, report: Reporter) -> None:
-    from ... import _core
+    from .... import _core
 
     _core.count_allocations()
     for name in job.contenders:

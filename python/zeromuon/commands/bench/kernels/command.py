@@ -6,11 +6,12 @@ import argparse
 import os
 import re
 
-from . import deepspeed_adam, interrupt, machine, report
-from .options import Parser, new_folder, whole_number
-from .progress import Progress
-from .results import Case, Results
-from .timing import Budget
+from . import deepspeed_adam
+from ..core import interrupt, machine, report
+from ..core.options import Parser, new_folder, whole_number
+from ..core.progress import Progress
+from ..core.results import Case, Results
+from ..core.timing import Budget
 
 PARTS = ("adamw", "newton_schulz")
 BUDGET_SECONDS, FULL_SECONDS = 540.0, 3600.0
@@ -93,7 +94,7 @@ def _number(option: str, text: str | None, default, least: int, most: int):
 
 
 def _shape(text: str) -> tuple[int, int]:
-    from ...ranks.machine import available_memory_bytes
+    from ....ranks.machine import available_memory_bytes
 
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     rows, cols = map(int, found.groups()) if found else (0, 0)
