@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
+
+from ...base.words import did_you_mean
 
 # name -> (module of this package with `run(arguments) -> exit status`, what it measures)
 BENCHES = {
@@ -45,8 +46,6 @@ def usage() -> str:
 
 def _module_of(word: str):
     if word not in BENCHES:
-        nearest = difflib.get_close_matches(word, BENCHES, 1, cutoff=0.4) or list(BENCHES)[:1]
-        raise ValueError(
-            f'zeromuon bench {word}: expected a bench ({", ".join(BENCHES)}), found "{word}"; did you mean "{nearest[0]}"?'
-        )
+        hint = did_you_mean(word, BENCHES)
+        raise ValueError(f'zeromuon bench {word}: expected a bench ({", ".join(BENCHES)}), found "{word}"{hint}')
     return importlib.import_module(f".{BENCHES[word][0]}", __package__)

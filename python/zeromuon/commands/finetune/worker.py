@@ -14,9 +14,10 @@ from ...ranks import machine
 from ...ranks.connect import Ranks, connect
 from ...ranks.launch import tell
 from ...ranks.leave import leave
+from ...selection.language_model import CAUSAL
 from . import baseline, checkpoints, data, evaluation, export, report
 from .ds_config import Machine, check_config, fill_auto, override, read_config
-from .model_folder import CAUSAL, DEMO_PACKAGE
+from .model_folder import DEMO_PACKAGE
 from .model_loading import LoadedModel, load_model
 from .run_folder import FINISHED, INTERRUPTED, RUNNING, RunFolder
 from .settings import Settings

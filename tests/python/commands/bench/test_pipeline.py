@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.integration import hosts
+from zeromuon.base.shipped import config_file
 from zeromuon.commands.bench import command
 from zeromuon.commands.bench.played import models, outcome, rates, report, timeline
 from zeromuon.commands.bench.played import command as pipeline
@@ -88,7 +89,7 @@ def test_a_sub_group_closes_with_the_parameter_that_fills_it():
 def test_the_shipped_rates_cover_both_models_three_links_all_homes_and_two_balanced_cases():
     given = rates.load(hosts.ROOT / "configs" / rates.FILE)
     found = outcome.scenarios(given)
-    assert given.world_size == 8 and rates.default_path().name == rates.FILE
+    assert given.world_size == 8 and config_file(rates.FILE, "--rates").name == rates.FILE
     links = {s.machine.rates["to_device_bytes_per_s"] for s in found if not s.balanced}
     assert links == {25e9, 50e9, 300e9} and len([s for s in found if s.balanced]) == 2
     plain = {(s.model.key, s.machine.name, s.home, s.momentum_dtype) for s in found if not s.balanced}

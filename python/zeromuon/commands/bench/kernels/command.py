@@ -8,7 +8,8 @@ import re
 
 from . import deepspeed_adam
 from ..core import interrupt, machine, report
-from ..core.options import Parser, new_folder, whole_number
+from ....base.parser import Parser
+from ..core.options import new_folder, whole_number
 from ..core.progress import Progress
 from ..core.results import Case, Results
 from ..core.timing import Budget
@@ -42,8 +43,6 @@ def run(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog=_PROG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measures the CPU kernels of this package beside DeepSpeed's, torch's and others' in one process: contenders\n"
         "take turns, and ratios are medians of pairs of one round. Ends with a table, a JSON file and a picture.\n\n"
         "  adamw          AdamW, momentum and apply; against the speed of a copy in memory\n"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
 from pathlib import Path
 
-from ..core.options import Parser, new_folder
+from ....base.parser import Parser
+from ....base.shipped import config_file
+from ....base.words import did_you_mean
+from ..core.options import new_folder
 from ..core.progress import Progress
 from ..core.timing import Budget
 from . import outcome, rates, report, timeline
@@ -18,7 +19,7 @@ _EXPECTED_SECONDS = 60.0
 def run(argv: list[str]) -> int:
     """Returns 0, whatever the verdicts. Raises ValueError for bad arguments and files of rates, before anything is written."""
     options = _parser().parse(argv)
-    given = rates.load(Path(options.rates).absolute() if options.rates else rates.default_path())
+    given = rates.load(Path(options.rates).absolute() if options.rates else config_file(rates.FILE, f"{_PROG} --rates"))
     scenarios = outcome.scenarios(given)
     if options.case is not None:
         _check_case(options.case, [s.key for s in scenarios])
@@ -35,8 +36,6 @@ def run(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog=_PROG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Plays an optimizer step of large models with CPU offload on a virtual clock: the plan, the coroutines\n"
         "and the buffers of a real step, with rates in place of work. Ends with a table of makespans beside the lower bound\n"
         "and the serial schedule, a JSON file, and of one case a picture and a trace for Perfetto.",
@@ -55,10 +54,8 @@ def _parser() -> Parser:
 
 def _check_case(case: str, known: list[str]) -> None:
     if case not in known:
-        nearest = difflib.get_close_matches(case, known, 1, cutoff=0.0)
-        raise ValueError(
-            f'{_PROG} --case: expected a case of the file of rates, got "{case}"; did you mean "{nearest[0]}"?'
-        )
+        hint = did_you_mean(case, known, otherwise=f"; e.g. {known[0]}")
+        raise ValueError(f'{_PROG} --case: expected a case of the file of rates, got "{case}"{hint}')
 
 
 def _played(given: rates.Rates, scenarios: list[outcome.Scenario], case: str | None) -> report.Report:

@@ -14,7 +14,8 @@ from ....ranks.launch import check_ranks, threads_of
 from ....ranks.machine import available_memory_bytes, core_count
 from ..core import machine, report
 from . import tables as step_tables
-from ..core.options import Parser, new_folder, whole_number
+from ....base.parser import Parser
+from ..core.options import new_folder, whole_number
 from ..core.progress import Progress
 from ..core.results import Case, Results
 from .contenders import ALL, COUNTED, Size, needed_bytes
@@ -52,8 +53,6 @@ def run(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog=_PROG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measures engine.step() of ZeRO-3 with ZeroMuon and with DeepSpeed's own Muon, each with and without CPU\n"
         "offload, in fp32 on gloo ranks. Ends with a table, a JSON file and a picture.\n\n"
         "  time    all four in the same processes, step by step in turns; ratios are medians of pairs of one round\n"
