@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
-from ..optimizer.options import nearest_name
+from ..base.words import nearest_name
 
 # DeepSpeed's defaults (runtime/zero/muon/original_muon.py), for what the config leaves out.
 _MUON_LR, _ADAM_LR = 0.02, 3e-4

@@ -7,11 +7,17 @@ import dataclasses
 import torch
 
 from .. import _core
+from ..base.words import nearest_name
 from ..deepspeed import layout
+from ..deepspeed.fused_step import FusedStep
+from ..deepspeed.guard import watch_for
+from ..deepspeed.requests import Request, unexpected_shards
+from ..deepspeed.watch import warn_of_coarse_accumulation, watch_engine
+from ..selection.model import true_shape
+from ..selection.rules import ParamSpec
 from . import trace
 from .bind import Binding, bind
-from .options import check_value, nearest_name, validate_options
-from ..selection.rules import ParamSpec
+from .options import check_value, validate_options
 from .state import (
     ENTRY,
     adopt_universal,
@@ -22,10 +28,7 @@ from .state import (
     settle_momenta,
     with_placeholders,
 )
-from ..deepspeed.guard import watch_for
-from ..deepspeed.fused_step import FusedStep
-from .tasks import Request, Values, make_task, unexpected_shards
-from ..deepspeed.watch import watch_engine, watch_steps
+from .tasks import Values, make_task
 
 # What a parameter group may say. "specs" and "role" come from param_groups, "name" is the user's own.
 _GROUP_KEYS = ("params", "specs", "role", "lr", "weight_decay", "name")
@@ -95,7 +98,7 @@ class ZeroMuon(torch.optim.Optimizer):
         self._params: list = []
         self._given_group: list[int] = []  # of each group after the split, which one it comes from
         self._binding: Binding | None = None
-        self._fused: FusedStep | None = None
+        self._requests: list[Request] = []  # within a fused step: what it is made of
         self._next_sub_group = 0  # what DeepSpeed must step next
         self._poison: str | None = None  # what went wrong half way
         self._steps = 0
@@ -157,12 +160,10 @@ class ZeroMuon(torch.optim.Optimizer):
                 for flat in set(self.state) - there:
                     del self.state[flat]
                 raise
-            layout.refuse_offload_states(self._binding.zero3)
             watch_engine(self, self._binding.zero3)
-            watch_steps(self._binding)
+            warn_of_coarse_accumulation(self._binding.zero3)
             if self._binding.fused:
-                self._fused = FusedStep(self, self._binding.zero3, self._binding.sub_groups)
-                self._fused.install()
+                FusedStep(self, self._binding.zero3, self._binding.sub_groups).install()
         return self._binding
 
     def _agreed_options(self) -> dict:
@@ -215,7 +216,7 @@ class ZeroMuon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         """Steps the one flat shard that is in ``param_groups`` now; DeepSpeed calls once for each, in order. In a fused
-        step: all shards that were recorded.
+        step: all shards that were recorded (:meth:`step_requests`).
 
         Raises:
             ValueError: not under ZeRO-3, or the shard is not the next of those that were bound. Nothing is changed
@@ -229,13 +230,21 @@ class ZeroMuon(torch.optim.Optimizer):
         try:
             self._adopt_universal()
             self._raise_if_poisoned("not stepped")
-            self._step_sub_groups((self._fused.take() if self._fused else []) or [self._given_shard()])
+            self._step_sub_groups(self._requests or [self._given_shard()])
         except BaseException as error:
             # An interrupt is raised after the step that it came in, before its counts are written.
             if self._next_sub_group > 0 or isinstance(error, _core.StepError) or not isinstance(error, Exception):
                 self.poison(error)
             self._empty_groups()
             raise
+
+    def step_requests(self, requests: list[Request]) -> None:
+        """One call of step() for all of these, in the order of the sub-groups: torch's schedulers and hooks see it."""
+        self._requests = requests
+        try:
+            self.step()
+        finally:
+            self._requests = []
 
     def poison(self, error: BaseException) -> None:
         """What `error` ended half way: no step and no save until a checkpoint with optimizer states is loaded."""
@@ -404,7 +413,7 @@ def _check_group_keys(group: dict, index: int) -> None:
 
 def _check_specs(params: list, specs: list[ParamSpec]) -> None:
     """The specs of param_groups go by position: raises ValueError when the parameters were moved about since."""
-    shapes = [tuple(getattr(p, "ds_shape", p.shape)) for p in params]
+    shapes = [true_shape(p) for p in params]
     if shapes != [tuple(s.shape) for s in specs]:
         raise ValueError(
             f"a group of param_groups(model) was changed: it has {len(params)} parameters whose shapes do not fit its "
