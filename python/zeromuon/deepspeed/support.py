@@ -65,10 +65,10 @@ def check_supported(zero3, optimizer) -> None:
         raise other_release(
             f"its ZeRO-3 optimizer ({type(zero3).__name__}) has no attribute {', '.join(missing)}, which zeromuon needs"
         )
-    check_methods(zero3)
     _refuse(_facts_of_zero3(zero3))
     if any(g is not process_group(zero3) for g in getattr(zero3, "sub_group_process_groups", [])):
         raise ValueError(f"ZeroMuon: {_EXPERT_PARALLEL}")
+    check_methods(zero3)
     if zero3.optimizer is not optimizer:
         raise ValueError(
             f"this ZeroMuon is not the optimizer of the engine: DeepSpeed steps a "

@@ -7,16 +7,15 @@ import dataclasses
 import torch
 
 from .. import _core
-from ..base.words import nearest_name
 from ..deepspeed import layout
 from ..deepspeed.fused_step import FusedStep
 from ..deepspeed.guard import watch_for
 from ..deepspeed.requests import Request, unexpected_shards
 from ..deepspeed.watch import warn_of_coarse_accumulation, watch_engine
-from ..selection.model import true_shape
 from ..selection.rules import ParamSpec
 from . import trace
 from .bind import Binding, bind
+from .groups import check_keys, params_and_specs
 from .options import check_value, validate_options
 from .state import (
     ENTRY,
@@ -29,9 +28,6 @@ from .state import (
     with_placeholders,
 )
 from .tasks import Values, make_task
-
-# What a parameter group may say. "specs" and "role" come from param_groups, "name" is the user's own.
-_GROUP_KEYS = ("params", "specs", "role", "lr", "weight_decay", "name")
 
 
 class ZeroMuon(torch.optim.Optimizer):
@@ -125,10 +121,10 @@ class ZeroMuon(torch.optim.Optimizer):
             )
         split = []
         for index, group in enumerate(groups):
-            _check_group_keys(group, index)
+            check_keys(group, index)
             rest = {k: v for k, v in group.items() if k not in ("params", "specs", "role")}
             by_role: dict[str, list] = {}
-            for param, spec in zip(*_params_and_specs(group)):
+            for param, spec in zip(*params_and_specs(group)):
                 if "weight_decay" in group:
                     spec = dataclasses.replace(spec, decay=True)
                 self._specs[id(param)] = spec
@@ -395,41 +391,3 @@ class ZeroMuon(torch.optim.Optimizer):
             if torch.is_tensor(value)
         )
         return {"resident": resident, "adamw": sum(8 * g.flat.numel() for g in sub_groups)}
-
-
-def _check_group_keys(group: dict, index: int) -> None:
-    unknown = [key for key in group if key not in _GROUP_KEYS]
-    if unknown:
-        nearest = nearest_name(unknown[0], _GROUP_KEYS)
-        raise ValueError(
-            f"parameter group {index}: unknown key {unknown[0]!r}, expected {', '.join(_GROUP_KEYS)}"
-            + (f"; did you mean {nearest!r}?" if nearest else "")
-            + "; other hyper-parameters are arguments of ZeroMuon and hold for all groups"
-        )
-    for key in ("lr", "weight_decay"):
-        if key in group:
-            check_value(key, group[key], f"parameter group {index}")
-
-
-def _check_specs(params: list, specs: list[ParamSpec]) -> None:
-    """The specs of param_groups go by position: raises ValueError when the parameters were moved about since."""
-    shapes = [true_shape(p) for p in params]
-    if shapes != [tuple(s.shape) for s in specs]:
-        raise ValueError(
-            f"a group of param_groups(model) was changed: it has {len(params)} parameters whose shapes do not fit its "
-            f"{len(specs)} specs; say who gets Muon with include and exclude, or set p.use_muon before param_groups"
-        )
-
-
-def _params_and_specs(group: dict):
-    params = list(group["params"])
-    if "specs" in group:
-        _check_specs(params, group["specs"])
-        return params, group["specs"]
-    bare = [i for i, p in enumerate(params) if not isinstance(getattr(p, "use_muon", None), bool)]
-    if bare:
-        raise ValueError(
-            f"a parameter group has {len(bare)} parameters without a role (the first is number "
-            f"{bare[0]}); pass zeromuon.param_groups(model), or set p.use_muon to True or False"
-        )
-    return params, [ParamSpec.from_tag(p, f"parameter {i}") for i, p in enumerate(params)]
