@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Callable, Iterable
 
-from ..base.words import nearest_name
+from ..base.words import nearest
 
 _TRIPLE_LENGTH = 3  # a, b, c of X <- aX + (bA + cAA)X
 
@@ -248,6 +248,11 @@ _OTHER_SPELLINGS = {
     "mu": "momentum",
     "wd": "weight_decay",
 }
+
+
+def nearest_name(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name that `name` most resembles, or None when none is close (difflib ratio below 0.5, case ignored)."""
+    return nearest(str(name).lower(), valid, cutoff=0.5)
 
 
 def option_names() -> list[str]:
