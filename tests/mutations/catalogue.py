@@ -49,9 +49,9 @@ MUTATIONS = (
     ),
     Mutation(
         "padding read",
-        "zero3/plan/shard_layout.cpp",
-        "const int64_t real = std::clamp<int64_t>(p.numel - rank * p.chunk, 0, p.chunk);",
-        "const int64_t real = p.chunk + 0 * rank;",
+        "zero3/plan/zero3_partition.cpp",
+        "return {offset, std::min(chunk, numel - begin), begin};",
+        "return {offset, chunk, begin};",
         "plan",
     ),
     Mutation(

@@ -87,6 +87,19 @@ void bind_plan(py::module_& m) {
           "Bytes of the buffers that serve every bucket on a rank: on the compute device, and on "
           "the "
           "host, pinned.");
+  m.def("zero3_chunk", &zero3::zero3_chunk, py::arg("numel"), py::arg("world_size"),
+        "Elements of a parameter's chunk on every rank, padding included.");
+  m.def(
+      "zero3_range",
+      [](int64_t numel, int world_size, int rank) {
+        const zero3::ShardRange range = zero3::zero3_range(numel, world_size, rank);
+        return std::make_pair(range.begin, range.numel);
+      },
+      py::arg("numel"), py::arg("world_size"), py::arg("rank"),
+      "The first element of a parameter that a rank holds, and how many.");
+  m.def("zero3_sub_groups", &zero3::zero3_sub_groups, py::arg("numels"), py::arg("world_size"),
+        py::arg("sub_group_size"),
+        "How many of the parameters of a group, by their sizes and in order, each sub-group takes.");
   m.def(
       "make_step_plan",
       [](int world_size, const std::string& form, const std::string& dtype,

@@ -9,7 +9,7 @@ import pytest
 from tests.integration import hosts
 from zeromuon.base.shipped import config_file
 from zeromuon.commands.bench import command
-from zeromuon.commands.bench.played import models, outcome, rates, report, timeline
+from zeromuon.commands.bench.played import outcome, rates, report, timeline
 from zeromuon.commands.bench.played import command as pipeline
 from zeromuon.commands.bench.played.models import MODELS, Decoder, Parameter
 from zeromuon.commands.bench.played.outcome import Played, Scenario
@@ -75,10 +75,12 @@ def test_hidden_matrices_get_muon_and_nothing_else():
 
 
 def test_a_sub_group_closes_with_the_parameter_that_fills_it():
+    from zeromuon.commands.bench.pipeline import played
+
     parameters = tuple(Parameter(str(i), 10) for i in range(5))
-    assert [len(group) for group in models.sub_groups(parameters, 2, 10)] == [2, 2, 1]
-    assert [len(group) for group in models.sub_groups(parameters, 2, 25)] == [5]
-    assert [len(group) for group in models.sub_groups(parameters, 3, 4)] == [1] * 5, (
+    assert [len(group) for group in played.sub_groups(parameters, 2, 10)] == [2, 2, 1]
+    assert [len(group) for group in played.sub_groups(parameters, 2, 25)] == [5]
+    assert [len(group) for group in played.sub_groups(parameters, 3, 4)] == [1] * 5, (
         "a rank has 4 of each, one is padding"
     )
 
