@@ -39,7 +39,7 @@ StepPlan plan_of(Dice& dice) {
                           dice.between(1, 8000));
   o.slots = dice.between(1, 5);
   o.flow = {true, static_cast<offload::MomentumHome>(dice.between(0, 2)), DType::kFloat32,
-            dice.between(0, 1) == 0};
+            static_cast<CastWeights>(dice.between(0, 2))};
   return make_step_plan(o, groups);
 }
 
@@ -66,7 +66,7 @@ TEST(PlayedStep, ComesToAnEndWithEveryBucketForAnyPlanAndRates) {
     EXPECT_GT(step.lower_bound_s, 0) << "seed " << seed;
     for (const auto& events : step.events) {
       const auto applied = std::count_if(events.begin(), events.end(), [](const TraceEvent& e) {
-        return e.stage == Stage::kApply;
+        return std::string_view(e.stage) == "apply";
       });
       EXPECT_EQ(applied, buckets_of(plan)) << "seed " << seed;
     }
