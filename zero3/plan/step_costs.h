@@ -16,4 +16,8 @@ offload::Cost bucket_cost(const StepPlan& plan, const SubGroupPlan& group, const
 offload::Cost adamw_cost(const StepPlan& plan, int64_t numel);
 offload::Cost cast_weights_cost(int64_t numel);
 
+// Bytes that a rank sends in a step of one call beside the elements themselves: flag words, what
+// aligns the segments, and the records with which the call ends.
+int64_t framing_bytes(const StepPlan& plan, int rank);
+
 }  // namespace zeromuon::zero3
