@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 
-#include "python/bindings/core/bindings.h"
+#include "python/bindings/core/trace_rows.h"
+#include "python/bindings/lab/bindings.h"
 #include "zero3/played/played_step.h"
 
 namespace py = pybind11;
