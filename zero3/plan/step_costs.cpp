@@ -60,4 +60,18 @@ std::array<double, offload::kLaneKinds> busy_seconds(const StepPlan& plan, int r
   return seconds;
 }
 
+int64_t framing_bytes(const StepPlan& plan, int rank) {
+  const int64_t wire = size_of(plan.options.wire_dtype);
+  int64_t bytes = plan.options.world_size * kRecordBytes;
+  for (size_t g = 0; g < plan.sub_groups.size(); ++g) {
+    const SubGroupPlan& group = plan.sub_groups[g];
+    for (size_t k = 0; k < group.buckets.size(); ++k) {
+      const BucketRoute route = route_of(plan, static_cast<int>(g), static_cast<int>(k), rank);
+      bytes += total(route.shard_bytes) - wire * route.shard_numel + total(route.owner_bytes);
+      for (const OwnedBlock& o : route.owned) bytes -= wire * group.blocks[o.block].block.numel();
+    }
+  }
+  return bytes;
+}
+
 }  // namespace zeromuon::zero3

@@ -24,4 +24,8 @@ offload::Cost closing_cost(int world_size);
 std::array<double, offload::kLaneKinds> busy_seconds(const StepPlan& plan, int rank,
                                                      const offload::Rates& rates);
 
+// Bytes that a rank sends in a step of one call beside the elements themselves: flag words, what
+// aligns the segments, and the records with which the call ends.
+int64_t framing_bytes(const StepPlan& plan, int rank);
+
 }  // namespace zeromuon::zero3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import socket
 import warnings
 from dataclasses import dataclass
@@ -14,9 +15,19 @@ from .. import _core
 from ..ranks import leave
 from ..deepspeed import layout, loop
 from . import placement
+from .options import MOMENTUM_HOMES
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+@dataclass(frozen=True)
+class Backend:
+    """What plans are carried out on. staged: of the devices of the flat shard and of the collectives, whether they are
+    two. make_executor: called as _core.StepExecutor."""
+
+    staged: Callable = operator.ne
+    make_executor: Callable = _core.StepExecutor
+
+
+backend = Backend()  # tests put a fake device here
 
 
 @dataclass
@@ -93,32 +104,42 @@ def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
     layout.check_layout(zero3, sub_groups, dist.get_rank(group))
     shard, compute = sub_groups[0].flat.device, layout.compute_device()
     fused = _takes_over(zero3, options["fused_step"], dist.get_rank(group) == 0)
+    staged = backend.staged(shard, compute)
     wire = _wire_dtype(options["wire_dtype"], sub_groups)
-    low_precision = _low_precision(zero3, sub_groups) if fused else "none"
+    low_precision = _low_precision(zero3, sub_groups) if fused else None
     home = _momentum_home(options, sub_groups, (wire, low_precision), ranks, group)
-    staged = shard != compute
-    plan = _core.make_step_plan(
-        world_size=dist.get_world_size(group),
-        form=options["ns_form"],
-        dtype=options["ns_dtype"],
-        coefficients=_core.CoefficientSet(options["ns"]),
-        on_cuda=compute.type == "cuda",
-        lanes=torch.get_num_threads(),
-        scale=options["scale"],
-        wire_dtype=wire,
-        sub_groups=layout.core_sub_groups(zero3, sub_groups),
-        max_bytes_in_flight=0 if options["max_bytes_in_flight"] == "auto" else options["max_bytes_in_flight"],
+    flow = _core.Flow(
         staged=staged,
-        momentum_home=placement.CORE_NAMES[home] if staged else "shard",
+        momentum_home=MOMENTUM_HOMES[home] if staged else "shard",
         momentum_dtype=options["momentum_dtype"],
-        casts_weights=low_precision != "none",
+        casts_weights=low_precision is not None,
     )
-    momentum_dtype, on_device = _DTYPES[options["momentum_dtype"]], staged and home == "device"
+    plan = _core.make_step_plan(
+        _plan_options(options, compute, dist.get_world_size(group), _name_of(wire), flow),
+        layout.core_sub_groups(zero3, sub_groups),
+    )
+    momentum_dtype, on_device = getattr(torch, options["momentum_dtype"]), staged and home == "device"
     _check_memory(plan, dist.get_rank(group), sub_groups, states, ranks.on_this_host, (momentum_dtype, on_device))
-    executor = _core.StepExecutor(
+    executor = backend.make_executor(
         plan, group, shard, compute, cpu_kernels=options["cpu_kernels"], stage_timeout_s=options["stage_timeout_s"]
     )
     return Binding(zero3, sub_groups, plan, executor, fused, home, momentum_dtype, on_device)
+
+
+def _plan_options(options: dict, compute: torch.device, world_size: int, wire: str, flow):
+    most = options["max_bytes_in_flight"]
+    return _core.PlanOptions(
+        world_size=world_size,
+        newton_schulz=_core.NewtonSchulzRequest(
+            form=options["ns_form"], dtype=options["ns_dtype"], coefficients=_core.CoefficientSet(options["ns"])
+        ),
+        target=_core.cuda_target() if compute.type == "cuda" else _core.this_cpu(),
+        lanes=torch.get_num_threads(),
+        scale=options["scale"],
+        wire_dtype=wire,
+        max_bytes_in_flight=0 if most == "auto" else most,
+        flow=flow,
+    )
 
 
 def _takes_over(zero3, option: str, is_first_rank: bool) -> bool:
@@ -137,31 +158,31 @@ def _takes_over(zero3, option: str, is_first_rank: bool) -> bool:
     return option != "off" and obstacle is None
 
 
-def _low_precision(zero3, sub_groups) -> str:
-    """Data type of the weights that the kernels write; "none" unless that is one type for all sub-groups."""
+def _low_precision(zero3, sub_groups) -> torch.dtype | None:
+    """Of the weights that the kernels write; None unless that is one type for all sub-groups."""
     flats = [loop.low_precision_shard(zero3, g.index) for g in sub_groups]
-    names = {None if flat is None else _NAMES[flat.dtype] for flat in flats}
-    only = names.pop() if len(names) == 1 else None
-    return only or "none"
+    dtypes = {None if flat is None else flat.dtype for flat in flats}
+    return dtypes.pop() if len(dtypes) == 1 else None
 
 
-def _wire_dtype(option: str, sub_groups) -> str:
+def _wire_dtype(option: str, sub_groups) -> torch.dtype:
     """ "auto" is float32 when the model trains in float32, else bfloat16."""
     if option != "auto":
-        return option
+        return getattr(torch, option)
     dtypes = {p.ds_tensor.dtype for g in sub_groups for p in g.params}
-    return "float32" if dtypes == {torch.float32} else "bfloat16"
+    return torch.float32 if dtypes == {torch.float32} else torch.bfloat16
 
 
-_SIZES = {"none": 0, "float32": 4, "bfloat16": 2, "float16": 2}
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
-def _momentum_home(options: dict, sub_groups, dtypes: tuple[str, str], ranks: _Ranks, group) -> str:
+def _momentum_home(options: dict, sub_groups, dtypes: tuple, ranks: _Ranks, group) -> str:
     """ "cpu", "cpu_streamed" or "device". dtypes: on the wire, of the low-precision weights. Rank 0 prints what "auto"
     took where there was a choice, and why."""
     option, shard, compute = options["momentum_device"], sub_groups[0].flat.device, layout.compute_device()
-    placement.check_momentum_device(option, shard, compute)
-    if shard == compute:
+    if not backend.staged(shard, compute):
+        placement.check_momentum_device(option, shard, compute)
         return "cpu" if shard.type == "cpu" else "device"
     if option != "auto":
         return option
@@ -177,17 +198,17 @@ def _momentum_home(options: dict, sub_groups, dtypes: tuple[str, str], ranks: _R
     return choice.home
 
 
-def _load(options: dict, sub_groups, dtypes: tuple[str, str], world_size: int) -> placement.Load:
+def _load(options: dict, sub_groups, dtypes: tuple, world_size: int) -> placement.Load:
     numels = {role: sum(g.flat.numel() for g in sub_groups if g.role == role) for role in ("muon", "adamw")}
     shapes = [(s.rows, s.cols) for g in sub_groups if g.role == "muon" for s in g.specs]
     ns = options["ns"]
     iterations = len(_core.coefficient_set(ns)["coefficients"] if isinstance(ns, str) else ns)
-    wire, low_precision = (_SIZES[name] for name in dtypes)
+    wire, low_precision = (dtype.itemsize if dtype else 0 for dtype in dtypes)
     return placement.Load(
         numels["muon"],
         numels["adamw"],
         wire,
-        _SIZES[options["momentum_dtype"]],
+        getattr(torch, options["momentum_dtype"]).itemsize,
         low_precision,
         placement.newton_schulz_flops(shapes, iterations, world_size),
     )

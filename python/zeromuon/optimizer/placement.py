@@ -22,8 +22,6 @@ from dataclasses import dataclass, fields
 
 import torch
 
-# option -> the core's name
-CORE_NAMES = {"cpu": "shard", "device": "device", "cpu_streamed": "streamed"}
 MEANINGS = {
     "cpu": "cpu (computed there)",
     "cpu_streamed": "cpu_streamed (stored on the CPU, computed on the device)",
@@ -103,7 +101,7 @@ def choose_momentum(rates: Rates, load: Load, free_device_bytes: int) -> Choice:
     """
     needed = load.muon_numel * load.momentum_bytes
     fits = needed <= _DEVICE_SHARE * free_device_bytes
-    homes = [home for home in CORE_NAMES if fits or home != "device"]
+    homes = [home for home in MEANINGS if fits or home != "device"]
     times = {home: _times(home, rates, load) for home in homes}
     best = min(homes, key=lambda home: (max(times[home]), sum(times[home])))
     others = [f"{home} {_figures(home, load)} take {_ms(times[home])}" for home in homes if home != best]

@@ -92,7 +92,7 @@ def test_the_shipped_rates_cover_both_models_three_links_all_homes_and_two_balan
     links = {s.machine.rates["to_device_bytes_per_s"] for s in found if not s.balanced}
     assert links == {25e9, 50e9, 300e9} and len([s for s in found if s.balanced]) == 2
     plain = {(s.model.key, s.machine.name, s.home, s.momentum_dtype) for s in found if not s.balanced}
-    assert len(plain) == 2 * 3 * len(rates.HOMES) * len(rates.DTYPES)
+    assert len(plain) == 2 * 3 * len(rates.HOMES) * len(rates.FLOATS)
     assert all(source for s in found for source in s.machine.sources.values())
 
 
@@ -168,7 +168,7 @@ def test_a_case_that_stands_twice_is_refused(tmp_path):
 # ---- what is measured ----------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[(home, dtype) for home in rates.HOMES for dtype in rates.DTYPES], ids="-".join)
+@pytest.fixture(params=[(home, dtype) for home in rates.HOMES for dtype in rates.FLOATS], ids="-".join)
 def scenario(request, tmp_path) -> Scenario:
     home, dtype = request.param
     (found,) = scenarios(tmp_path, cases=of_case(homes=[home], momentum_dtypes=[dtype]))

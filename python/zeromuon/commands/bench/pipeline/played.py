@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import torch  # noqa: F401  (before the core, which links against it)
 
-from .... import _core
+from .... import _core, _lab
 from .models import Parameter, chunk, sub_groups
 from .outcome import COEFFICIENTS, NEWTON_SCHULZ, WIRE_BYTES, WIRE_DTYPE, Played, Scenario
 from .rates import Machine
@@ -44,22 +44,21 @@ def make_plan(scenario: Scenario, slots: int = 0):
         for role, parameters in (("muon", scenario.model.muon), ("adamw", scenario.model.adamw))
         for group in sub_groups(parameters, scenario.world_size)
     ]
-    return _core.make_step_plan(
+    request = _core.NewtonSchulzRequest(form="auto", dtype="auto", coefficients=_core.CoefficientSet(COEFFICIENTS))
+    flow = _core.Flow(
+        staged=True, momentum_home=scenario.home, momentum_dtype=scenario.momentum_dtype, casts_weights=True
+    )
+    options = _core.PlanOptions(
         world_size=scenario.world_size,
-        form="auto",
-        dtype="auto",
-        coefficients=_core.CoefficientSet(COEFFICIENTS),
-        on_cuda=True,
+        newton_schulz=request,
+        target=_core.cuda_target(),
         lanes=1,
         scale="match_rms_adamw",
         wire_dtype=WIRE_DTYPE,
         slots=slots,
-        staged=True,
-        momentum_home=scenario.home,
-        momentum_dtype=scenario.momentum_dtype,
-        casts_weights=True,
-        sub_groups=specs,
+        flow=flow,
     )
+    return _core.make_step_plan(options, specs)
 
 
 def _specs(group: list[Parameter], world_size: int) -> list:
@@ -83,7 +82,7 @@ def _specs(group: list[Parameter], world_size: int) -> list:
 
 
 def play_plan(plan, scenario: Scenario, fused: bool = True) -> dict:
-    return _core.play_step(plan, **scenario.machine.rates, fused=fused)
+    return _lab.play_step(plan, **scenario.machine.rates, fused=fused)
 
 
 def _resources(step: dict, scenario: Scenario) -> tuple[dict[str, float], str]:
