@@ -46,7 +46,7 @@ def make_plan(scenario: Scenario, slots: int = 0):
     ]
     request = _core.NewtonSchulzRequest(form="auto", dtype="auto", coefficients=_core.CoefficientSet(COEFFICIENTS))
     flow = _core.Flow(
-        staged=True, momentum_home=scenario.home, momentum_dtype=scenario.momentum_dtype, casts_weights=True
+        staged=True, momentum_home=scenario.home, momentum_dtype=scenario.momentum_dtype, casts="on_device"
     )
     options = _core.PlanOptions(
         world_size=scenario.world_size,
@@ -87,13 +87,13 @@ def play_plan(plan, scenario: Scenario, fused: bool = True) -> dict:
 
 def _resources(step: dict, scenario: Scenario) -> tuple[dict[str, float], str]:
     """Lane -> the most work of a rank; and the largest, by lane and rank. What the lanes are busy with, less the latency of
-    every task; of comm what is sent, because a collective takes all ranks as long as the one with most."""
+    every task; of collective what is sent, because a collective takes all ranks as long as the one with most."""
     machine = scenario.machine
     times = {}
     for rank, events in enumerate(step["events"]):
-        lanes = {e["lane"] for e in events} - {"comm"}
+        lanes = {e["lane"] for e in events} - {"collective"}
         times |= {(lane, rank): _work([e for e in events if e["lane"] == lane], machine) for lane in lanes}
-        times["comm", rank] = step["wire_bytes"][rank] / machine.rates["wire_bytes_per_s"]
+        times["collective", rank] = step["wire_bytes"][rank] / machine.rates["wire_bytes_per_s"]
     most = defaultdict(float)
     for (lane, _), seconds in times.items():
         most[lane] = max(most[lane], seconds)
