@@ -6,7 +6,7 @@ from zeromuon import _core
 
 from tests.multirank.launch import row
 
-PRODUCTS = "bfloat16" if _core.product_target() in ("avx512_bf16+onednn", "amx_bf16+onednn") else "auto"
+PRODUCTS = "bfloat16" if _core.this_cpu().name in ("avx512_bf16+onednn", "amx_bf16+onednn") else "auto"
 
 
 def on(world_size, id, kind, **arguments):

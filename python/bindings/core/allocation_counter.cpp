@@ -1,4 +1,4 @@
-#include "python/bindings/lab/allocation_counter.h"
+#include "python/bindings/core/allocation_counter.h"
 
 #include <c10/core/Allocator.h>
 
