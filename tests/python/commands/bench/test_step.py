@@ -313,16 +313,12 @@ def test_a_folder_with_results_is_refused(tmp_path):
 # ---- real runs -----------------------------------------------------------------------------------
 
 
-def start(*arguments, first_paths=(), **given):
-    """torch.compile is off here: the compiler takes longer than the tests."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "zeromuon", "bench", "step", *arguments],
-        text=True,
-        env=environment(first_paths),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **given,
-    )
+@pytest.fixture
+def command_line(start):
+    """command_line(*arguments, first_paths): the running command; torch.compile is off, the compiler takes longer than the tests."""
+    command = [sys.executable, "-m", "zeromuon", "bench", "step"]
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return lambda *arguments, first_paths=(): start([*command, *arguments], env=environment(first_paths), **pipes)
 
 
 def finished(running) -> tuple[str, str]:
@@ -336,7 +332,7 @@ def rows_in(folder) -> dict[str, dict]:
     return {row["name"]: row for row in case["rows"]}
 
 
-def test_a_tiny_race_with_a_peer_that_fails(tmp_path):
+def test_a_tiny_race_with_a_peer_that_fails(command_line, tmp_path):
     """DeepSpeed itself refuses what sitecustomize.py asks of one of the two."""
     (tmp_path / "sitecustomize.py").write_text(
         "import zeromuon.commands.bench.step.contenders as c\n"
@@ -350,7 +346,9 @@ def test_a_tiny_race_with_a_peer_that_fails(tmp_path):
     )
     out = tmp_path / "out"
     text, progress = finished(
-        start(*TINY, "--only", "time", "--budget-seconds", "600", "--out", str(out), first_paths=(str(tmp_path),))
+        command_line(
+            *TINY, "--only", "time", "--budget-seconds", "600", "--out", str(out), first_paths=(str(tmp_path),)
+        )
     )
     rows = rows_in(out)
     assert rows[PEER_HOME]["status"] == FAILED and "reduce scatter" in rows[PEER_HOME]["why"]
@@ -359,9 +357,9 @@ def test_a_tiny_race_with_a_peer_that_fails(tmp_path):
     assert (out / "step.png").exists() and (out / "ranks.log").exists()
 
 
-def test_a_tiny_count_of_bytes_and_allocations(tmp_path):
+def test_a_tiny_count_of_bytes_and_allocations(command_line, tmp_path):
     out = tmp_path / "out"
-    finished(start(*TINY, "--only", "counts", "--budget-seconds", "600", "--out", str(out)))
+    finished(command_line(*TINY, "--only", "counts", "--budget-seconds", "600", "--out", str(out)))
     rows = rows_in(out)
     for name in COUNTED:
         values = rows[name]["values"]
@@ -392,19 +390,10 @@ def test_ranks_that_take_too_long_are_ended(tmp_path):
     assert "not done within" in heard.failed[1] and not heard.done
 
 
-def test_an_interrupt_leaves_what_was_measured(tmp_path):
+def test_an_interrupt_leaves_what_was_measured(command_line, tmp_path):
     out = tmp_path / "out" / "step.json"
-    running = start(
-        *TINY,
-        "--model",
-        "64x512",
-        "--only",
-        "counts",
-        "--budget-seconds",
-        "1000000",
-        "--out",
-        str(out.parent),
-        start_new_session=True,
+    running = bench(
+        *TINY, "--model", "64x512", "--only", "counts", "--budget-seconds", "1000000", "--out", str(out.parent)
     )
     end = time.monotonic() + 200
     while not out.exists() and time.monotonic() < end:
