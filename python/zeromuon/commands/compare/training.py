@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ... import reference
+from ... import _core, reference
 from ...ranks.connect import connect
 from . import kit
 from .rows import OURS
