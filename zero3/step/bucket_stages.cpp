@@ -66,8 +66,7 @@ void BucketStages::update_momentum_on_device() const {
 
 // packed: gradients lie in the slot, piece after piece, and so do momenta that are streamed.
 void BucketStages::update_momentum(Device& device, std::byte* out, bool packed) const {
-  const ops::MomentumElement element(hyper.kind, hyper.momentum, hyper.nesterov,
-                                     hyper.gradient_scale);
+  const ops::MomentumElement element(hyper);
   const DType wire = plan.options.wire_dtype, stored = plan.options.flow.momentum_dtype;
   const bool streamed = packed && plan.options.flow.momentum == MomentumHome::kStreamed;
   const auto* gradient = packed ? reinterpret_cast<const float*>(slot.gradient) : shard.gradient;
@@ -157,7 +156,7 @@ void BucketStages::apply() const {
   const DType wire = plan.options.wire_dtype;
   for_runs(route.shard_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
     const PlannedBlock& block = group.blocks[piece.block];
-    const double decay = group.decay[block.block.param] ? hyper.weight_decay : 0.0;
+    const ops::ApplyElement element(hyper, group.decay[block.block.param], block.scale);
     ops::Typed low;
     if (shard.low_precision != nullptr) {
       std::byte* base = casts_through_slot() ? slot.low_precision + 2 * run.packed
@@ -165,8 +164,7 @@ void BucketStages::apply() const {
       low = {base, shard.low_dtype};
     }
     backend.shard().apply_update(
-        ops::ApplyElement(hyper.lr, decay, block.scale),
-        {shard.weight + run.shard, {slot.shard_wire + run.wire, wire}, low}, run.length);
+        element, {shard.weight + run.shard, {slot.shard_wire + run.wire, wire}, low}, run.length);
   });
 }
 

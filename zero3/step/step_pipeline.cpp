@@ -201,9 +201,7 @@ asio::awaitable<void> StepPipeline::adamw_worker(int worker) {
 asio::awaitable<void> StepPipeline::run_chunk(const AdamWCall& call, const AdamWChunk& chunk,
                                               int worker) {
   const int64_t at = chunk.range.offset, numel = chunk.range.numel;
-  const AdamWHyperParameters& h = call.hyper;
-  const ops::AdamWElement element(h.lr, h.beta1, h.beta2, h.eps, chunk.decay ? h.weight_decay : 0.0,
-                                  h.step, h.decay, h.gradient_scale);
+  const ops::AdamWElement element(call.hyper, chunk.decay);
   offload::Backend& backend = resources_.backend;
   const bool copied = call.low_precision != nullptr && backend.staged() && !call.low_with_shard;
   std::byte* const target = call.low_precision == nullptr ? nullptr : call.low_precision + 2 * at;

@@ -153,40 +153,50 @@ ops::MomentumKind parse_kind(const std::string& kind) {
   return kind == "ema" ? ops::MomentumKind::kEma : ops::MomentumKind::kHeavyBall;
 }
 
+ops::Decay decay_of(bool decoupled, bool cautious) {
+  require(decoupled || !cautious,
+          "cautious_wd: got True where the weight decay is coupled (L2 regularisation), expected "
+          "False");
+  if (!decoupled) return ops::Decay::kCoupled;
+  return cautious ? ops::Decay::kCautious : ops::Decay::kDecoupled;
+}
+
 at::Tensor or_undefined(const std::optional<at::Tensor>& tensor) {
   return tensor ? *tensor : at::Tensor();
 }
 
+// Hyper-parameters carry the names of the options: python/zeromuon/optimizer/options.py.
 void bind_tasks(py::module_& m) {
   py::class_<MuonTask>(m, "MuonTask")
       .def(py::init([](int sub_group, const at::Tensor& weight, const at::Tensor& gradient,
-                       const at::Tensor& momentum, const std::optional<at::Tensor>& low_precision,
-                       double lr, double weight_decay, double beta, const std::string& kind,
-                       bool nesterov, float gradient_scale) {
+                       const at::Tensor& exp_avg, const std::optional<at::Tensor>& low_precision,
+                       double lr, double weight_decay, bool cautious_wd, double momentum,
+                       const std::string& momentum_kind, bool nesterov, float gradient_scale) {
              return MuonTask{sub_group,
-                             {weight, gradient, momentum, or_undefined(low_precision)},
-                             {lr, weight_decay, beta, parse_kind(kind), nesterov, gradient_scale}};
+                             {weight, gradient, exp_avg, or_undefined(low_precision)},
+                             {lr, weight_decay, momentum, parse_kind(momentum_kind), nesterov,
+                              gradient_scale, decay_of(true, cautious_wd)}};
            }),
-           py::arg("sub_group"), py::arg("weight"), py::arg("gradient"), py::arg("momentum"),
+           py::arg("sub_group"), py::arg("weight"), py::arg("gradient"), py::arg("exp_avg"),
            py::arg("low_precision") = py::none(), py::kw_only(), py::arg("lr"),
-           py::arg("weight_decay"), py::arg("beta"), py::arg("kind"), py::arg("nesterov"),
-           py::arg("gradient_scale") = 1.0f);
+           py::arg("weight_decay"), py::arg("cautious_wd"), py::arg("momentum"),
+           py::arg("momentum_kind"), py::arg("nesterov"), py::arg("gradient_scale") = 1.0f);
   py::class_<AdamWTask>(m, "AdamWTask")
       .def(py::init([](int sub_group, const at::Tensor& weight, const at::Tensor& gradient,
                        const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq,
                        const std::optional<at::Tensor>& low_precision, double lr,
-                       double weight_decay, std::pair<double, double> betas, double eps,
-                       int64_t step, bool decoupled, float gradient_scale) {
-             const auto decay = decoupled ? ops::Decay::kDecoupled : ops::Decay::kCoupled;
-             return AdamWTask{
-                 sub_group,
-                 {weight, gradient, exp_avg, exp_avg_sq, or_undefined(low_precision)},
-                 {lr, weight_decay, betas.first, betas.second, eps, step, decay, gradient_scale}};
+                       double weight_decay, bool cautious_wd, std::pair<double, double> betas,
+                       double eps, int64_t step, bool decoupled, float gradient_scale) {
+             return AdamWTask{sub_group,
+                              {weight, gradient, exp_avg, exp_avg_sq, or_undefined(low_precision)},
+                              {lr, weight_decay, betas.first, betas.second, eps, step,
+                               decay_of(decoupled, cautious_wd), gradient_scale}};
            }),
            py::arg("sub_group"), py::arg("weight"), py::arg("gradient"), py::arg("exp_avg"),
            py::arg("exp_avg_sq"), py::arg("low_precision") = py::none(), py::kw_only(),
-           py::arg("lr"), py::arg("weight_decay"), py::arg("betas"), py::arg("eps"),
-           py::arg("step"), py::arg("decoupled") = true, py::arg("gradient_scale") = 1.0f);
+           py::arg("lr"), py::arg("weight_decay"), py::arg("cautious_wd"), py::arg("betas"),
+           py::arg("eps"), py::arg("step"), py::arg("decoupled") = true,
+           py::arg("gradient_scale") = 1.0f);
 }
 
 void step(StepExecutor& self, const std::vector<SubGroupTask>& tasks) {

@@ -10,6 +10,7 @@ from . import layout
 from .muon_params import SELECTION_KEYS, read_muon_params
 from .guard import watch_engines
 from ..optimizer.optimizer import ZeroMuon
+from ..optimizer.options import TYPE_MUON_OPTIONS
 from ..selection.rules import param_groups
 
 _TYPE = "ZeroMuon"
@@ -98,7 +99,7 @@ def _build_as_muon(engine, model_parameters) -> ZeroMuon:
     group's own lr goes for both of its roles."""
     layout.check_config(engine)
     params = dict(engine.optimizer_params() or {})
-    settings = read_muon_params(params)
+    settings = read_muon_params(params, TYPE_MUON_OPTIONS)
     groups = _restrict(param_groups(engine.module, **_taken_out(params)), list(model_parameters))
     own_lr = [i for i, group in enumerate(groups) if "lr" in group]
     told = [{"weight_decay": settings.options["weight_decay"], **group} for group in groups]
