@@ -6,13 +6,14 @@ The constructor's signature and docstring, the tasks of a step, what a load does
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import textwrap
 from dataclasses import dataclass
 from numbers import Real
 from typing import Callable, Iterable
+
+from ..base.words import nearest
 
 _TRIPLE_LENGTH = 3  # a, b, c of X <- aX + (bA + cAA)X
 _BOTH = ("muon", "adamw")
@@ -342,8 +343,7 @@ _OTHER_SPELLINGS = {
 
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:
     """The valid name that `name` most resembles, or None when none is close (difflib ratio below 0.5, case ignored)."""
-    found = difflib.get_close_matches(str(name).lower(), list(valid), 1, cutoff=0.5)
-    return found[0] if found else None
+    return nearest(str(name).lower(), valid, cutoff=0.5)
 
 
 def option_names() -> list[str]:
@@ -438,10 +438,13 @@ def _quoted(names: Iterable[str]) -> str:
 
 def options_markdown() -> str:
     """The table of options for the documents, as GitHub markdown; ends with a newline."""
-    lines = ["| option | default | unit | allowed | meaning | on load |", "|---|---|---|---|---|---|"]
+    lines = [
+        '| option | default | unit | allowed | meaning | on load | "type": "Muon" |',
+        "|---|---|---|---|---|---|---|",
+    ]
     for option in OPTIONS:
-        default = f"`{_literal(option.default)}`"
-        cells = (f"`{option.name}`", default, option.unit or "-", option.allowed, option.meaning, option.on_load)
+        default, taken = f"`{_literal(option.default)}`", "takes it" if option.in_type_muon else "-"
+        cells = (f"`{option.name}`", default, option.unit or "-", option.allowed, option.meaning, option.on_load, taken)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
