@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from .. import _core
 from ..deepspeed import layout, loop, support
-from ..ranks import leave
+from ..ranks import leave, machine
 from . import placement
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -222,9 +222,7 @@ def _free_bytes(kind: str, ranks_here: int) -> int:
     """Free memory that one rank may count on; host memory is shared by the ranks of this host."""
     if kind != "cpu":
         return torch.cuda.mem_get_info()[0]
-    import psutil
-
-    return psutil.virtual_memory().available // ranks_here
+    return machine.available_memory_bytes() // ranks_here
 
 
 def _agree(group, options: dict, made: Binding | None, error) -> None:
