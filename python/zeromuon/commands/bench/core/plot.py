@@ -13,6 +13,7 @@ _TITLES = {
     "adamw": "Elementwise passes",
     "newton_schulz": "Newton-Schulz",
     "time": "engine.step()",
+    "beside": "engine.step() beside another tree",
     "export": "zeromuon ckpt export",
     "universal": "zeromuon ckpt universal",
 }

@@ -5,11 +5,12 @@ from __future__ import annotations
 from ..core.results import Case, Figure, Results
 from .contenders import COUNTED, OURS_HOME, OURS_OFFLOADED, PEER_HOME, PEER_OFFLOADED, WIRE_BF16
 
-TIME, MEMORY, COUNTS = "time", "memory", "counts"
+TIME, MEMORY, COUNTS, BESIDE = "time", "memory", "counts", "beside"
 STATED_KEY = "512x8"  # the model of 26 M parameters
 GROWTH, PEAK = "growth in a step, MiB", "peak in a step, MiB"
 SENT, SENT_MOST, OF_PLAN = "sent, bytes/parameter", "most of a rank", "of 4f/W (fp32: 8f/W)"
 STORAGE, BUFFERS = "tensor storage", "buffers >= 4 KiB"
+_AS_FAST = 0.97
 _TIMES = ((3.5, PEER_OFFLOADED), (2.0, PEER_HOME))
 _MEMORY = ((OURS_OFFLOADED, PEER_OFFLOADED), (OURS_HOME, PEER_HOME))
 
@@ -23,7 +24,7 @@ def figures(results: Results) -> list[Figure]:
         found += [_lower(case, value, *pair) for pair in _MEMORY for value in (PEAK, GROWTH)]
     for case in results.of_part(COUNTS):
         found += [_wire(case), *(_none_allocated(case, name) for name in COUNTED)]
-    return found
+    return found + [_no_slower(case) for case in results.of_part(BESIDE)]
 
 
 def _faster(case: Case, least: float, peer: str) -> Figure:
@@ -32,6 +33,14 @@ def _faster(case: Case, least: float, peer: str) -> Figure:
     if row is None or row.ratio is None:
         return Figure(what, least, None, case.why_not(peer, OURS_OFFLOADED))
     return Figure(what, least, row.ratio.median)
+
+
+def _no_slower(case: Case) -> Figure:
+    """ours: the first row; the other tree's: the second."""
+    names = [row.name for row in case.rows]
+    ratio = case.rows[1].ratio if len(case.rows) > 1 else None
+    what = f"{case.key}: the other tree's step, times this one's"
+    return Figure(what, _AS_FAST, ratio.median) if ratio else Figure(what, _AS_FAST, None, case.why_not(*names))
 
 
 def _lower(case: Case, value: str, ours: str, peer: str) -> Figure:
