@@ -34,7 +34,7 @@ def case_of(part: str, taken: dict, failed=None):
 
 
 def figures(*cases) -> list:
-    return verdicts.figures(Results([], list(cases), bench="ckpt"))
+    return verdicts.figures(Results([], list(cases), bench=verdicts.CKPT))
 
 
 EXPORTED = {
@@ -94,7 +94,7 @@ def test_outputs_that_differ_are_said():
 
 
 def test_the_report_holds_the_table_and_the_verdicts():
-    text = report.text(Results([("files", "on tmpfs")], [case_of(EXPORT, EXPORTED)], bench="ckpt"))
+    text = report.text(Results([("files", "on tmpfs")], [case_of(EXPORT, EXPORTED)], bench=verdicts.CKPT))
     assert "zero_to_fp32, without its imports" in text and "peak of a process, MB" in text
     assert "zeromuon ckpt export, times zero_to_fp32 " in text and " 6.00  met (4.00 to 8.00)" in text
 

@@ -62,7 +62,7 @@ def of_time(heard, failed=None):
 
 
 def figures(*cases) -> list:
-    return step_verdicts.figures(Results([], list(cases), bench="step"))
+    return step_verdicts.figures(Results([], list(cases), bench=step_verdicts.STEP))
 
 
 def counted(sent=1.0, storage=0):
@@ -141,7 +141,7 @@ def test_a_contender_without_memory_says_why():
     heard = {name: Heard(failed=(name, "PermissionError: clear_refs")) for name in ALL}
     case = step_tables.memory_case(SIZE, heard, {})
     assert [row.why for row in case.rows] == ["PermissionError: clear_refs"] * 4
-    text = report.text(Results([("processor", "a test")], [case], bench="step"))
+    text = report.text(Results([("processor", "a test")], [case], bench=step_verdicts.STEP))
     assert "not measured (PermissionError: clear_refs)" in text and "ms  " not in text
 
 
@@ -179,7 +179,7 @@ def test_the_report_has_all_parts(tmp_path):
     time = of_time([timed(found={OURS_HOME: {"phases": {"apply": 1.5}}})])
     memory = step_tables.memory_case(SIZE, peaks, {PEER_HOME: "eager: faster"})
     cases = [time, memory, step_tables.counts_case(SIZE, counted(), 2)]
-    report.write(tmp_path, Results([("processor", "a test")], cases, bench="step"))
+    report.write(tmp_path, Results([("processor", "a test")], cases, bench=step_verdicts.STEP))
     text = (tmp_path / "step.txt").read_text()
     assert "eager: faster" in text and "a remark" in text and "apply 1.5" in text and "1,024" in text
     found = json.loads((tmp_path / "step.json").read_text())
@@ -188,7 +188,9 @@ def test_the_report_has_all_parts(tmp_path):
 
 
 def test_a_report_without_ratios_has_no_picture(tmp_path):
-    results = Results([("processor", "a test")], [step_tables.counts_case(SIZE, counted(), 2)], bench="step")
+    results = Results(
+        [("processor", "a test")], [step_tables.counts_case(SIZE, counted(), 2)], bench=step_verdicts.STEP
+    )
     report.write(tmp_path, results)
     assert not plot.has_bars(results) and not (tmp_path / "step.png").exists()
 
@@ -242,7 +244,7 @@ class Interrupted(Heard):
 def bench(tmp_path, *heard, parts=("time",), budget=1000.0):
     launches = Launches(*heard)
     return step._Bench(
-        parts, launches, Budget(budget), Results([("processor", "a test")], bench="step"), tmp_path
+        parts, launches, Budget(budget), Results([("processor", "a test")], bench=step_verdicts.STEP), tmp_path
     ), launches
 
 

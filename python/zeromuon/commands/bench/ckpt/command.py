@@ -18,8 +18,8 @@ from . import source as sources
 from . import tables
 from .contenders import EXPORT, LARGE, UNIVERSAL, Conversion, Source, of_part, output_of
 from .measure import Failed, Measured, Runner
+from .verdicts import CKPT
 
-BENCH = "ckpt"
 PARTS = (EXPORT, UNIVERSAL, LARGE)
 BUDGET_SECONDS = 1800.0
 _PROG = "zeromuon bench ckpt"
@@ -87,7 +87,7 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
     options.large_mb = whole_number(_PROG, "--large-mb", options.large_mb, _LARGE_MB, 1, 10**6)
     options.budget_seconds = whole_number(_PROG, "--budget-seconds", options.budget_seconds, BUDGET_SECONDS, 1, 10**6)
     options.parts = (options.only,) if options.only else PARTS if options.full else (EXPORT, UNIVERSAL)
-    options.out = new_folder(_PROG, options.out, report.json_file(BENCH))
+    options.out = new_folder(_PROG, options.out, report.json_file("ckpt"))
     options.work = Path(options.work).absolute() if options.work else options.out
     options.given = sources.given(Path(options.checkpoint).absolute()) if options.checkpoint else None
     check_room(options)
@@ -126,7 +126,7 @@ def check_room(options: argparse.Namespace) -> None:
 
 def _measured(options: argparse.Namespace, work: Path, budget: Budget, progress: Progress) -> Results:
     options.out.mkdir(parents=True, exist_ok=True)
-    results, others = Results(_header(work), bench=BENCH), machine.OtherLoad()
+    results, others = Results(_header(work), bench=CKPT), machine.OtherLoad()
     bench = _Bench(options, work, budget, progress, results)
     with interrupt.deferred():
         try:

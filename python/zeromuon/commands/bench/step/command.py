@@ -22,7 +22,7 @@ from ..core.results import Case, Results
 from .contenders import ALL, COUNTED, Size, needed_bytes
 from .events import Heard, Job
 from .launch import Launcher
-from .verdicts import BESIDE, COUNTS, MEMORY, TIME
+from .verdicts import BESIDE, COUNTS, MEMORY, STEP, TIME
 from ..core.timing import Budget, Samples
 
 PARTS = (TIME, MEMORY, COUNTS)
@@ -130,7 +130,7 @@ def _check_memory(size: Size, options: argparse.Namespace) -> None:
 
 def _measured(options: argparse.Namespace, budget: Budget, progress: Progress) -> Results:
     options.out.mkdir(parents=True, exist_ok=True)
-    results, others = Results(_header(options), bench="step"), machine.OtherLoad()
+    results, others = Results(_header(options), bench=STEP), machine.OtherLoad()
     results.header += [("note", sentence) for sentence in options.warnings]
     launcher = Launcher(options.ranks, options.out / "ranks.log", progress)
     bench = _Bench(options.parts, launcher, budget, results, options.out, beside=options.beside)
