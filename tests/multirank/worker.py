@@ -1,6 +1,6 @@
-"""Runs rows on every rank of one launch: python -m torch.distributed.run ... worker.py ROWS.json OUT.json
+"""Runs rows on every rank of one launch; its arguments are ROWS.json and OUT.jsonl.
 
-ROWS.json: a list of {"id", "kind", "arguments"}. Rank 0 writes one JSON line per row to OUT.json as it is done.
+ROWS.json: a list of {"id", "kind", "arguments"}. Rank 0 writes one JSON line per row to OUT.jsonl as it is done.
 """
 
 from __future__ import annotations
@@ -52,7 +52,3 @@ def main(run: Callable[[str, dict], dict] = run_row) -> None:
             gc.collect()
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

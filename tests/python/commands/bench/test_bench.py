@@ -387,20 +387,16 @@ def test_an_unknown_bench_names_the_nearest(capsys):
 # ---- real runs -----------------------------------------------------------------------------------
 
 
-def start(*arguments, **given):
-    """The peers are not compiled here: the compiler takes longer than the tests."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "zeromuon", "bench", "kernels", *arguments],
-        text=True,
-        env={**environment(), "TORCHDYNAMO_DISABLE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **given,
-    )
+@pytest.fixture
+def bench(start):
+    """bench(*arguments): the running command. The peers are not compiled: the compiler takes longer than the tests."""
+    command = [sys.executable, "-m", "zeromuon", "bench", "kernels"]
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return lambda *arguments: start([*command, *arguments], env=environment(), **pipes)
 
 
-def test_a_tiny_run_end_to_end(tmp_path):
-    running = start(*TINY, "--threads", "1", "--out", str(tmp_path / "out"))
+def test_a_tiny_run_end_to_end(bench, tmp_path):
+    running = bench(*TINY, "--threads", "1", "--out", str(tmp_path / "out"))
     text, progress = running.communicate(timeout=120)
     assert running.returncode == 0, progress
     found = json.loads((tmp_path / "out" / "kernels.json").read_text())
@@ -429,9 +425,9 @@ def test_a_tiny_run_of_the_elementwise_passes(tmp_path, monkeypatch):
     assert cases[2].row(adamw.TORCH_FUSED).ratio is not None
 
 
-def test_an_interrupt_leaves_what_was_measured(tmp_path):
+def test_an_interrupt_leaves_what_was_measured(bench, tmp_path):
     out = tmp_path / "out" / "kernels.json"
-    running = start(
+    running = bench(
         "--only",
         "newton_schulz",
         "--shape",
@@ -442,7 +438,6 @@ def test_an_interrupt_leaves_what_was_measured(tmp_path):
         "600",
         "--out",
         str(out.parent),
-        start_new_session=True,
     )
     end = time.monotonic() + 300
     while not out.exists() and time.monotonic() < end:

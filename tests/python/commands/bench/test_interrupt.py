@@ -160,7 +160,7 @@ def test_another_thread_measures_without_a_handler(handler):
     assert seen == [False, handler]
 
 
-def test_a_second_ctrl_c_ends_the_process_at_once():
+def test_a_second_ctrl_c_ends_the_process_at_once(start):
     code = """if True:
         import os, signal
         from zeromuon.commands.bench.core import interrupt
@@ -170,8 +170,10 @@ def test_a_second_ctrl_c_ends_the_process_at_once():
             os.kill(os.getpid(), signal.SIGINT)
             print("alive", flush=True)
     """
-    ended = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
-    assert ended.returncode == -signal.SIGINT and ended.stdout == "noted\n" and SAID in ended.stderr
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    ended = start([sys.executable, "-c", code], env=environment(), **pipes)
+    printed, said = ended.communicate(timeout=60)
+    assert ended.returncode == -signal.SIGINT and printed == "noted\n" and SAID in said
 
 
 # ---- a run ---------------------------------------------------------------------------------------

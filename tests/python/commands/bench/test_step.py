@@ -382,16 +382,12 @@ def test_a_folder_with_results_is_refused(tmp_path):
 # ---- real runs -----------------------------------------------------------------------------------
 
 
-def start(*arguments, first_paths=(), **given):
-    """torch.compile is off here: the compiler takes longer than the tests."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "zeromuon", "bench", "step", *arguments],
-        text=True,
-        env=environment(first_paths),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **given,
-    )
+@pytest.fixture
+def command_line(start):
+    """command_line(*arguments, first_paths): the running command; torch.compile is off, the compiler takes longer than the tests."""
+    command = [sys.executable, "-m", "zeromuon", "bench", "step"]
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return lambda *arguments, first_paths=(): start([*command, *arguments], env=environment(first_paths), **pipes)
 
 
 def finished(running) -> tuple[str, str]:
@@ -405,7 +401,7 @@ def rows_in(folder) -> dict[str, dict]:
     return {row["name"]: row for row in case["rows"]}
 
 
-def test_a_tiny_race_with_a_peer_that_fails(tmp_path):
+def test_a_tiny_race_with_a_peer_that_fails(command_line, tmp_path):
     """DeepSpeed itself refuses what sitecustomize.py asks of one of the two."""
     (tmp_path / "sitecustomize.py").write_text(
         "import zeromuon.commands.bench.step.contenders as c\n"
@@ -419,7 +415,9 @@ def test_a_tiny_race_with_a_peer_that_fails(tmp_path):
     )
     out = tmp_path / "out"
     text, progress = finished(
-        start(*TINY, "--only", "time", "--budget-seconds", "600", "--out", str(out), first_paths=(str(tmp_path),))
+        command_line(
+            *TINY, "--only", "time", "--budget-seconds", "600", "--out", str(out), first_paths=(str(tmp_path),)
+        )
     )
     rows = rows_in(out)
     assert rows[PEER_HOME]["status"] == FAILED and "reduce scatter" in rows[PEER_HOME]["why"]
@@ -428,9 +426,9 @@ def test_a_tiny_race_with_a_peer_that_fails(tmp_path):
     assert (out / "step.png").exists() and (out / "ranks.log").exists()
 
 
-def test_a_tree_beside_itself(tmp_path):
+def test_a_tree_beside_itself(command_line, tmp_path):
     out = tmp_path / "out"
-    text, progress = finished(start(*TINY, "--beside", str(ROOT), "--budget-seconds", "100", "--out", str(out)))
+    text, progress = finished(command_line(*TINY, "--beside", str(ROOT), "--budget-seconds", "100", "--out", str(out)))
     cases = json.loads((out / "step.json").read_text())["cases"]
     assert [case["part"] for case in cases] == ["beside"] * 2 and len(cases) == 2
     for case, name in zip(cases, (OURS_OFFLOADED, OURS_HOME)):
@@ -441,9 +439,9 @@ def test_a_tree_beside_itself(tmp_path):
     assert f"beside {ROOT}, each with ranks" in text and "in turns" in progress and (out / "step.png").exists()
 
 
-def test_a_tiny_count_of_bytes_and_allocations(tmp_path):
+def test_a_tiny_count_of_bytes_and_allocations(command_line, tmp_path):
     out = tmp_path / "out"
-    finished(start(*TINY, "--only", "counts", "--budget-seconds", "600", "--out", str(out)))
+    finished(command_line(*TINY, "--only", "counts", "--budget-seconds", "600", "--out", str(out)))
     rows = rows_in(out)
     for name in COUNTED:
         values = rows[name]["values"]
@@ -474,19 +472,10 @@ def test_ranks_that_take_too_long_are_ended(tmp_path):
     assert "not done within" in heard.failed[1] and not heard.done
 
 
-def test_an_interrupt_leaves_what_was_measured(tmp_path):
+def test_an_interrupt_leaves_what_was_measured(command_line, tmp_path):
     out = tmp_path / "out" / "step.json"
-    running = start(
-        *TINY,
-        "--model",
-        "64x512",
-        "--only",
-        "counts",
-        "--budget-seconds",
-        "1000000",
-        "--out",
-        str(out.parent),
-        start_new_session=True,
+    running = bench(
+        *TINY, "--model", "64x512", "--only", "counts", "--budget-seconds", "1000000", "--out", str(out.parent)
     )
     end = time.monotonic() + 200
     while not out.exists() and time.monotonic() < end:

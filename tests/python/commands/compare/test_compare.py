@@ -1,7 +1,6 @@
 """`zeromuon compare`: its rows, its verdicts, that it can fail, and rows end to end."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import time
 
 import pytest
 
+from tests import processes
 from tests.multirank.launch import environment
 from zeromuon.commands.compare import command, launch, report
 from zeromuon.commands.compare.rows import DEEPSPEED, OURS, ROWS
@@ -165,18 +165,13 @@ def test_a_learning_rate_that_is_one_percent_off_misses_the_bar(name):
 
 def test_an_interrupt_ends_the_ranks():
     code = "import sys; from zeromuon.commands.compare import command; sys.exit(command.run(['--row', 'clip']))"
-    marker = f"compare-{os.getpid()}"
-    running = subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**environment(), "ZEROMUON_TEST_MARKER": marker},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    _wait_until(lambda: len(_marked(marker)) >= 4)  # the command, torchrun, two ranks
-    os.kill(running.pid, signal.SIGINT)
-    assert running.wait(60) == command.INTERRUPTED
-    _wait_until(lambda: not _marked(marker))
+    given = {"env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with processes.running([sys.executable, "-c", code], **given) as running:
+        mark = processes.mark_of(running.pid)
+        _wait_until(lambda: len(processes.alive(mark)) >= 4)  # the command, torchrun, two ranks
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == command.INTERRUPTED
+        _wait_until(lambda: not processes.alive(mark))
 
 
 def _wait_until(holds, seconds=60):
@@ -184,20 +179,6 @@ def _wait_until(holds, seconds=60):
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.2)
-
-
-def _marked(marker: str) -> list[int]:
-    """Processes that were started with this marker in their environment."""
-    import psutil
-
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("ZEROMUON_TEST_MARKER") == marker and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
 
 
 @pytest.mark.full

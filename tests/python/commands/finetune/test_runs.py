@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("deepspeed")
-
 STEPS = 100  # some tens of milliseconds each: enough to be interrupted in the middle
 FRESH_LOGITS = """
 import sys, torch
