@@ -103,9 +103,11 @@ def test_the_report_holds_the_table_and_the_verdicts():
 
 
 def run(tmp_path, program: str, syncs: bool = False, *arguments: str) -> Measured:
+    """The program tells what it took at its end, as every conversion does."""
     runner = Runner(tmp_path / "run")
     runner.prepare()
-    return runner.run([sys.executable, "-c", program, str(runner.output), *arguments], syncs)
+    told = "from zeromuon.commands.bench.ckpt import convert\nconvert.tell(peak_bytes=convert.peak_bytes(), import_seconds=0)\n"
+    return runner.run([sys.executable, "-c", program + "\n" + told, str(runner.output), *arguments], syncs)
 
 
 def test_memory_and_temporary_disk_of_a_process_are_counted(tmp_path):
