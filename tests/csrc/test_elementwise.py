@@ -112,7 +112,7 @@ def test_cautious_decay_follows_its_formula_for_both_roles(kernels):
     torch.testing.assert_close(a["weight"], decayed - 1e-2 * update)
 
     weight, update = start.clone(), torch.randn(20_001)
-    _core.apply_(weight, update, lr=1e-2, weight_decay=0.1, scale=0.2, cautious=True, kernels=kernels)
+    _lab.apply_(weight, update, lr=1e-2, weight_decay=0.1, scale=0.2, cautious=True, kernels=kernels)
     decayed = torch.where(update * start >= 0, start * (1 - 1e-2 * 0.1), start)
     torch.testing.assert_close(weight, decayed - 1e-2 * 0.2 * update)
 
