@@ -265,8 +265,10 @@ def foreign_states() -> dict:
     swapped = list(good["zeromuon"]["roles"].items())
     swapped[0], swapped[1] = swapped[1], swapped[0]
     other_order = {**good, "zeromuon": {**good["zeromuon"], "roles": dict(swapped)}}
+    later_need = {**good, "zeromuon": {**good["zeromuon"], "needs": ["heads"]}}
+    later_field = {**good, "zeromuon": {**good["zeromuon"], "later": 1}}
     errors = []
-    for state_dict in (adamw, other_role, other_kind, other_order, good):
+    for state_dict in (adamw, other_role, other_kind, other_order, later_need, later_field, good):
         zero3._clear_fp32_optimizer_param_groups()
         zero3._set_fp32_optimizer_param_groups()
         errors.append(error_of(lambda s=state_dict: zero3.optimizer.load_state_dict(s)))

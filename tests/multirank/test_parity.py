@@ -2,13 +2,13 @@
 
 import pytest
 import torch  # noqa: F401  (the core needs it loaded)
-from zeromuon import _core
+from zeromuon import _lab
 
 from tests.multirank.cases import STEPS
 from tests.multirank.configurations import FIVE_RANKS, FULL, PARITY, USERS
 from tests.multirank.launch import row
 
-NO_ONEDNN = dict(_core.cpu_kernels())["onednn"]  # why not; empty: it is there
+NO_ONEDNN = dict(_lab.cpu_kernels())["onednn"]  # why not; empty: it is there
 
 
 def parameters():

@@ -18,9 +18,9 @@ def _rows():
 @pytest.mark.skipif(GPUS == 0, reason=f"no CUDA device: the {len(PARITY)} parity cases over NCCL were not run")
 @pytest.mark.parametrize("world_size", range(1, max(GPUS, 1) + 1))
 def test_the_parity_set_holds_over_nccl(world_size):
-    from zeromuon import _core
+    from zeromuon import _lab
 
-    assert _core.built_with_cuda, "there is a GPU and the module was built without CUDA: put nvcc on PATH, ./run setup"
+    assert _lab.built_with_cuda, "there is a GPU and the module was built without CUDA: put nvcc on PATH, ./run setup"
     failures = []
     for name, result in run_rows(world_size, _rows(), device="cuda").items():
         try:

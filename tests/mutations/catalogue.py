@@ -35,9 +35,9 @@ _GROWING_SCALE = (
 PLAN = (
     Mutation(
         "padding read",
-        "zero3/plan/shard_layout.cpp",
-        "const int64_t real = std::clamp<int64_t>(p.numel - rank * p.chunk, 0, p.chunk);",
-        "const int64_t real = p.chunk + 0 * rank;",
+        "zero3/plan/zero3_partition.cpp",
+        "return {offset, std::min(chunk, numel - begin), begin};",
+        "return {offset, chunk, begin};",
         "plan_tests",
         "ShardLayout.EveryElementOfAWholeMatrixIsMetOnceAtEveryWorldSize",
     ),
@@ -154,18 +154,18 @@ PIPELINE = (
     Mutation(
         "a momentum that is not finite is told to the first owner alone",
         "zero3/step/bucket_stages.cpp",
-        "  spread_flag(device, out, route.shard_bytes);\n",
+        "  spread_flag(source.device, out, route.shard_bytes);\n",
         "",
         "unit_tests",
         "StepExecutor.ANonFiniteMomentumOnOneRankStopsAllBeforeTheApply",
     ),
     Mutation(
         "weights decay that the mask spares",
-        "zero3/step/bucket_stages.cpp",
-        "group.decay[block.block.param] ? hyper.weight_decay : 0.0",
-        "hyper.weight_decay",
+        "zero3/step/stage_bodies.cpp",
+        "chunk.decay ? h.weight_decay : 0.0",
+        "h.weight_decay",
         "unit_tests",
-        "StepExecutor.MatchesTheReferenceOnWholeTensors",
+        "StepExecutor.AdamWLeavesPaddingAloneAndDecaysByMask",
     ),
 )
 

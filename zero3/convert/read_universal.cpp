@@ -36,7 +36,7 @@ class UniversalReader {
     open_model_files();
     read_model_files(out_);
     // A second look at the world that was: universal checkpoints have none.
-    out_.facts["saved_on_ranks"] = concat(out_.model_files.size());
+    out_.facts.saved_on_ranks = static_cast<int64_t>(out_.model_files.size());
     read_parameters();
     const TorchFilePtr optimizer = open_torch_file(folder_ / "zero" / "optimizer_state.pt");
     out_.optim_files.push_back(optimizer);

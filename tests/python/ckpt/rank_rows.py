@@ -41,7 +41,9 @@ def resume(training: dict, run: str, tag: str, folder: str) -> dict:
     steps, groups = engine.global_steps, _group_values(engine)
     _train(engine, range(SAVED_AFTER, SAVED_AFTER + 1))
     _write(live(engine), folder, "next.pt")
-    return {"global_steps": steps, "note": client.get("note"), "groups": groups}
+    plan = getattr(engine.optimizer.optimizer, "plan", None)  # of ours
+    arithmetic = plan and plan.arithmetic_hash
+    return {"global_steps": steps, "note": client.get("note"), "groups": groups, "arithmetic": arithmetic}
 
 
 def consolidate(run: str, out: str) -> dict:

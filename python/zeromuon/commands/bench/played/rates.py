@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ....optimizer.options import FLOATS, MOMENTUM_HOMES
 from .models import MODELS
 
 FILE = "pipeline_rates.json"
@@ -24,7 +25,7 @@ RATES = (
     "wire_bytes_per_s",
     *LATENCIES,
 )
-HOMES, DTYPES = ("shard", "device", "streamed"), ("float32", "bfloat16")
+HOMES = tuple(MOMENTUM_HOMES.values())
 _MOST_RANKS = 1024
 
 
@@ -133,7 +134,7 @@ class _Reader:
             machines[self._one_of(f"{key}.machine", case["machine"], machines)],
             self._list_of(f"{key}.models", case["models"], MODELS),
             self._list_of(f"{key}.homes", case["homes"], HOMES),
-            self._list_of(f"{key}.momentum_dtypes", case["momentum_dtypes"], DTYPES),
+            self._list_of(f"{key}.momentum_dtypes", case["momentum_dtypes"], FLOATS),
             case["balanced"],
         )
 
