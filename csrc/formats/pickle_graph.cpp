@@ -87,7 +87,6 @@ NodeId PickleGraph::ordered_dict(std::vector<std::pair<NodeId, NodeId>> items) {
 
 NodeId PickleGraph::size_of_shape(const std::vector<int64_t>& shape) {
   std::vector<NodeId> sizes;
-  sizes.reserve(shape.size());
   for (const int64_t size : shape) sizes.push_back(integer(size));
   Call made;
   made.callable = global("torch", "Size");

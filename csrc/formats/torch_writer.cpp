@@ -60,7 +60,6 @@ NodeId TorchFileWriter::add_tensor(int storage, ElementType type, const std::vec
   }
   const auto tuple = [&](const std::vector<int64_t>& numbers) {
     std::vector<NodeId> nodes;
-    nodes.reserve(numbers.size());
     for (const int64_t number : numbers) nodes.push_back(graph_.integer(number));
     return graph_.sequence(NodeKind::kTuple, std::move(nodes));
   };
