@@ -34,28 +34,13 @@ SCALES = {
 class Muon:
     """params: name -> tensor, stepped in place. roles: name -> "muon" | "adamw". decays: name -> decay as told."""
 
-    def __init__(
-        self,
-        params,
-        roles,
-        coefficients,
-        lr,
-        adam_lr,
-        momentum=0.95,
-        nesterov=True,
-        kind="ema",
-        decays={},
-        weight_decay=0.0,
-        betas=(0.9, 0.95),
-        eps=1e-8,
-        scale="original",
-        form="standard",
-        safety=1.0,
-    ):
-        self.__dict__.update({k: v for k, v in locals().items() if k != "self"})
-        self.m = {n: torch.zeros_like(p) for n, p in params.items()}
-        self.v = {n: torch.zeros_like(p) for n, p in params.items()}
-        self.t = 0
+    momentum, nesterov, kind, scale, form, safety = 0.95, True, "ema", "original", "standard", 1.0
+    weight_decay, betas, eps = 0.0, (0.9, 0.95), 1e-8
+
+    def __init__(self, params, roles, coefficients, lr, adam_lr, decays={}, **options):
+        assert options.keys() <= vars(Muon).keys(), options
+        self.__dict__.update({k: v for k, v in locals().items() if k not in ("self", "options")}, **options)
+        self.t, self.m, self.v = 0, *({n: torch.zeros_like(p) for n, p in params.items()} for _ in "mv")
 
     def step(self, gradients, clip=0.0):
         """gradients: name -> averaged raw gradient; clip: global norm, 0 for none. Returns the raw norm."""

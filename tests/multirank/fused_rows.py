@@ -77,8 +77,8 @@ class _fake_device:
         bind._core = _core
 
 
-def _trained(case: Case, options: dict) -> dict:
-    """Tensors by name, and what was counted."""
+def _trained(case: Case, options: dict, before_step: dict | None = None) -> dict:
+    """Tensors by name, and what was counted. before_step: step -> what is called before it."""
     import zeromuon
 
     case = Case(**{**case.as_dict(), "options": {**case.options, **options}})
@@ -89,6 +89,7 @@ def _trained(case: Case, options: dict) -> dict:
     data = models.batches(case, dist.get_world_size())
     for step in range(STEPS_TAKEN):
         spoilt = step == SKIPPED and case.dtype != "fp16"
+        (before_step or {}).get(step, lambda: None)()
         hook = engine.module.register_forward_hook(lambda _m, _i, output: output * float("nan")) if spoilt else None
         world.train(engine, [data[step % len(data)]], range(1))
         if hook is not None:
@@ -219,9 +220,29 @@ def fused_failure(offload: bool) -> dict:
         **row,
         "again": again["errors"],
         "held": held,
-        "recorded": len(optimizer._fused.take()),
+        "recorded": len(_recorder_of(engine.optimizer)._recorded),
         "left": [len(g["params"]) for g in optimizer.param_groups],
     }
+
+
+def _recorder_of(zero3):
+    """What stands in the place of DeepSpeed's loop."""
+    from zeromuon.deepspeed import hooks
+
+    return next(hook for hook in hooks._hooks if hook.is_of(zero3, "_optimizer_step")).replacement.__self__
+
+
+def unregistered(case: dict) -> dict:
+    """Trains with the fused step; zeromuon.unregister() on the way, which ends it. Against the plain path."""
+    import zeromuon
+
+    case = Case(**case)
+    plain = _trained(case, {"fused_step": "off"})
+    try:
+        found = _compared(_trained(case, {"fused_step": "on"}, {SKIPPED + 1: zeromuon.unregister}), plain)
+    finally:
+        zeromuon.register()
+    return found
 
 
 def fused_hooks() -> dict:

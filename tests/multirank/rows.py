@@ -107,6 +107,18 @@ def missing_attribute() -> dict:
     return on_ranks(lambda: zeromuon.attach(engine))
 
 
+def changed_method() -> dict:
+    """A ZeRO-3 object whose _post_step takes one argument more."""
+    import zeromuon
+
+    _, engine = world.build_engine(PLAIN)
+    zero3 = engine.optimizer
+    zero3.__class__ = type("Other", (type(zero3),), {"_post_step": lambda self, timer_names, extra: None})
+    before = world.shards_of(engine)
+    row = on_ranks(lambda: zeromuon.attach(engine))
+    return {**row, "unchanged": world.on_all_ranks(world.same_bits(before, world.shards_of(engine)))}
+
+
 def moved_layout() -> dict:
     import zeromuon
 

@@ -64,6 +64,14 @@ def test_a_deepspeed_that_lacks_an_attribute_is_named_with_its_version(world_siz
     check(result, "ValueError", "grad_position", deepspeed.__version__)
 
 
+@pytest.mark.parametrize("world_size, row", [on(2, "changed method", "changed_method")])
+def test_a_deepspeed_whose_method_takes_other_parameters_is_named_when_it_binds(world_size, row, result):
+    import deepspeed
+
+    taken = "Other._post_step takes ['self', 'timer_names', 'extra'], expected ['self', 'timer_names']"
+    check(result, "ValueError", taken, deepspeed.__version__)
+
+
 @pytest.mark.parametrize("world_size, row", [on(2, "moved layout", "moved_layout")])
 def test_master_weights_that_are_not_where_expected_are_refused(world_size, row, result):
     check(result, "ValueError", "0.weight", "flat shard")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
-from ..optimizer.options import nearest_name
+from ..base.words import nearest
 
 # DeepSpeed's defaults (runtime/zero/muon/original_muon.py), for what the config leaves out.
 _MUON_LR, _ADAM_LR = 0.02, 3e-4
@@ -94,6 +94,6 @@ def _check_keys(params: dict) -> None:
     known = (*KEYS, *OUR_KEYS)
     for key in params:
         if key not in known:
-            nearest = nearest_name(key, known)
-            hint = f"did you mean {nearest}?" if nearest else f"the keys are {', '.join(known)}"
+            found = nearest(key.lower(), known, cutoff=0.5)
+            hint = f"did you mean {found}?" if found else f"the keys are {', '.join(known)}"
             raise ValueError(f'"type": "Muon": {key}: unknown key, {hint}')

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 
 from .. import _core
-from ..ranks import leave
-from ..deepspeed import layout, loop
+from ..deepspeed import layout, loop, support
+from ..ranks import leave, machine
 from . import placement
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -60,7 +60,7 @@ def bind(optimizer, specs: dict, params: list, options: dict, allocate: Callable
     ranks = _exchange(zero3, group, options)
     # A rank that cannot bind tells the others before it raises: they would wait for it.
     try:
-        layout.check_supported(zero3, optimizer)
+        support.check_supported(zero3, optimizer)
         made, error = _make(zero3, group, specs, options, optimizer.state, ranks), None
         for sub_group in made.sub_groups if allocate else ():
             allocate(made, sub_group)
@@ -73,9 +73,9 @@ def bind(optimizer, specs: dict, params: list, options: dict, allocate: Callable
 def _exchange(zero3, group, options: dict) -> _Ranks:
     """Whatever a rank lacks, it takes part: its error comes later, where all hear of it."""
     compute = layout.compute_device()
-    flats = getattr(zero3, "fp32_partitioned_groups_flat", None)
+    shard = layout.shard_device(zero3)
     rates = free = None
-    if flats and placement.is_a_choice(options["momentum_device"], flats[0].device, compute):
+    if shard is not None and placement.is_a_choice(options["momentum_device"], shard, compute):
         free = _free_bytes(compute.type, 1)
         try:
             rates = placement.measure_rates(compute)
@@ -149,8 +149,7 @@ def _wire_dtype(option: str, sub_groups) -> str:
     """ "auto" is float32 when the model trains in float32, else bfloat16."""
     if option != "auto":
         return option
-    dtypes = {p.ds_tensor.dtype for g in sub_groups for p in g.params}
-    return "float32" if dtypes == {torch.float32} else "bfloat16"
+    return "float32" if layout.trains_in_float32(sub_groups) else "bfloat16"
 
 
 _SIZES = {"none": 0, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -223,9 +222,7 @@ def _free_bytes(kind: str, ranks_here: int) -> int:
     """Free memory that one rank may count on; host memory is shared by the ranks of this host."""
     if kind != "cpu":
         return torch.cuda.mem_get_info()[0]
-    import psutil
-
-    return psutil.virtual_memory().available // ranks_here
+    return machine.available_memory_bytes() // ranks_here
 
 
 def _agree(group, options: dict, made: Binding | None, error) -> None:

@@ -8,10 +8,15 @@ import torch
 
 from .. import _core
 from ..deepspeed import layout
+from ..deepspeed.fused_step import FusedStep
+from ..deepspeed.guard import watch_for
+from ..deepspeed.requests import Request, unexpected_shards
+from ..deepspeed.watch import warn_of_coarse_accumulation, watch_engine
+from ..selection.rules import ParamSpec
 from . import trace
 from .bind import Binding, bind
-from .options import check_value, nearest_name, validate_options
-from ..selection.rules import ParamSpec
+from .groups import check_keys, params_and_specs
+from .options import check_value, validate_options
 from .state import (
     ENTRY,
     adopt_universal,
@@ -22,13 +27,7 @@ from .state import (
     settle_momenta,
     with_placeholders,
 )
-from ..deepspeed.guard import watch_for
-from ..deepspeed.fused_step import FusedStep
-from .tasks import Request, Values, make_task, unexpected_shards
-from ..deepspeed.watch import watch_engine, watch_steps
-
-# What a parameter group may say. "specs" and "role" come from param_groups, "name" is the user's own.
-_GROUP_KEYS = ("params", "specs", "role", "lr", "weight_decay", "name")
+from .tasks import Values, make_task
 
 
 class ZeroMuon(torch.optim.Optimizer):
@@ -95,7 +94,7 @@ class ZeroMuon(torch.optim.Optimizer):
         self._params: list = []
         self._given_group: list[int] = []  # of each group after the split, which one it comes from
         self._binding: Binding | None = None
-        self._fused: FusedStep | None = None
+        self._requests: list[Request] = []  # within a fused step: what it is made of
         self._next_sub_group = 0  # what DeepSpeed must step next
         self._poison: str | None = None  # what went wrong half way
         self._steps = 0
@@ -122,10 +121,10 @@ class ZeroMuon(torch.optim.Optimizer):
             )
         split = []
         for index, group in enumerate(groups):
-            _check_group_keys(group, index)
+            check_keys(group, index)
             rest = {k: v for k, v in group.items() if k not in ("params", "specs", "role")}
             by_role: dict[str, list] = {}
-            for param, spec in zip(*_params_and_specs(group)):
+            for param, spec in zip(*params_and_specs(group)):
                 if "weight_decay" in group:
                     spec = dataclasses.replace(spec, decay=True)
                 self._specs[id(param)] = spec
@@ -157,12 +156,10 @@ class ZeroMuon(torch.optim.Optimizer):
                 for flat in set(self.state) - there:
                     del self.state[flat]
                 raise
-            layout.refuse_offload_states(self._binding.zero3)
             watch_engine(self, self._binding.zero3)
-            watch_steps(self._binding)
+            warn_of_coarse_accumulation(self._binding.zero3)
             if self._binding.fused:
-                self._fused = FusedStep(self, self._binding.zero3, self._binding.sub_groups)
-                self._fused.install()
+                FusedStep(self, self._binding.zero3, self._binding.sub_groups).install()
         return self._binding
 
     def _agreed_options(self) -> dict:
@@ -215,7 +212,7 @@ class ZeroMuon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         """Steps the one flat shard that is in ``param_groups`` now; DeepSpeed calls once for each, in order. In a fused
-        step: all shards that were recorded.
+        step: all shards that were recorded (:meth:`step_requests`).
 
         Raises:
             ValueError: not under ZeRO-3, or the shard is not the next of those that were bound. Nothing is changed
@@ -229,13 +226,21 @@ class ZeroMuon(torch.optim.Optimizer):
         try:
             self._adopt_universal()
             self._raise_if_poisoned("not stepped")
-            self._step_sub_groups((self._fused.take() if self._fused else []) or [self._given_shard()])
+            self._step_sub_groups(self._requests or [self._given_shard()])
         except BaseException as error:
             # An interrupt is raised after the step that it came in, before its counts are written.
             if self._next_sub_group > 0 or isinstance(error, _core.StepError) or not isinstance(error, Exception):
                 self.poison(error)
             self._empty_groups()
             raise
+
+    def step_requests(self, requests: list[Request]) -> None:
+        """One call of step() for all of these, in the order of the sub-groups: torch's schedulers and hooks see it."""
+        self._requests = requests
+        try:
+            self.step()
+        finally:
+            self._requests = []
 
     def poison(self, error: BaseException) -> None:
         """What `error` ended half way: no step and no save until a checkpoint with optimizer states is loaded."""
@@ -386,41 +391,3 @@ class ZeroMuon(torch.optim.Optimizer):
             if torch.is_tensor(value)
         )
         return {"resident": resident, "adamw": sum(8 * g.flat.numel() for g in sub_groups)}
-
-
-def _check_group_keys(group: dict, index: int) -> None:
-    unknown = [key for key in group if key not in _GROUP_KEYS]
-    if unknown:
-        nearest = nearest_name(unknown[0], _GROUP_KEYS)
-        raise ValueError(
-            f"parameter group {index}: unknown key {unknown[0]!r}, expected {', '.join(_GROUP_KEYS)}"
-            + (f"; did you mean {nearest!r}?" if nearest else "")
-            + "; other hyper-parameters are arguments of ZeroMuon and hold for all groups"
-        )
-    for key in ("lr", "weight_decay"):
-        if key in group:
-            check_value(key, group[key], f"parameter group {index}")
-
-
-def _check_specs(params: list, specs: list[ParamSpec]) -> None:
-    """The specs of param_groups go by position: raises ValueError when the parameters were moved about since."""
-    shapes = [tuple(getattr(p, "ds_shape", p.shape)) for p in params]
-    if shapes != [tuple(s.shape) for s in specs]:
-        raise ValueError(
-            f"a group of param_groups(model) was changed: it has {len(params)} parameters whose shapes do not fit its "
-            f"{len(specs)} specs; say who gets Muon with include and exclude, or set p.use_muon before param_groups"
-        )
-
-
-def _params_and_specs(group: dict):
-    params = list(group["params"])
-    if "specs" in group:
-        _check_specs(params, group["specs"])
-        return params, group["specs"]
-    bare = [i for i, p in enumerate(params) if not isinstance(getattr(p, "use_muon", None), bool)]
-    if bare:
-        raise ValueError(
-            f"a parameter group has {len(bare)} parameters without a role (the first is number "
-            f"{bare[0]}); pass zeromuon.param_groups(model), or set p.use_muon to True or False"
-        )
-    return params, [ParamSpec.from_tag(p, f"parameter {i}") for i, p in enumerate(params)]

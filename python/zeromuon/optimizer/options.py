@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from numbers import Real
 from typing import Callable, Iterable
+
+from ..base.words import nearest
 
 _TRIPLE_LENGTH = 3  # a, b, c of X <- aX + (bA + cAA)X
 
@@ -251,8 +252,7 @@ _OTHER_SPELLINGS = {
 
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:
     """The valid name that `name` most resembles, or None when none is close (difflib ratio below 0.5, case ignored)."""
-    found = difflib.get_close_matches(str(name).lower(), list(valid), 1, cutoff=0.5)
-    return found[0] if found else None
+    return nearest(str(name).lower(), valid, cutoff=0.5)
 
 
 def option_names() -> list[str]:

@@ -8,12 +8,13 @@ from collections import namedtuple
 import pytest
 
 from zeromuon import _ckpt
-from zeromuon.commands.bench import command, report
+from zeromuon.commands.bench import command
+from zeromuon.commands.bench.core import report
 from zeromuon.commands.bench.ckpt import command as ckpt
 from zeromuon.commands.bench.ckpt import contenders, source, tables, verdicts
 from zeromuon.commands.bench.ckpt.contenders import EXPORT, LARGE, OURS_OF, PEER_OF, UNIVERSAL, WITHOUT_IMPORTS, Source
 from zeromuon.commands.bench.ckpt.measure import Failed, Measured, Runner
-from zeromuon.commands.bench.results import FAILED, Results
+from zeromuon.commands.bench.core.results import FAILED, Results
 
 MB = 10**6
 

@@ -10,9 +10,10 @@ import threading
 import pytest
 
 from tests.multirank.launch import environment
-from zeromuon.commands.bench import deepspeed_adam, interrupt, kernels, plot, report, tune
-from zeromuon.commands.bench.results import Case, rows_of
-from zeromuon.commands.bench.timing import Contender, measure
+from zeromuon.commands.bench.kernels import deepspeed_adam, command as kernels, tune
+from zeromuon.commands.bench.core import interrupt, plot, report
+from zeromuon.commands.bench.core.results import Case, rows_of
+from zeromuon.commands.bench.core.timing import Contender, measure
 
 SAID = "interrupting after this sample; Ctrl-C again to stop at once"
 
@@ -162,7 +163,7 @@ def test_another_thread_measures_without_a_handler(handler):
 def test_a_second_ctrl_c_ends_the_process_at_once(start):
     code = """if True:
         import os, signal
-        from zeromuon.commands.bench import interrupt
+        from zeromuon.commands.bench.core import interrupt
         with interrupt.deferred():
             os.kill(os.getpid(), signal.SIGINT)
             print("noted", flush=True)

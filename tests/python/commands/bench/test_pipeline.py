@@ -7,11 +7,12 @@ import re
 import pytest
 
 from tests.integration import hosts
+from zeromuon.base.shipped import config_file
 from zeromuon.commands.bench import command
-from zeromuon.commands.bench.pipeline import models, outcome, rates, report, timeline
-from zeromuon.commands.bench.pipeline import command as pipeline
-from zeromuon.commands.bench.pipeline.models import MODELS, Decoder, Parameter
-from zeromuon.commands.bench.pipeline.outcome import Played, Scenario
+from zeromuon.commands.bench.played import models, outcome, rates, report, timeline
+from zeromuon.commands.bench.played import command as pipeline
+from zeromuon.commands.bench.played.models import MODELS, Decoder, Parameter
+from zeromuon.commands.bench.played.outcome import Played, Scenario
 
 TINY = Decoder(64, 16, 160, 512, 6, biases=True, tied=True).model("tiny", "Tiny")
 # Slow enough for a tiny model: what matters is the work, not the latencies.
@@ -88,7 +89,7 @@ def test_a_sub_group_closes_with_the_parameter_that_fills_it():
 def test_the_shipped_rates_cover_both_models_three_links_all_homes_and_two_balanced_cases():
     given = rates.load(hosts.ROOT / "configs" / rates.FILE)
     found = outcome.scenarios(given)
-    assert given.world_size == 8 and rates.default_path().name == rates.FILE
+    assert given.world_size == 8 and config_file(rates.FILE, "--rates").name == rates.FILE
     links = {s.machine.rates["to_device_bytes_per_s"] for s in found if not s.balanced}
     assert links == {25e9, 50e9, 300e9} and len([s for s in found if s.balanced]) == 2
     plain = {(s.model.key, s.machine.name, s.home, s.momentum_dtype) for s in found if not s.balanced}
@@ -176,7 +177,7 @@ def scenario(request, tmp_path) -> Scenario:
 
 
 def test_no_lane_works_longer_than_the_makespan_and_a_serial_step_takes_longer(scenario):
-    from zeromuon.commands.bench.pipeline import played
+    from zeromuon.commands.bench.played import play as played
 
     row = played.play(scenario)
     assert 0 < row.owner_s <= row.resources["compute"] * 1.001
@@ -187,7 +188,7 @@ def test_no_lane_works_longer_than_the_makespan_and_a_serial_step_takes_longer(s
 
 def test_the_resources_are_the_bytes_and_operations_over_the_rates(scenario):
     """Recounted by hand: elements of a rank, and what each stage reads, writes and copies of them."""
-    from zeromuon.commands.bench.pipeline import played
+    from zeromuon.commands.bench.played import play as played
 
     row = played.play(scenario)
     muon, adamw = TINY.muon_numel / 2, sum(p.numel for p in TINY.adamw) / 2
@@ -203,7 +204,7 @@ def test_the_resources_are_the_bytes_and_operations_over_the_rates(scenario):
 
 
 def test_latencies_are_no_part_of_the_bound(tmp_path):
-    from zeromuon.commands.bench.pipeline import played
+    from zeromuon.commands.bench.played import play as played
 
     slow = content()["rates"] | {name: {"value": 1e-3, "why": "a test"} for name in rates.LATENCIES}
     (without,), (with_them,) = scenarios(tmp_path), scenarios(tmp_path, rates=slow)
@@ -214,7 +215,7 @@ def test_latencies_are_no_part_of_the_bound(tmp_path):
 
 def test_every_shipped_case_reaches_its_figures():
     """On the virtual clock: nothing here depends on the machine that runs the test."""
-    from zeromuon.commands.bench.pipeline import played
+    from zeromuon.commands.bench.played import play as played
 
     rows = [played.play(s) for s in outcome.scenarios(rates.load(hosts.ROOT / "configs" / rates.FILE))]
     assert [row.key for row in rows if not (row.met and row.wire_met)] == []

@@ -11,10 +11,18 @@ import time
 import pytest
 
 from tests.multirank.launch import environment
-from zeromuon.commands.bench import command, plot, report, step, step_launch, step_tables, step_verdicts
-from zeromuon.commands.bench.progress import Progress
-from zeromuon.commands.bench.results import FAILED, MEASURED, Results
-from zeromuon.commands.bench.step_contenders import (
+from zeromuon.commands.bench import command
+from zeromuon.commands.bench.core import plot, report
+from zeromuon.commands.bench.step import (
+    command as step,
+    events as step_events,
+    launch as step_launch,
+    tables as step_tables,
+    verdicts as step_verdicts,
+)
+from zeromuon.commands.bench.core.progress import Progress
+from zeromuon.commands.bench.core.results import FAILED, MEASURED, Results
+from zeromuon.commands.bench.step.contenders import (
     ALL,
     COUNTED,
     OURS_HOME,
@@ -24,9 +32,9 @@ from zeromuon.commands.bench.step_contenders import (
     WIRE_BF16,
     Size,
 )
-from zeromuon.commands.bench.step_events import Heard, Job, Reporter
-from zeromuon.commands.bench.step_memory import Peak
-from zeromuon.commands.bench.timing import Budget
+from zeromuon.commands.bench.step.events import Heard, Job, Reporter
+from zeromuon.commands.bench.step.memory import Peak
+from zeromuon.commands.bench.core.timing import Budget
 
 SIZE = Size(512, 8)
 TINY = ["--model", "16x1"]
@@ -186,20 +194,19 @@ def test_a_report_without_ratios_has_no_picture(tmp_path):
 # ---- jobs and events -----------------------------------------------------------------------------
 
 
-def test_a_job_comes_back_from_its_file(tmp_path):
-    job = Job("time", SIZE, ALL, "events", 3.0, {PEER_HOME: "eager"})
-    job.save(tmp_path / "job.json")
-    assert Job.load(tmp_path / "job.json") == job
+def test_a_job_comes_back_from_its_text():
+    job = Job("time", SIZE, ALL, 3.0, {PEER_HOME: "eager"})
+    assert Job.of_text(job.as_text()) == job
 
 
-def test_the_first_failure_is_kept_and_every_rank_may_tell_it(tmp_path):
-    path, heard = tmp_path / "events.jsonl", Heard()
+def test_the_first_failure_is_kept_and_every_rank_may_tell_it(monkeypatch):
+    told, heard = [], Heard()
+    monkeypatch.setattr(step_events.launch, "tell", lambda **event: told.append(event))
     for rank in (1, 0):
-        with pytest.raises(SystemExit), Reporter(path, rank).during(PEER_HOME, "step"):
+        with pytest.raises(SystemExit), Reporter(rank).during(PEER_HOME, "step"):
             raise RuntimeError(f"broken {rank}")
-    Reporter(path, 1).say("only rank 0 says how it goes")
-    for line in path.read_text().splitlines():
-        heard.take(line, silent())
+    Reporter(1).say("only rank 0 says how it goes")
+    heard.take_all(told, silent())
     assert heard.failed == (PEER_HOME, "rank 1, step: RuntimeError: broken 1") and heard.doing == (PEER_HOME, "step")
 
 
@@ -328,7 +335,7 @@ def rows_in(folder) -> dict[str, dict]:
 def test_a_tiny_race_with_a_peer_that_fails(command_line, tmp_path):
     """DeepSpeed itself refuses what sitecustomize.py asks of one of the two."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import zeromuon.commands.bench.step_contenders as c\n"
+        "import zeromuon.commands.bench.step.contenders as c\n"
         "config = c.config\n"
         "def broken(name):\n"
         "    made = config(name)\n"
@@ -363,14 +370,14 @@ def test_a_tiny_count_of_bytes_and_allocations(command_line, tmp_path):
 
 
 def test_the_memory_of_a_tiny_step(tmp_path):
-    from zeromuon.commands.bench import step_contenders
+    from zeromuon.commands.bench.step import contenders as step_contenders
 
     heard = Heard()
     launcher = step_launch.Launcher(1, tmp_path / "log", silent())
     old = dict(os.environ)
     os.environ.update(environment())
     try:
-        launcher.run(Job("memory", Size(16, 1), (step_contenders.PEER_HOME,), ""), heard, 200.0)
+        launcher.run(Job("memory", Size(16, 1), (step_contenders.PEER_HOME,)), heard, 200.0)
     finally:
         os.environ.clear()
         os.environ.update(old)
@@ -379,7 +386,7 @@ def test_the_memory_of_a_tiny_step(tmp_path):
 
 def test_ranks_that_take_too_long_are_ended(tmp_path):
     heard = Heard()
-    step_launch.Launcher(1, tmp_path / "log", silent()).run(Job("time", Size(16, 1), (PEER_HOME,), ""), heard, 0.5)
+    step_launch.Launcher(1, tmp_path / "log", silent()).run(Job("time", Size(16, 1), (PEER_HOME,)), heard, 0.5)
     assert "not done within" in heard.failed[1] and not heard.done
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import processes
@@ -106,15 +107,23 @@ class Command:
         """With all that it started."""
         self._ends.close()
 
-    def interrupt_after(self, folder: Path, step: int, times: int = 1) -> None:
-        """Sends SIGINT once the metrics contain `step`."""
+    def interrupt_after(self, folder: Path, step: int, hold_the_ranks: bool = False) -> None:
+        """Sends SIGINT once the metrics contain `step`. hold_the_ranks: they are stopped first, so that none can finish its
+        step and save, and a second SIGINT follows once the first was understood."""
         metrics = folder / "metrics.jsonl"
-        while not (metrics.exists() and f'"step": {step}, "loss"' in metrics.read_text()):
+        self._wait_for(lambda: metrics.exists() and f'"step": {step}, "loss"' in metrics.read_text())
+        if hold_the_ranks:
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                process.suspend()
+        self.process.send_signal(signal.SIGINT)
+        if hold_the_ranks:
+            self._wait_for((folder / "stop").exists)
+            self.process.send_signal(signal.SIGINT)
+
+    def _wait_for(self, condition) -> None:
+        while not condition():
             assert self.process.poll() is None, self.process.stdout.read()
             time.sleep(0.02)
-        for _ in range(times):
-            self.process.send_signal(signal.SIGINT)
-            time.sleep(0.3)
 
 
 @pytest.fixture(scope="session")

@@ -74,11 +74,18 @@ def test_a_second_interrupt_kills_the_ranks_and_the_run_can_start_over(
 ):
     out = tmp_path / "run"
     run = command(*options(masked_model, text_file, out))
-    run.interrupt_after(out, step=2, times=2)
+    run.interrupt_after(out, step=2, hold_the_ranks=True)
     status, output = run.finish()
-    assert status == 130, output
+    assert status == 130 and "killed; what was saved before" in output, output
     assert processes_of(out) == []
-    assert json.loads((out / "status.json").read_text())["state"] in ("interrupted", "finished")
+    assert json.loads((out / "status.json").read_text())["state"] == "interrupted"
+    assert not (out / "checkpoints").exists(), "killed before the first was saved"
+    status, output = command("--resume", "--out", out).finish()
+    assert status == 0, output
+    assert "going on from the checkpoint" not in output
+    losses = [entry["loss"] for entry in metrics(out) if "loss" in entry]
+    assert losses == [entry["loss"] for entry in metrics(uninterrupted[0]) if "loss" in entry]
+    assert weights(out) == weights(uninterrupted[0])
 
 
 def processes_of(folder: Path) -> list[int]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....ranks.machine import available_memory_bytes, core_count
-from .. import interrupt, machine, report
-from ..options import Parser, new_folder, whole_number
-from ..progress import Progress
-from ..results import OURS, PEER, Results
-from ..timing import Budget
+from ..core import interrupt, machine, report
+from ....base.parser import Parser
+from ..core.options import new_folder, whole_number
+from ..core.progress import Progress
+from ..core.results import OURS, PEER, Results
+from ..core.timing import Budget
 from . import source as sources
 from . import tables
 from .contenders import EXPORT, LARGE, UNIVERSAL, Conversion, Source, of_part, output_of
@@ -52,8 +53,6 @@ def run(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog=_PROG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measures zeromuon ckpt beside DeepSpeed's scripts on a checkpoint of ZeRO-3 that DeepSpeed writes here\n"
         "on 2 gloo ranks. Each conversion is a command in processes of its own, from its start until its files are on disk.\n"
         "Ends with a table, a JSON file and a picture.\n\n"

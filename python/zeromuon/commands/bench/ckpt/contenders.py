@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..results import OURS, PEER, ROOF
+from ..core.results import OURS, PEER, ROOF
 from .measure import Runner
 
 EXPORT, UNIVERSAL, LARGE = "export", "universal", "large"

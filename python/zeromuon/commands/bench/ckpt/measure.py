@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...finetune.launch import kill_tree
+from ....ranks.child import Child
 
 SAMPLE_SECONDS = 0.1
 _LOG_CHARACTERS = 300
@@ -67,16 +66,19 @@ def tree_resident_bytes(pid: int) -> int:
 
 
 class Sampler:
-    """The most that was seen of disk and memory, from a thread. Thread: the one that makes it; the maxima after stop()."""
+    """The most that was seen of disk and memory, from a thread. Thread: the one that makes it; the maxima after it is left."""
 
     def __init__(self, folder: Path, pid: int):
         self.disk_bytes = self.tree_bytes = 0
         self._folder, self._pid = folder, pid
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
 
-    def stop(self) -> None:
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
         self._ended.set()
         self._thread.join()
 
@@ -117,20 +119,11 @@ class Runner:
             str(log),
             "" if syncs else str(self.output),
         ]
-        environment = {**os.environ, "TMPDIR": str(self._temporary), "DS_ACCELERATOR": "cpu"}
-        process = subprocess.Popen(
-            [*launcher, *command], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        sampler = Sampler(self.folder, process.pid)
-        try:
-            process.wait()
-        finally:
-            sampler.stop()
-            if process.poll() is None:
-                kill_tree(process)
-                process.wait()
-        took = json.loads(report.read_text()) if report.exists() else {"status": process.returncode}
-        if took.pop("status") != 0 or process.returncode != 0:
+        environment = {"TMPDIR": str(self._temporary), "DS_ACCELERATOR": "cpu"}
+        with Child([*launcher, *command], environment) as child, Sampler(self.folder, child.pid) as sampler:
+            status = child.wait()
+        took = json.loads(report.read_text()) if report.exists() else {"status": status}
+        if took.pop("status") != 0 or status != 0:
             raise Failed(f"{' '.join(command[1:4])} failed: {self._tail(log)}")
         return self._measured(took, sampler)
 

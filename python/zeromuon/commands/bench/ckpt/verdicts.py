@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..results import Case, Figure, Results
+from ..core.results import Case, Figure, Results
 from .contenders import EXPORT, LARGE, OURS_OF, PEER_OF, UNIVERSAL, WITHOUT_IMPORTS
 
 PEAK, ALL, TEMPORARY, SYNC, WRITTEN = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .results import FAILED, OURS, PEER, Case, Row, rows_of
-from .step_contenders import ALL, COUNTED, OURS_OFFLOADED, WIRE_BF16, Size, is_ours, needed_bytes
-from .step_events import Heard
-from .step_verdicts import BUFFERS, COUNTS, GROWTH, MEMORY, OF_PLAN, PEAK, SENT, SENT_MOST, STORAGE, TIME
-from .timing import Contender, Samples
+from ..core.results import FAILED, OURS, PEER, Case, Row, rows_of
+from .contenders import ALL, COUNTED, OURS_OFFLOADED, WIRE_BF16, Size, is_ours, needed_bytes
+from .events import Heard
+from .verdicts import BUFFERS, COUNTS, GROWTH, MEMORY, OF_PLAN, PEAK, SENT, SENT_MOST, STORAGE, TIME
+from ..core.timing import Contender, Samples
 
 _MIB = 2**20
 _MEMORY_SHARE = 0.9  # of the free memory that engines may take together

@@ -1,28 +1,11 @@
-"""What the benches' command lines share: the parser, numbers, the folder of the results. No torch."""
+"""What the benches' command lines share: numbers, the folder of the results. No torch."""
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import os
 import re
 import time
 from pathlib import Path
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises ValueError for what it does not know, and names the nearest option."""
-
-    def error(self, message: str):
-        raise ValueError(f"{self.prog}: {message}; see --help")
-
-    def parse(self, argv: list[str]) -> argparse.Namespace:
-        known, rest = self.parse_known_args(argv)
-        if rest:
-            names = [option for option in self._option_string_actions if option.startswith("--")]
-            nearest = difflib.get_close_matches(rest[0].partition("=")[0], names, 1, cutoff=0.4)
-            self.error(f'unknown argument "{rest[0]}"' + (f'; did you mean "{nearest[0]}"?' if nearest else ""))
-        return known
 
 
 def whole_number(prog: str, option: str, text: str | None, default, least: int, most: int):

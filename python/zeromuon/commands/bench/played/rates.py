@@ -58,17 +58,6 @@ class Rates:
     cases: tuple[Case, ...]
 
 
-def default_path() -> Path:
-    """Of the installed package, or of the source tree. Raises ValueError if it is in neither."""
-    package = Path(__file__).resolve().parents[3]
-    candidates = [package / "configs" / FILE, package.parents[1] / "configs" / FILE]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    places = ", ".join(str(c.parent) for c in candidates)
-    raise ValueError(f"zeromuon bench pipeline --rates: expected {FILE} in one of {places}, found none; name a file")
-
-
 def load(path: Path) -> Rates:
     """Raises ValueError, with the file and the key, for what is missing, unknown, or not a value that can be."""
     try:

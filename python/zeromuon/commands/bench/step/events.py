@@ -1,4 +1,4 @@
-"""What the command and its ranks tell each other: a job as a JSON file, and events as lines of another. No torch."""
+"""What the command and its ranks tell each other: a job as JSON, and events. No torch."""
 
 from __future__ import annotations
 
@@ -7,38 +7,37 @@ import json
 import sys
 import traceback
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-from .step_contenders import Size
-from .timing import reason
+from ....ranks import launch
+from .contenders import Size
+from ..core.timing import reason
 
 
 @dataclass(frozen=True)
 class Job:
     """kind: "time", "memory" or "counts". seconds: about how long "time" steps in turns. modes: contender -> "compiled" or
-    "eager", where that was decided before. events: path of the file that the ranks write to."""
+    "eager", where that was decided before."""
 
     kind: str
     size: Size
     contenders: tuple[str, ...]
-    events: str
     seconds: float = 0.0
     modes: dict[str, str] = field(default_factory=dict)
 
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self)))
+    def as_text(self) -> str:
+        return json.dumps(asdict(self))
 
     @classmethod
-    def load(cls, path: Path) -> Job:
-        values = json.loads(path.read_text())
+    def of_text(cls, text: str) -> Job:
+        values = json.loads(text)
         return cls(**{**values, "size": Size(**values["size"]), "contenders": tuple(values["contenders"])})
 
 
 class Reporter:
     """A rank's side. Rank 0 tells how it goes; every rank tells when it fails. Thread: one."""
 
-    def __init__(self, path: Path, rank: int):
-        self._path, self._rank = path, rank
+    def __init__(self, rank: int):
+        self._rank = rank
 
     def say(self, words: str) -> None:
         self._from_first("say", words=words)
@@ -66,16 +65,12 @@ class Reporter:
             yield
         except Exception as error:
             traceback.print_exc()
-            self._write("failed", name=name, why=f"rank {self._rank}, {doing}: {reason(error)}")
+            launch.tell(kind="failed", name=name, why=f"rank {self._rank}, {doing}: {reason(error)}")
             sys.exit(1)
 
     def _from_first(self, kind: str, **values) -> None:
         if self._rank == 0:
-            self._write(kind, **values)
-
-    def _write(self, kind: str, **values) -> None:
-        with open(self._path, "a") as file:  # one write of one line: lines of several ranks do not mix
-            file.write(json.dumps({"kind": kind, **values}) + "\n")
+            launch.tell(kind=kind, **values)
 
 
 @dataclass
@@ -91,9 +86,10 @@ class Heard:
     doing: tuple[str, str] = ("", "")
     done: bool = False
 
-    def take(self, line: str, progress) -> None:
-        event = json.loads(line)
-        getattr(self, f"_on_{event.pop('kind')}")(progress, **event)
+    def take_all(self, events: list[dict], progress) -> None:
+        for event in events:
+            values = {name: value for name, value in event.items() if name not in ("kind", "rank")}
+            getattr(self, f"_on_{event['kind']}")(progress, **values)
 
     def _on_say(self, progress, words):
         progress.say(words)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ... import _core
-from . import interrupt, peers
-from .progress import Progress
-from .results import MISSING, OURS, PEER, ROOF, SKIPPED, Accuracy, Case, Row, rows_of
-from .timing import LEAST_ROUNDS, Budget, Contender, measure, reason
+from .... import _core
+from ..core import interrupt
+from . import peers
+from ..core.progress import Progress
+from ..core.results import MISSING, OURS, PEER, ROOF, SKIPPED, Accuracy, Case, Row, rows_of
+from ..core.timing import LEAST_ROUNDS, Budget, Contender, measure, reason
 
 PART = "newton_schulz"
 SHAPES = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import step_verdicts
-from .ckpt import verdicts as ckpt_verdicts
+from ..step import verdicts as step_verdicts
+from ..ckpt import verdicts as ckpt_verdicts
 from .results import MEASURED, ROOF, Case, Figure, Results, Row
 
 STATED_FOR = {

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ... import _core
-from ...ranks.machine import available_memory_bytes
-from . import deepspeed_adam, interrupt
-from .progress import Progress
-from .results import MISSING, OURS, PEER, ROOF, Case, Row, rows_of
-from .timing import Budget, Contender, measure, reason
+from .... import _core
+from ....ranks.machine import available_memory_bytes
+from . import deepspeed_adam
+from ..core import interrupt
+from ..core.progress import Progress
+from ..core.results import MISSING, OURS, PEER, ROOF, Case, Row, rows_of
+from ..core.timing import Budget, Contender, measure, reason
 
 PART = "adamw"
 DEFAULT_NUMEL = 64_000_000

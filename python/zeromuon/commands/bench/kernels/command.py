@@ -6,11 +6,13 @@ import argparse
 import os
 import re
 
-from . import deepspeed_adam, interrupt, machine, report
-from .options import Parser, new_folder, whole_number
-from .progress import Progress
-from .results import Case, Results
-from .timing import Budget
+from . import deepspeed_adam
+from ..core import interrupt, machine, report
+from ....base.parser import Parser
+from ..core.options import new_folder, whole_number
+from ..core.progress import Progress
+from ..core.results import Case, Results
+from ..core.timing import Budget
 
 PARTS = ("adamw", "newton_schulz")
 BUDGET_SECONDS, FULL_SECONDS = 540.0, 3600.0
@@ -41,8 +43,6 @@ def run(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog=_PROG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measures the CPU kernels of this package beside DeepSpeed's, torch's and others' in one process: contenders\n"
         "take turns, and ratios are medians of pairs of one round. Ends with a table, a JSON file and a picture.\n\n"
         "  adamw          AdamW, momentum and apply; against the speed of a copy in memory\n"
@@ -93,7 +93,7 @@ def _number(option: str, text: str | None, default, least: int, most: int):
 
 
 def _shape(text: str) -> tuple[int, int]:
-    from ...ranks.machine import available_memory_bytes
+    from ....ranks.machine import available_memory_bytes
 
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     rows, cols = map(int, found.groups()) if found else (0, 0)

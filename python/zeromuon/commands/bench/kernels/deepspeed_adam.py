@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import signal
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from . import interrupt
+from ....ranks.child import Child
+from ..core import interrupt
 
 BUILD_SECONDS = 600  # the longest that building its operator may take
 _BUILD = "from deepspeed.ops.op_builder import CPUAdamBuilder; CPUAdamBuilder().load()"
@@ -25,31 +25,28 @@ def build(say: Callable[[str], None], longest: float = BUILD_SECONDS) -> str:
     say: gets the progress. longest: seconds after which it is given up, with all processes of the compiler. They also end
     when Ctrl-C was noted, which raises KeyboardInterrupt.
     """
-    started = time.monotonic()
-    command = [sys.executable, "-c", _BUILD]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
-    )
-    try:
-        while (waited := time.monotonic() - started) < longest:
-            say(f"loading DeepSpeed's cpu_adam; building it takes minutes the first time, {waited:.0f} s so far")
-            output = _output(process, min(_SAY_SECONDS, longest - waited))
-            if output is not None:
-                return "" if process.returncode == 0 else f"cpu_adam was not built: {_last_words(output)}"
-        return f"cpu_adam was not built within {longest:.0f} s"
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)  # the compiler's processes, too
-            process.wait()
+    with tempfile.TemporaryDirectory(prefix="zeromuon-build-") as folder:
+        with Child([sys.executable, "-c", _BUILD], log=Path(folder) / "log") as child:
+            try:
+                status = _status(child, say, longest)
+            finally:
+                child.kill()  # the compiler's processes, too
+        if status is None:
+            return f"cpu_adam was not built within {longest:.0f} s"
+        return "" if status == 0 else f"cpu_adam was not built: {_last_words(child.log.read_text(errors='replace'))}"
 
 
-def _output(process: subprocess.Popen, seconds: float) -> str | None:
-    """What it printed, or None when it does not end within `seconds`. Raises KeyboardInterrupt when Ctrl-C was noted."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def _status(child: Child, say: Callable[[str], None], longest: float) -> int | None:
+    """None when it does not end within `longest` seconds. Raises KeyboardInterrupt when Ctrl-C was noted."""
+    started = said = time.monotonic()
+    while (now := time.monotonic()) - started < longest:
         interrupt.point()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=_POLL_SECONDS)[0]
+        if now >= said:
+            say(f"loading DeepSpeed's cpu_adam; building it takes minutes the first time, {now - started:.0f} s so far")
+            said = now + _SAY_SECONDS
+        status = child.wait(min(_POLL_SECONDS, longest))
+        if status is not None:
+            return status
     return None
 
 

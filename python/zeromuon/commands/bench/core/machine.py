@@ -61,7 +61,7 @@ def instruction_sets() -> str:
     """What ours and torch use."""
     import torch
 
-    from ... import _core
+    from .... import _core
 
     try:
         ours = _core.chosen_cpu_kernels()
@@ -73,7 +73,7 @@ def instruction_sets() -> str:
 def versions() -> dict[str, str]:
     import torch
 
-    from ... import __version__
+    from .... import __version__
 
     onednn = re.search(r"oneDNN\)? v([\d.]+)", torch.__config__.show()) or re.search(
         r"MKL-DNN v([\d.]+)", torch.__config__.show()

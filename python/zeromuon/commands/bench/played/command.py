@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
 from pathlib import Path
 
-from ..options import Parser, new_folder
-from ..progress import Progress
-from ..timing import Budget
+from ....base.parser import Parser
+from ....base.shipped import config_file
+from ....base.words import did_you_mean
+from ..core.options import new_folder
+from ..core.progress import Progress
+from ..core.timing import Budget
 from . import outcome, rates, report, timeline
 
 _PROG = "zeromuon bench pipeline"
@@ -18,7 +19,7 @@ _EXPECTED_SECONDS = 60.0
 def run(argv: list[str]) -> int:
     """Returns 0, whatever the verdicts. Raises ValueError for bad arguments and files of rates, before anything is written."""
     options = _parser().parse(argv)
-    given = rates.load(Path(options.rates).absolute() if options.rates else rates.default_path())
+    given = rates.load(Path(options.rates).absolute() if options.rates else config_file(rates.FILE, f"{_PROG} --rates"))
     scenarios = outcome.scenarios(given)
     if options.case is not None:
         _check_case(options.case, [s.key for s in scenarios])
@@ -35,8 +36,6 @@ def run(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog=_PROG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Plays an optimizer step of large models with CPU offload on a virtual clock: the plan, the coroutines\n"
         "and the buffers of a real step, with rates in place of work. Ends with a table of makespans beside the lower bound\n"
         "and the serial schedule, a JSON file, and of one case a picture and a trace for Perfetto.",
@@ -55,14 +54,12 @@ def _parser() -> Parser:
 
 def _check_case(case: str, known: list[str]) -> None:
     if case not in known:
-        nearest = difflib.get_close_matches(case, known, 1, cutoff=0.0)
-        raise ValueError(
-            f'{_PROG} --case: expected a case of the file of rates, got "{case}"; did you mean "{nearest[0]}"?'
-        )
+        hint = did_you_mean(case, known, otherwise=f"; e.g. {known[0]}")
+        raise ValueError(f'{_PROG} --case: expected a case of the file of rates, got "{case}"{hint}')
 
 
 def _played(given: rates.Rates, scenarios: list[outcome.Scenario], case: str | None) -> report.Report:
-    from . import played
+    from . import play as played
 
     budget = Budget(_EXPECTED_SECONDS)
     progress, rows = Progress(budget), []
@@ -75,7 +72,7 @@ def _played(given: rates.Rates, scenarios: list[outcome.Scenario], case: str | N
 
 def _draw(out: Path, result: report.Report) -> None:
     """Plays the case once more, for its tasks: those of all cases would take much memory."""
-    from . import played
+    from . import play as played
 
     scenario, row = next((s, r) for s, r in zip(result.scenarios, result.rows) if r.key == result.drawn)
     step = played.play_plan(played.make_plan(scenario), scenario)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .results import Case, Figure, Results
-from .step_contenders import COUNTED, OURS_HOME, OURS_OFFLOADED, PEER_HOME, PEER_OFFLOADED, WIRE_BF16
+from ..core.results import Case, Figure, Results
+from .contenders import COUNTED, OURS_HOME, OURS_OFFLOADED, PEER_HOME, PEER_OFFLOADED, WIRE_BF16
 
 TIME, MEMORY, COUNTS = "time", "memory", "counts"
 STATED_KEY = "512x8"  # the model of 26 M parameters

@@ -46,7 +46,7 @@ class Allocated:
 def count_in(optimizer) -> Allocated:
     """Counts in every call of optimizer.step() from now on; _core.count_allocations() was called before. DeepSpeed's own
     allocations, around those calls, are not counted."""
-    from ... import _core
+    from .... import _core
 
     allocated, step = Allocated(), optimizer.step
 

@@ -10,17 +10,19 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..finetune.launch import check_ranks
-from ...ranks.machine import available_memory_bytes, core_count
-from . import machine, report, step_tables
-from .options import Parser, new_folder, whole_number
-from .progress import Progress
-from .results import Case, Results
-from .step_contenders import ALL, COUNTED, Size, needed_bytes
-from .step_events import Heard, Job
-from .step_launch import Launcher, threads_of
-from .step_verdicts import COUNTS, MEMORY, TIME
-from .timing import Budget
+from ....ranks.launch import check_ranks, threads_of
+from ....ranks.machine import available_memory_bytes, core_count
+from ..core import machine, report
+from . import tables as step_tables
+from ....base.parser import Parser
+from ..core.options import new_folder, whole_number
+from ..core.progress import Progress
+from ..core.results import Case, Results
+from .contenders import ALL, COUNTED, Size, needed_bytes
+from .events import Heard, Job
+from .launch import Launcher
+from .verdicts import COUNTS, MEMORY, TIME
+from ..core.timing import Budget
 
 PARTS = (TIME, MEMORY, COUNTS)
 DEFAULT_SIZES = (Size(512, 8), Size(1024, 8))
@@ -51,8 +53,6 @@ def run(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog=_PROG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measures engine.step() of ZeRO-3 with ZeroMuon and with DeepSpeed's own Muon, each with and without CPU\n"
         "offload, in fp32 on gloo ranks. Ends with a table, a JSON file and a picture.\n\n"
         "  time    all four in the same processes, step by step in turns; ratios are medians of pairs of one round\n"
@@ -172,7 +172,7 @@ class _Bench:
         return f"the budget of {self.budget.seconds:.0f} s is spent; raise --budget-seconds"
 
     def _launch(self, kind: str, size: Size, names: tuple[str, ...], heard: Heard, seconds: float = 0.0) -> None:
-        job = Job(kind, size, names, "", seconds, dict(self.modes))
+        job = Job(kind, size, names, seconds, dict(self.modes))
         try:
             self.launcher.run(job, heard, self.budget.left() + _GRACE_SECONDS)
         finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import interrupt
+from ..core import interrupt
 
 KINDS = ("gram", "square", "apply")
 # Short sides that share a row, and the long side measured with each. None: all that are larger, measured at 3072.
@@ -47,7 +47,7 @@ def candidates(kind: str, side: int, backends: tuple[str, ...]) -> list[Cut]:
 
 def measure(kind: str, side: int, long_side: int, dtype: str, cut: Cut) -> tuple[float, float]:
     """(processor seconds of the product, GFLOP/s of the tiles computed), on one thread."""
-    from ... import _core
+    from .... import _core
 
     repetitions = 9 if side <= 512 else 3
     seconds, flops = _core.time_product(
@@ -86,7 +86,7 @@ def row_text(target: str, dtype: str, kind: str, bound: int | None, cut: Cut, gf
 
 def tune(progress) -> list[str]:
     """Rows for this machine: bfloat16 where it has the hardware, else float32, each with and without oneDNN."""
-    from ... import _core
+    from .... import _core
 
     target = _core.product_target()
     isa, _, onednn = target.partition("+")

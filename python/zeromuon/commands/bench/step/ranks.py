@@ -1,6 +1,6 @@
-"""What a rank of `zeromuon bench step` does: one job, given as a JSON file; what it finds goes to the job's file of events.
+"""What a rank of `zeromuon bench step` does: one job, given as JSON; it tells what it finds.
 
-Started by step_launch.py through torchrun. Jobs: "time" (contenders step in turns), "memory" (one contender alone), "counts"
+Started by launch.py. Jobs: "time" (contenders step in turns), "memory" (one contender alone), "counts"
 (bytes sent and allocations of ours, one engine after the other).
 """
 
@@ -11,16 +11,16 @@ import gc
 import os
 import sys
 import time
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from ...ranks.connect import Ranks, connect, leave
-from . import step_contenders as contenders
-from . import step_memory
-from .step_events import Job, Reporter
-from .timing import Contender, Samples, measure, reason
+from ....ranks.connect import Ranks, connect
+from ....ranks.leave import leave
+from . import contenders
+from . import memory as step_memory
+from .events import Job, Reporter
+from ..core.timing import Contender, Samples, measure, reason
 
 ROWS_OF_INPUT = 32
 WARM_STEPS, MEMORY_STEPS, COUNTED_STEPS = 2, 2, 3
@@ -176,7 +176,7 @@ def run_memory(job: Job, ranks: Ranks, report: Reporter) -> None:
 
 
 def run_counts(job: Job, ranks: Ranks, report: Reporter) -> None:
-    from ... import _core
+    from .... import _core
 
     _core.count_allocations()
     for name in job.contenders:
@@ -209,16 +209,13 @@ def _over_ranks(values: list[float], operation) -> list[float]:
 JOBS = {"time": run_time, "memory": run_memory, "counts": run_counts}
 
 
-def main(path: str) -> int:
-    """path: of the job."""
-    import logging
-
+def main(text: str) -> int:
+    """text: the job."""
     import zeromuon
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    job = Job.load(Path(path))
+    job = Job.of_text(text)
     ranks = connect()
-    report = Reporter(Path(job.events), ranks.rank)
+    report = Reporter(ranks.rank)
     zeromuon.register()
     JOBS[job.kind](job, ranks, report)
     report.done()

@@ -1,26 +1,19 @@
-"""Makes DeepSpeed know ZeroMuon by name, in this process only and only when asked."""
+"""How ZeroMuon comes into a DeepSpeed program: by the name of its type, and bound to an engine."""
 
 from __future__ import annotations
 
-import functools
-
-import torch
-
-from . import layout
-from .muon_params import SELECTION_KEYS, read_muon_params
-from .guard import watch_engines
-from ..optimizer.optimizer import ZeroMuon
+from ..deepspeed import hooks, layout, optimizer_types, support
+from ..deepspeed.guard import watch_engines
+from ..deepspeed.muon_params import SELECTION_KEYS, read_muon_params
 from ..selection.rules import param_groups
-
-_TYPE = "ZeroMuon"
-_replaced = {"muon": False}  # whether "type": "Muon" is ours, in this process
+from .optimizer import ZeroMuon
 
 
 def register(replace_muon: bool = False) -> None:
-    """Makes ``{"optimizer": {"type": "ZeroMuon", "params": {...}}}`` work in a DeepSpeed config.
+    """Makes ``{"optimizer": {"type": "ZeroMuon", "params": {...}}}`` work in a DeepSpeed config, in this process.
 
     The params are the keywords of :class:`zeromuon.ZeroMuon`, and ``include`` and ``exclude`` of
-    :func:`zeromuon.param_groups`. Calling it again changes nothing.
+    :func:`zeromuon.param_groups`. Calling it again changes nothing; :func:`unregister` undoes it.
 
     Args:
         replace_muon: also make ``"type": "Muon"`` ours, with the params and defaults of DeepSpeed's own
@@ -30,64 +23,27 @@ def register(replace_muon: bool = False) -> None:
     Raises:
         ValueError: this DeepSpeed builds its optimizers differently.
     """
-    from deepspeed.runtime.engine import DeepSpeedEngine
-    from deepspeed.runtime.zero import utils
-
     watch_engines()
-    _wrap_configuration(DeepSpeedEngine)
-    # DeepSpeed takes an unknown type for valid when torch.optim has an attribute of that name.
-    torch.optim.ZeroMuon = ZeroMuon
-    if ZeroMuon not in utils.ZERO_SUPPORTED_OPTIMIZERS:
-        utils.ZERO_SUPPORTED_OPTIMIZERS.append(ZeroMuon)
+    optimizer_types.add_type(ZeroMuon, _build)
     if replace_muon:
-        _keep_tags_of_the_user()
-        _replaced["muon"] = True
+        optimizer_types.take_over_muon(_build_as_muon)
 
 
-def _wrap_configuration(engine_class) -> None:
-    original = engine_class._configure_basic_optimizer
-    if getattr(original, "_zeromuon", False):
-        return
-    layout.check_signature(original, ["self", "model_parameters"])
+def unregister() -> None:
+    """Puts back all that zeromuon replaced in DeepSpeed, in this process: by register(), by the construction of a
+    ZeroMuon, and on engines that it is bound to. Call it between steps; :func:`register` makes the types known again.
 
-    @functools.wraps(original)
-    def configure_basic_optimizer(self, model_parameters):
-        if self.optimizer_name() == _TYPE:
-            return _build(self, model_parameters)
-        if self.optimizer_name() == "muon" and _replaced["muon"]:
-            return _build_as_muon(self, model_parameters)
-        return original(self, model_parameters)
-
-    configure_basic_optimizer._zeromuon = True
-    engine_class._configure_basic_optimizer = configure_basic_optimizer
-
-
-def _keep_tags_of_the_user() -> None:
-    """DeepSpeed tags every parameter with ``use_muon`` by its name: put back what was there before."""
-    import deepspeed
-
-    original = deepspeed.set_optimizer_flags
-    if getattr(original, "_zeromuon", False):
-        return
-    layout.check_signature(original, ["config_class", "model"])
-
-    @functools.wraps(original)
-    def set_optimizer_flags(config_class, model):
-        before = [(p, vars(p).get("use_muon")) for p in model.parameters()]
-        original(config_class, model)
-        for param, tag in before:
-            if tag is not None:
-                param.use_muon = tag
-            elif _replaced["muon"] and hasattr(param, "use_muon"):
-                del param.use_muon
-
-    set_optimizer_flags._zeromuon = True
-    deepspeed.set_optimizer_flags = set_optimizer_flags
+    A bound engine goes on: with one step per sub-group, the same numbers, and DeepSpeed's own loss scale and silence.
+    A function that somebody else has replaced since is left as it is; a warning names it, and zeromuon's part of it
+    does nothing any more.
+    """
+    optimizer_types.forget_type(ZeroMuon)
+    hooks.undo_all()
 
 
 def _build(engine, model_parameters) -> ZeroMuon:
     """The optimizer of ``"type": "ZeroMuon"``."""
-    layout.check_config(engine)
+    support.check_config(engine)
     options = dict(engine.optimizer_params() or {})
     groups = param_groups(engine.module, **_taken_out(options))
     return ZeroMuon(_restrict(groups, list(model_parameters)), **options)
@@ -96,7 +52,7 @@ def _build(engine, model_parameters) -> ZeroMuon:
 def _build_as_muon(engine, model_parameters) -> ZeroMuon:
     """The optimizer of ``"type": "Muon"``: DeepSpeed's meaning, so every group decays as told, vectors too, and a
     group's own lr goes for both of its roles."""
-    layout.check_config(engine)
+    support.check_config(engine)
     params = dict(engine.optimizer_params() or {})
     settings = read_muon_params(params)
     groups = _restrict(param_groups(engine.module, **_taken_out(params)), list(model_parameters))
@@ -137,10 +93,9 @@ def attach(engine):
     Raises:
         ValueError: the engine does not run ZeroMuon under ZeRO-3, or the ranks disagree.
     """
-    zero3 = getattr(engine, "optimizer", None)
-    optimizer = getattr(zero3, "optimizer", None)
+    optimizer = layout.stepped_optimizer(engine)
     if not isinstance(optimizer, ZeroMuon):
-        found = type(optimizer or zero3).__name__
+        found = type(optimizer).__name__
         raise ValueError(
             f"attach: the engine's optimizer is {found}, expected ZeroMuon under ZeRO stage 3; give "
             f'ZeroMuon to deepspeed.initialize or name "type": "ZeroMuon" in the config'
