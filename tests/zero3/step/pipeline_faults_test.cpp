@@ -201,8 +201,8 @@ void expect_late(const char* stage, int64_t call, const std::string& place) {
   EXPECT_THAT(result.again, Each(HasSubstr("poisoned")));
   ASSERT_FALSE(result.diagnoses.empty());
   EXPECT_THAT(result.diagnoses[0],
-              AllOf(HasSubstr("\ncpu: "), HasSubstr("\nh2d: "), HasSubstr("\ncompute: "),
-                    HasSubstr("\nd2h: "), HasSubstr("\ncomm: "), HasSubstr(stage)));
+              AllOf(HasSubstr("\ncpu: "), HasSubstr("\nto_device: "), HasSubstr("\ncompute: "),
+                    HasSubstr("\nto_host: "), HasSubstr("\ncollective: "), HasSubstr(stage)));
 }
 
 TEST(PipelineTimeLimit, ALateCopyFailsOnAllRanksNamingItsStageAndRank) {
