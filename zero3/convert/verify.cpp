@@ -10,8 +10,6 @@
 namespace zeromuon::convert {
 namespace {
 
-using formats::ElementType;
-
 // What is read of the tensors.
 struct Work {
   std::vector<Block> blocks;

@@ -79,11 +79,7 @@ class Planner {
       shards.push_back(p.shard);
       decay.push_back(p.decay);
     }
-    return {spec.role,
-            zero3_layout(plan_.options.world_size, shards),
-            std::move(decay),
-            {},
-            {}};
+    return {spec.role, zero3_layout(plan_.options.world_size, shards), std::move(decay), {}, {}};
   }
 
   void add_blocks(SubGroupPlan& group, const ParamSpec& spec, size_t param) {
