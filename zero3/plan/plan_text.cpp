@@ -72,6 +72,15 @@ std::string fnv1a(const std::string& text) {
   return out.str();
 }
 
+// Where each rank holds which elements.
+std::string range_text(const ParamShard& shard) {
+  std::ostringstream out;
+  for (const ShardRange& range : shard.ranges) {
+    out << range.begin << "+" << range.numel << "@" << range.offset << " ";
+  }
+  return out.str();
+}
+
 }  // namespace
 
 std::string StepPlan::table() const {
@@ -120,9 +129,8 @@ std::string StepPlan::canonical_text() const {
     out << "sub_group " << i << " " << (group.role == Role::kMuon ? "muon" : "adamw") << "\n";
     for (size_t p = 0; p < group.layout.params().size(); ++p) {
       const ParamShard& s = group.layout.params()[p];
-      out << "param " << s.name << " numel " << s.numel << " chunk " << s.chunk << " offset "
-          << s.shard_offset << " view " << s.rows << " " << s.cols << " decay " << group.decay[p]
-          << "\n";
+      out << "param " << s.name << " numel " << s.numel << " ranges " << fnv1a(range_text(s))
+          << " view " << s.rows << " " << s.cols << " decay " << group.decay[p] << "\n";
     }
     for (size_t b = 0; b < group.blocks.size(); ++b) {
       const PlannedBlock& planned = group.blocks[b];

@@ -72,21 +72,22 @@ class Planner {
 
  private:
   SubGroupPlan layout_of(const SubGroupSpec& spec) const {
-    std::vector<ParamShard> shards;
+    std::vector<Zero3Param> shards;
     std::vector<bool> decay;
     for (const ParamSpec& p : spec.params) {
+      require(p.shard.numel > 0, "parameter \"", p.shard.name, "\" has no elements");
       shards.push_back(p.shard);
       decay.push_back(p.decay);
     }
     return {spec.role,
-            ShardLayout(plan_.options.world_size, std::move(shards)),
+            zero3_layout(plan_.options.world_size, shards),
             std::move(decay),
             {},
             {}};
   }
 
   void add_blocks(SubGroupPlan& group, const ParamSpec& spec, size_t param) {
-    const ParamShard& p = spec.shard;
+    const ParamShard& p = group.layout.params()[param];
     require(p.rows > 0, "parameter \"", p.name, "\" has role muon but no 2-D view");
     std::vector<MatrixBlock> blocks = spec.blocks;
     if (blocks.empty()) blocks.push_back({0, 0, p.rows, 0, p.cols});

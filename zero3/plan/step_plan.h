@@ -10,6 +10,7 @@
 #include "csrc/ops/newton_schulz/plan.h"
 #include "zero3/plan/shard_layout.h"
 #include "zero3/plan/stages.h"
+#include "zero3/plan/zero3_partition.h"
 
 namespace zeromuon::zero3 {
 
@@ -28,7 +29,7 @@ double scale_factor(Scale scale, int64_t rows, int64_t cols);
 
 // What the host says of one parameter.
 struct ParamSpec {
-  ParamShard shard;
+  Zero3Param shard;
   bool decay = true;                // weight decay applies
   bool transposed = false;          // stored as (inputs, outputs): the scale uses out/in
   std::vector<MatrixBlock> blocks;  // Muon only; empty: the whole 2-D view is one block

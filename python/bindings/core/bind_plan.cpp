@@ -25,6 +25,11 @@ ParamSpec make_param(std::string name, int64_t numel, int64_t chunk, int64_t sha
   return {{std::move(name), numel, chunk, shard_offset, rows, cols}, decay, transposed, {}};
 }
 
+std::pair<int64_t, int64_t> real_range(int64_t numel, int world_size, int rank) {
+  const zero3::ShardRange range = zero3::zero3_range(numel, world_size, rank);
+  return {range.begin, range.numel};
+}
+
 void bind_layout(py::module_& m) {
   py::class_<ParamSpec>(m, "ParamSpec")
       .def(py::init(&make_param), py::kw_only(), py::arg("name"), py::arg("numel"),
@@ -32,6 +37,13 @@ void bind_layout(py::module_& m) {
            py::arg("decay"), py::arg("transposed"));
   py::class_<SubGroupSpec>(m, "SubGroupSpec")
       .def(py::init<Role, std::vector<ParamSpec>>(), py::arg("role"), py::arg("params"));
+  m.def("zero3_chunk", &zero3::zero3_chunk, py::arg("numel"), py::arg("world_size"),
+        "Elements of a parameter's chunk on every rank, padding included.");
+  m.def("zero3_range", &real_range, py::arg("numel"), py::arg("world_size"), py::arg("rank"),
+        "The first element of a parameter that a rank holds, and how many.");
+  m.def("zero3_sub_groups", &zero3::zero3_sub_groups, py::arg("numels"), py::arg("world_size"),
+        py::arg("sub_group_size"),
+        "How many of the parameters of a group, by their sizes and in order, each sub-group takes.");
 }
 
 void bind_newton_schulz(py::module_& m) {

@@ -101,7 +101,7 @@ def _exchange(zero3, group, options: dict) -> _Ranks:
 
 def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
     sub_groups = layout.read_sub_groups(zero3, specs)
-    layout.check_layout(zero3, sub_groups, dist.get_rank(group))
+    layout.check_layout(zero3, sub_groups)
     shard, compute = sub_groups[0].flat.device, layout.compute_device()
     fused = _takes_over(zero3, options["fused_step"], dist.get_rank(group) == 0)
     staged = backend.staged(shard, compute)

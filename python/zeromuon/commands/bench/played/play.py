@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import accumulate, pairwise
 
 import torch  # noqa: F401  (before the core, which links against it)
 
 from .... import _core, _lab
-from .models import Parameter, chunk, sub_groups
+from .models import Parameter
 from .outcome import COEFFICIENTS, NEWTON_SCHULZ, WIRE_BYTES, WIRE_DTYPE, Played, Scenario
 from .rates import Machine
+
+# Elements of a rank, DeepSpeed's default of zero_optimization.sub_group_size.
+SUB_GROUP_NUMEL = 10**9
 
 
 def play(scenario: Scenario) -> Played:
@@ -61,10 +65,18 @@ def make_plan(scenario: Scenario, slots: int = 0):
     return _core.make_step_plan(options, specs)
 
 
-def _specs(group: list[Parameter], world_size: int) -> list:
+def sub_groups(
+    parameters: tuple[Parameter, ...], world_size: int, most_numel: int = SUB_GROUP_NUMEL
+) -> list[tuple[Parameter, ...]]:
+    """A parameter group cut as ZeRO-3 cuts it. most_numel: elements of a rank that close a sub-group."""
+    ends = [0, *accumulate(_core.zero3_sub_groups([p.numel for p in parameters], world_size, most_numel))]
+    return [parameters[begin:end] for begin, end in pairwise(ends)]
+
+
+def _specs(group: tuple[Parameter, ...], world_size: int) -> list:
     specs, offset = [], 0
     for p in group:
-        n = chunk(p, world_size)
+        n = _core.zero3_chunk(p.numel, world_size)
         specs.append(
             _core.ParamSpec(
                 name=p.name,
