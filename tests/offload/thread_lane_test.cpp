@@ -243,7 +243,7 @@ TEST(Lanes, OneLaneServesTheKindsItIsAddedFor) {
   lanes.add(std::make_unique<ThreadLane>("collective"), {LaneKind::kCollective});
   EXPECT_EQ(&lanes[LaneKind::kCpu], &lanes[LaneKind::kCompute]);
   EXPECT_NE(&lanes[LaneKind::kCpu], &lanes[LaneKind::kCollective]);
-  EXPECT_EQ(lanes.states(), "cpu: idle\ncomm: idle\n");
+  EXPECT_EQ(lanes.states(), "cpu: idle\ncollective: idle\n");
 }
 
 TEST(Lanes, ASecondLaneForAKindIsAnInternalError) {
