@@ -1,6 +1,10 @@
-"""The folders are the architecture: includes go one way, and CUDA stands in csrc/cuda alone."""
+"""The folders are the architecture: includes and imports go one way, CUDA stands in csrc/cuda alone, and DeepSpeed's
+internals in the room `deepspeed` alone."""
 
+import ast
+import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -114,3 +118,253 @@ def test_comments_texts_and_our_own_names_are_no_cuda():
     )
     assert cuda_of("csrc/ops/a.cpp", text) == []
     assert cuda_of("offload/a.cpp", '#include "csrc/cuda/runtime.h"\ncuda::synchronize(stream);\n') == []
+
+
+# ---- Python: rooms are the folders of the package ------------------------------------------------------
+
+PACKAGE = ROOT / "python" / "zeromuon"
+# Room -> what its modules may import of the package beside their own room; extension modules are rooms, too.
+ARROWS = {
+    "base": (),
+    "ranks": ("base",),
+    "selection": ("ranks", "base"),
+    "deepspeed": ("selection", "ranks", "base", "_core"),
+    "optimizer": ("deepspeed", "selection", "ranks", "base", "_core"),
+    "ckpt": ("selection", "base", "_ckpt"),
+    "reference": (),
+}
+TOPS = ("commands", "__init__", "__main__")  # may import all
+
+TORCH_FREE = ("base/", "ckpt/", "commands/cli.py", "optimizer/options.py", "__init__.py", "__main__.py")
+NEED_TORCH = {"torch", "deepspeed", "transformers", "accelerate", "zeromuon._core"}
+
+DEEPSPEED_ROOM = "deepspeed/"
+# Modules, or folders, outside of it that name DeepSpeed's internals -> why.
+DEEPSPEED_USERS = {
+    "commands/compare/": "takes DeepSpeed's own Muon apart",
+    "commands/bench/": "takes DeepSpeed's own optimizers and converters apart",
+    "ranks/connect.py": "turns off a collective that DeepSpeed would compile before it joins the ranks",
+    "selection/model.py": "the whole shape of a parameter that zero.Init has partitioned",
+}
+DEEPSPEED_PUBLIC = {"initialize", "init_distributed", "zero", "accelerator", "utils", "__version__"}
+# Tables of the room that list what it needs of DeepSpeed's objects, and names in them that others use, too.
+DEEPSPEED_TABLES = {
+    "support.py": ("REPLACED_METHODS", "REQUIRED_ATTRIBUTES"),
+    "loop.py": ("LOOP_METHODS", "REQUIRED_BY_FUSED_STEP"),
+}
+COMMON_NAMES = {"optimizer", "dtype", "loss_scale", "offload_optimizer"}
+DEEPSPEED_ATTRIBUTE = re.compile(r"ds_(?!config)[a-z]\w*|_z3_\w+")
+
+
+def modules() -> dict[str, str]:
+    """Path from the package -> text, of every Python module of it."""
+    return {str(p.relative_to(PACKAGE)): p.read_text(encoding="utf-8") for p in sorted(PACKAGE.rglob("*.py"))}
+
+
+def nodes_of(tree: ast.AST, eager: bool) -> Iterator[ast.AST]:
+    """All nodes; eager: those that run when the module is imported."""
+    for node in ast.iter_child_nodes(tree):
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        if eager and (typing_only or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))):
+            continue
+        yield node
+        yield from nodes_of(node, eager)
+
+
+def imports_of(path: str, text: str, eager: bool = False) -> list[str]:
+    """Full dotted names of what a module imports, "zeromuon.base.words.nearest_name"; wherever it does, or eagerly."""
+    found, folder = [], ("zeromuon", *path.split("/")[:-1])
+    for node in nodes_of(ast.parse(text), eager):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = folder[: len(folder) + 1 - node.level] if node.level else ()
+            prefix = [*start, *(node.module or "").split(".")] if node.module else list(start)
+            found += [".".join([*prefix, alias.name]) for alias in node.names]
+    return found
+
+
+@functools.cache
+def exports() -> dict[str, str]:
+    """What the package itself exports: name -> "optimizer.registration"."""
+    assigned = {
+        n.targets[0].id: n.value
+        for n in ast.parse((PACKAGE / "__init__.py").read_text()).body
+        if isinstance(n, ast.Assign)
+    }
+    return ast.literal_eval(assigned["_EXPORTS"])
+
+
+def room_of(dotted: str) -> str | None:
+    """Room of an imported name; None for other packages, "__init__" for the package itself."""
+    first, _, rest = dotted.partition(".")
+    if first != "zeromuon":
+        return None
+    name = exports().get(rest, rest).split(".")[0]
+    known = {*ARROWS, "commands", *(arrow for arrows in ARROWS.values() for arrow in arrows)}
+    return name if name in known else "__init__"
+
+
+def wrong_imports(path: str, text: str) -> list[tuple[str, str]]:
+    """(module, room) of the imports that go against the arrows."""
+    own = path.split("/")[0].removesuffix(".py")
+    if own in TOPS:
+        return []
+    rooms = {room_of(name) for name in imports_of(path, text)} - {None, own, *ARROWS[own]}
+    return [(path, room) for room in sorted(rooms)]
+
+
+def test_imports_go_from_commands_to_optimizer_to_deepspeed_and_selection_to_ranks_to_base():
+    wrong = [found for path, text in modules().items() for found in wrong_imports(path, text)]
+    assert not wrong, f"imports that no arrow allows: {wrong}; the arrows: {ARROWS}"
+
+
+def test_every_module_is_in_a_room():
+    assert {path.split("/")[0].removesuffix(".py") for path in modules()} == {*ARROWS, *TOPS}
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "room"),
+    [
+        ("base/a.py", "from ..ranks import machine\n", "ranks"),
+        ("ranks/a.py", "def f():\n    from ..selection.rules import ParamSpec\n", "selection"),
+        ("selection/a.py", "from ..deepspeed import layout\n", "deepspeed"),
+        ("deepspeed/a.py", "from ..optimizer.tasks import Request\n", "optimizer"),
+        ("deepspeed/a.py", "from .. import ZeroMuon\n", "optimizer"),
+        ("deepspeed/a.py", "import zeromuon\n", "__init__"),
+        ("deepspeed/a.py", "from zeromuon import register\n", "optimizer"),
+        ("optimizer/a.py", "if True:\n    import zeromuon.commands.cli as cli\n", "commands"),
+        ("ckpt/a.py", "from .. import _core\n", "_core"),
+        ("ckpt/a.py", "from ..optimizer import options\n", "optimizer"),
+        ("optimizer/a.py", "from ..ckpt import inspect\n", "ckpt"),
+    ],
+)
+def test_an_import_against_the_arrows_is_found(path: str, text: str, room: str):
+    assert wrong_imports(path, text) == [(path, room)]
+
+
+def test_imports_with_the_arrows_are_none_against_them():
+    text = "import torch\nfrom .. import _core\nfrom . import layout\nfrom ..selection.rules import ParamSpec\n"
+    assert wrong_imports("deepspeed/a.py", text) == []
+    assert wrong_imports("commands/bench/a.py", "from ...optimizer import bind\nfrom .... import zeromuon\n") == []
+
+
+# ---- Python: rooms without torch -----------------------------------------------------------------------
+
+
+def imported_at_start(path: str, texts: dict[str, str]) -> set[str]:
+    """What is imported, by way of others of `texts`, when a module is: dotted names."""
+    names, to_do, done = set(), [path], set()
+    while to_do:
+        module = to_do.pop()
+        done.add(module)
+        of_module = imports_of(module, texts[module], eager=True)
+        names.update(of_module)
+        to_do += {file for name in of_module for file in files_of(name) if file in texts} - done
+    return names
+
+
+def files_of(dotted: str) -> list[str]:
+    """Modules of the package that an import of this name runs, where they exist."""
+    parts = dotted.split(".")[1:] if dotted.startswith("zeromuon.") else []
+    stems = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+    return [f"{stem}{end}" for stem in stems for end in (".py", "/__init__.py")]
+
+
+def needing_torch(path: str, texts: dict[str, str]) -> set[str]:
+    """What needs torch of all that is imported when a module is."""
+    names = imported_at_start(path, texts)
+    return {n for n in NEED_TORCH for name in names if name == n or name.startswith(f"{n}.")}
+
+
+def test_the_torch_free_modules_import_no_torch():
+    texts = modules()
+    free = [path for path in texts if path.startswith(TORCH_FREE)]
+    assert len(free) > len(TORCH_FREE)
+    wrong = {path: found for path in free if (found := needing_torch(path, texts))}
+    assert not wrong, f"modules that must start without torch, and what they import: {wrong}"
+
+
+def test_an_import_of_torch_by_way_of_other_modules_is_found_and_one_in_a_function_is_not():
+    texts = {
+        "base/a.py": "from ..selection.rules import roles_for\n",
+        "selection/__init__.py": "",
+        "selection/rules.py": "try:\n    from .model import facts\nexcept ImportError:\n    pass\n",
+        "selection/model.py": "import torch.nn as nn\n",
+        "base/b.py": "from ..selection import lazily\nif TYPE_CHECKING:\n    import torch\n",
+        "selection/lazily.py": "def f():\n    import torch\n",
+        "base/c.py": "from .. import _core\n",
+    }
+    found = {path: needing_torch(path, texts) for path in texts if path.startswith("base/")}
+    assert found == {"base/a.py": {"torch"}, "base/b.py": set(), "base/c.py": {"zeromuon._core"}}
+
+
+# ---- Python: DeepSpeed's internals ---------------------------------------------------------------------
+
+
+def names_of_the_room() -> set[str]:
+    """Attributes and methods of DeepSpeed's objects that the tables of the room list."""
+    names: set[str] = set()
+    for file, tables in DEEPSPEED_TABLES.items():
+        for node in ast.parse((PACKAGE / DEEPSPEED_ROOM / file).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and node.targets[0].id in tables:
+                keys = node.value.keys if isinstance(node.value, ast.Dict) else node.value.elts
+                names.update(key.value for key in keys if isinstance(key, ast.Constant))
+    return names - COMMON_NAMES
+
+
+def internals_of(path: str, text: str, listed: set[str]) -> list[str]:
+    """DeepSpeed's modules beside its public ones, and attributes of its objects, that a module names. listed: of the
+    latter those in the tables."""
+    tree = ast.parse(text)
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    dotted = [*imports_of(path, text), *(f"{n.value.id}.{n.attr}" for n in used if isinstance(n.value, ast.Name))]
+    inner = [name for name in dotted if re.match(r"deepspeed\.(?!(?:%s)\b)" % "|".join(DEEPSPEED_PUBLIC), name)]
+    names = [node.attr for node in used]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("attr"):
+            names += [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+    attributes = [name for name in names if name in listed or DEEPSPEED_ATTRIBUTE.fullmatch(str(name))]
+    return sorted({*inner, *attributes})
+
+
+def test_only_the_room_deepspeed_names_deepspeeds_internals():
+    listed = names_of_the_room()
+    outside = {path: text for path, text in modules().items() if not path.startswith(DEEPSPEED_ROOM)}
+    found = {path: names for path, text in outside.items() if (names := internals_of(path, text, listed))}
+    wrong = {path: names for path, names in found.items() if not path.startswith(tuple(DEEPSPEED_USERS))}
+    assert not wrong, f"DeepSpeed's internals are named in {DEEPSPEED_ROOM}; these name them, too: {wrong}"
+    idle = [user for user in DEEPSPEED_USERS if not any(path.startswith(user) for path in found)]
+    assert not idle, f"DEEPSPEED_USERS lists what names none: {idle}"
+
+
+def test_the_scan_sees_the_room_and_its_tables():
+    listed, room = names_of_the_room(), {p: t for p, t in modules().items() if p.startswith(DEEPSPEED_ROOM)}
+    assert {"_pre_step", "fp16_groups", "_release_sub_group", "averaged_gradients"} <= listed
+    seen = {name for path, text in room.items() for name in internals_of(path, text, listed)}
+    assert {"grad_position", "ds_tensor", "_z3_optimizer", "deepspeed.runtime.zero.utils"} <= seen
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def f(zero3):\n    return zero3.fp32_partitioned_groups_flat[0]\n",
+        "groups = getattr(zero3, 'fp16_groups', None)\n",
+        "setattr(zero3, '_post_step', f)\n",
+        "p.ds_tensor.add_(1)\n",
+        "from deepspeed.runtime.engine import DeepSpeedEngine\n",
+        "def f():\n    import deepspeed.ops\n",
+        "import deepspeed\ndeepspeed.set_optimizer_flags = None\n",
+    ],
+)
+def test_an_internal_of_deepspeed_outside_its_room_is_found(text: str):
+    assert len(internals_of("optimizer/a.py", text, names_of_the_room())) == 1
+
+
+def test_deepspeeds_public_face_and_texts_about_it_are_no_internals():
+    text = (
+        "import deepspeed\nfrom deepspeed.accelerator import get_accelerator\n"
+        "# zero3.fp16_groups\ntext = 'zero3.fp16_groups'\nconfig.ds_config\nengine.optimizer.dtype\n"
+        "deepspeed.initialize(model)\ndeepspeed.zero.GatheredParameters([])\nfrom ..deepspeed import layout\n"
+    )
+    assert internals_of("optimizer/a.py", text, names_of_the_room()) == []

@@ -7,8 +7,9 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "ZeroMuon": "optimizer.optimizer",
     "param_groups": "selection.rules",
-    "attach": "deepspeed.registration",
-    "register": "deepspeed.registration",
+    "attach": "optimizer.registration",
+    "register": "optimizer.registration",
+    "unregister": "optimizer.registration",
     "StepError": "_core",
     "write_trace": "optimizer.trace",
 }

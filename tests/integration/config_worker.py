@@ -94,7 +94,3 @@ def main() -> None:
     results = {path.name: train(filled(path)) for path in configs()}
     if torch.distributed.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main()

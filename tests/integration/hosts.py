@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import processes
 from tests.integration import doc_blocks
+from tests.multirank import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).resolve().parent / "probe"
 SECONDS_PER_LAUNCH = 300
+PRELOADED = ("peft", "transformers.models.llama.modeling_llama")  # transformers.trainer would start a thread
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,7 @@ def environment(**more: str) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(PROBE), str(ROOT / "python")]),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
-    quiet = {
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PET_STANDALONE": "1",
-    }  # torchrun then takes a free port
+    quiet = {**launch.QUIET, "PET_STANDALONE": "1"}  # torchrun then takes a free port
     return {
         **kept,
         **paths,
@@ -63,24 +61,31 @@ def run_block(name: str, folder: Path) -> Outcome:
     return run(["bash", "-e", "-c", doc_blocks.command(name)], folder)
 
 
-def run(command: list[str], folder: Path, **variables: str) -> Outcome:
-    """Runs `command` in `folder`, with these variables beside `environment`."""
+def run(command: list[str], folder: Path) -> Outcome:
+    """Runs `command` in `folder`; it and its ranks end with this call."""
+    _forget_reports(folder)
+    given = {"cwd": folder, "env": environment(ZEROMUON_PROBE=str(folder)), "text": True, "errors": "replace"}
+    with processes.running(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **given) as process:
+        try:
+            log = process.communicate(timeout=SECONDS_PER_LAUNCH)[0]
+        except subprocess.TimeoutExpired as late:
+            log = f"no end after {SECONDS_PER_LAUNCH} s:\n{late.output!r}"
+    return Outcome(process.returncode, log, _reports(folder))
+
+
+def run_ranks(target: str, folder: Path, *arguments: str) -> Outcome:
+    """Two ranks that run a script in `folder`, or the main() of a module of the tests, without a launcher of users."""
+    _forget_reports(folder)
+    variables = environment(ZEROMUON_PROBE=str(folder))
+    variables["PYTHONPATH"] += os.pathsep + str(ROOT)
+    ended = launch.launch(2, target, list(arguments), folder, variables, preload=PRELOADED, seconds=SECONDS_PER_LAUNCH)
+    return Outcome(int(bool(ended.why)), f"{ended.log}{ended.why}", _reports(folder))
+
+
+def _forget_reports(folder: Path) -> None:
     for old in folder.glob("rank*.json"):
         old.unlink()
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment(ZEROMUON_PROBE=str(folder), **variables),
-        text=True,
-        errors="replace",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        log = process.communicate(timeout=SECONDS_PER_LAUNCH)[0]
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGTERM)  # the launcher ends its ranks, which a kill would leave behind
-        log = f"no end after {SECONDS_PER_LAUNCH} s:\n{process.communicate(timeout=60)[0]}"
-    reports = sorted(folder.glob("rank*.json"))
-    return Outcome(process.returncode, log, [json.loads(r.read_text()) for r in reports])
+
+
+def _reports(folder: Path) -> list[dict]:
+    return [json.loads(report.read_text()) for report in sorted(folder.glob("rank*.json"))]

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -26,18 +24,7 @@ MEANT = {
 def trained(tmp_path_factory):
     """file name -> what 2 ranks did with it; one launch for all files."""
     folder = tmp_path_factory.mktemp("configs")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "tests.integration.config_worker",
-        str(folder / "results.json"),
-    ]
-    outcome = hosts.run(command, folder, PYTHONPATH=os.pathsep.join([str(hosts.ROOT), str(hosts.ROOT / "python")]))
+    outcome = hosts.run_ranks("tests.integration.config_worker", folder, str(folder / "results.json"))
     assert outcome.code == 0, outcome.log[-6000:]
     return json.loads((folder / "results.json").read_text())
 

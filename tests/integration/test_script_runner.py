@@ -36,9 +36,19 @@ def seen():
 
 before = seen()
 import zeromuon
-zeromuon.ZeroMuon, zeromuon.param_groups, zeromuon.attach, zeromuon.register
+zeromuon.ZeroMuon, zeromuon.param_groups, zeromuon.attach, zeromuon.register, zeromuon.unregister
 print("UNCHANGED", seen() == before)
 """
+PUT_BACK = (
+    PLAIN_IMPORT
+    + """
+zeromuon.register(replace_muon=True)
+zeromuon.register(replace_muon=True)
+print("CHANGED", sum(seen()[0].get(key) != value for key, value in before[0].items()), seen()[1] != before[1])
+zeromuon.unregister()
+print("PUT BACK", seen() == before)
+"""
+)
 
 
 def run(folder, *arguments, **variables):
@@ -110,6 +120,12 @@ def test_what_names_nothing_to_run_ends_with_2_and_one_line(tmp_path, arguments,
 def test_importing_zeromuon_changes_nothing_in_deepspeed_or_torch(tmp_path):
     process = run(tmp_path, "-c", PLAIN_IMPORT)
     assert "UNCHANGED True" in process.stdout, process.stdout + process.stderr
+
+
+def test_one_call_puts_back_all_that_registering_changed(tmp_path):
+    process = run(tmp_path, "-W", "error::UserWarning:zeromuon", "-c", PUT_BACK)
+    assert "CHANGED 3 True" in process.stdout, process.stdout + process.stderr
+    assert "PUT BACK True" in process.stdout, process.stdout + process.stderr
 
 
 @pytest.mark.parametrize(

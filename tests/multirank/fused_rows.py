@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import types
+import contextlib
+import functools
 import warnings
 
 import torch
@@ -45,40 +46,28 @@ def fake_device_homes(case: dict) -> dict:
     the plain path without one."""
     case = Case(**case)
     plain, rows = _trained(case, {"fused_step": "off"}), {}
-    for home in ("shard", "streamed"):
-        with _fake_device(home):
-            rows[home] = _compared(_trained(case, {"fused_step": "on"}), plain)
+    for name, home in (("shard", "cpu"), ("streamed", "cpu_streamed")):
+        with _fake_device():
+            rows[name] = _compared(_trained(case, {"fused_step": "on", "momentum_device": home}), plain)
     return rows
 
 
-class _fake_device:
+@contextlib.contextmanager
+def _fake_device():
     """Within it, a binding plans for a device of its own memory, and gets a fake one."""
+    from zeromuon import _lab
+    from zeromuon.optimizer import bind
 
-    def __init__(self, home: str):
-        self._home = home
-
-    def __enter__(self):
-        from zeromuon import _core
-        from zeromuon.optimizer import bind
-
-        def plan(**given):
-            return _core.make_step_plan(**{**given, "staged": True, "momentum_home": self._home})
-
-        def executor(*args, **given):
-            return _core.StepExecutor(*args, **given, fake_device_seed=7)
-
-        names = {n: getattr(_core, n) for n in dir(_core)}
-        bind._core = types.SimpleNamespace(**{**names, "make_step_plan": plan, "StepExecutor": executor})
-
-    def __exit__(self, *_):
-        from zeromuon import _core
-        from zeromuon.optimizer import bind
-
-        bind._core = _core
+    executor = functools.partial(_lab.fake_device_executor, seed=7)
+    real, bind.backend = bind.backend, bind.Backend(lambda shard, compute: True, executor)
+    try:
+        yield
+    finally:
+        bind.backend = real
 
 
-def _trained(case: Case, options: dict) -> dict:
-    """Tensors by name, and what was counted."""
+def _trained(case: Case, options: dict, before_step: dict | None = None) -> dict:
+    """Tensors by name, and what was counted. before_step: step -> what is called before it."""
     import zeromuon
 
     case = Case(**{**case.as_dict(), "options": {**case.options, **options}})
@@ -89,6 +78,7 @@ def _trained(case: Case, options: dict) -> dict:
     data = models.batches(case, dist.get_world_size())
     for step in range(STEPS_TAKEN):
         spoilt = step == SKIPPED and case.dtype != "fp16"
+        (before_step or {}).get(step, lambda: None)()
         hook = engine.module.register_forward_hook(lambda _m, _i, output: output * float("nan")) if spoilt else None
         world.train(engine, [data[step % len(data)]], range(1))
         if hook is not None:
@@ -219,9 +209,29 @@ def fused_failure(offload: bool) -> dict:
         **row,
         "again": again["errors"],
         "held": held,
-        "recorded": len(optimizer._fused.take()),
+        "recorded": len(_recorder_of(engine.optimizer)._recorded),
         "left": [len(g["params"]) for g in optimizer.param_groups],
     }
+
+
+def _recorder_of(zero3):
+    """What stands in the place of DeepSpeed's loop."""
+    from zeromuon.deepspeed import hooks
+
+    return next(hook for hook in hooks._hooks if hook.is_of(zero3, "_optimizer_step")).replacement.__self__
+
+
+def unregistered(case: dict) -> dict:
+    """Trains with the fused step; zeromuon.unregister() on the way, which ends it. Against the plain path."""
+    import zeromuon
+
+    case = Case(**case)
+    plain = _trained(case, {"fused_step": "off"})
+    try:
+        found = _compared(_trained(case, {"fused_step": "on"}, {SKIPPED + 1: zeromuon.unregister}), plain)
+    finally:
+        zeromuon.register()
+    return found
 
 
 def fused_hooks() -> dict:

@@ -82,6 +82,13 @@ def test_sixteen_bit_sums_are_copied_for_a_few_sub_groups_at_a_time(world_size, 
 FAKE_DEVICE = (
     Case("fake device, bf16", dtype="bf16", offload=True, clip=0.05, accumulation=2, sub_group=150, options=_DECAY),
     Case("fake device, fp32", offload=True, clip=0.05, sub_group=150),
+    Case(
+        "fake device, cautious weight decay",
+        dtype="bf16",
+        offload=True,
+        sub_group=150,
+        options={**_DECAY, "cautious_wd": True},
+    ),
 )
 
 
@@ -139,3 +146,18 @@ def test_a_failed_step_poisons_and_leaves_nothing_recorded(world_size, row, resu
 def test_schedulers_and_hooks_see_one_call_per_step(world_size, row, result):
     assert result["seen"] == ["before", "after"] * 2
     assert result["warnings"] == [] and result["opt_called"]
+
+
+UNREGISTERED = (
+    Case("unregistered, fp32", clip=0.05, accumulation=2, sub_group=150, options=_DECAY),
+    Case("unregistered, bf16, offload", dtype="bf16", offload=True, sub_group=150),
+)
+
+
+@pytest.mark.parametrize(
+    "world_size, row", [on(2, case.name, "unregistered", case=case.as_dict()) for case in UNREGISTERED]
+)
+def test_a_bound_engine_goes_on_with_the_same_bits_when_all_hooks_are_undone(world_size, row, result):
+    check_same_bits(result, world_size)
+    one_by_one = result["taken"][0] * result["sub_groups"]
+    assert sum(result["fused_tasks"]) == one_by_one and {1, result["sub_groups"]} == set(result["fused_tasks"])

@@ -1,6 +1,6 @@
-"""Runs rows on every rank of one launch: python -m torch.distributed.run ... worker.py ROWS.json OUT.json
+"""Runs rows on every rank of one launch; its arguments are ROWS.json and OUT.jsonl.
 
-ROWS.json: a list of {"id", "kind", "arguments"}. Rank 0 writes one JSON line per row to OUT.json as it is done.
+ROWS.json: a list of {"id", "kind", "arguments"}. Rank 0 writes one JSON line per row to OUT.jsonl as it is done.
 """
 
 from __future__ import annotations
@@ -12,7 +12,17 @@ import time
 import traceback
 from typing import Callable
 
-from tests.multirank import captured, checkpoint_rows, fused_rows, host_rows, parity, reshard_rows, rows, world
+from tests.multirank import (
+    captured,
+    checkpoint_rows,
+    fused_rows,
+    host_rows,
+    parity,
+    reshard_rows,
+    rows,
+    stage_rows,
+    world,
+)
 from tests.multirank.cases import Case
 
 
@@ -20,7 +30,9 @@ def run_row(kind: str, arguments: dict) -> dict:
     if kind in ("parity", "captured"):
         compare = {"parity": parity, "captured": captured}[kind]
         return compare.run(Case(**{**arguments, "frozen": tuple(arguments["frozen"])}))
-    module = next(m for m in (rows, checkpoint_rows, host_rows, fused_rows, reshard_rows) if hasattr(m, kind))
+    module = next(
+        m for m in (rows, checkpoint_rows, host_rows, fused_rows, reshard_rows, stage_rows) if hasattr(m, kind)
+    )
     return getattr(module, kind)(**arguments)
 
 
@@ -52,7 +64,3 @@ def main(run: Callable[[str, dict], dict] = run_row) -> None:
             gc.collect()
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -47,10 +47,14 @@ void check_blocks(const ParamShard& p, const std::vector<MatrixBlock>& blocks) {
           p.numel, " elements; the rest would have no owner");
 }
 
+StageTable table_of(const PlanOptions& options) {
+  return stages_of(options.flow, options.wire_dtype, options.target.cuda && !options.flow.staged);
+}
+
 class Planner {
  public:
   explicit Planner(const PlanOptions& options)
-      : ownership_(options.world_size), plan_{options, {}, {}, {}} {}
+      : ownership_(options.world_size), plan_{options, table_of(options), {}, {}, {}} {}
 
   void add(const SubGroupSpec& spec) {
     plan_.sub_groups.push_back(layout_of(spec));
@@ -179,10 +183,6 @@ const std::string& SubGroupPlan::name_of_block(int block) const {
 
 namespace {
 
-constexpr int kSlots = 3;  // one being filled, one multiplied, one applied
-// Two are multiplied, because the matrices of one are not even over the ranks, and results cross
-// the link before they are applied.
-constexpr int kStagedSlots = 5;
 constexpr int64_t kLeastBucket = int64_t{8} << 20, kMostBucket = int64_t{128} << 20;
 constexpr int kBucketsWanted = 24;  // so that the first's way in and the last's way out are short
 
@@ -222,7 +222,7 @@ StepPlan make_step_plan(const PlanOptions& options, const std::vector<SubGroupSp
           "ns: a plan needs a coefficient set");
   PlanOptions chosen = options;
   if (chosen.bucket_bytes == 0) chosen.bucket_bytes = wanted_bucket_bytes(options, sub_groups);
-  if (chosen.slots == 0) chosen.slots = options.flow.staged ? kStagedSlots : kSlots;
+  if (chosen.slots == 0) chosen.slots = table_of(options).slots;
   const int64_t limit = options.max_bytes_in_flight;
   for (;;) {
     StepPlan plan = plan_with(chosen, sub_groups);

@@ -8,8 +8,8 @@
 
 #include "csrc/base/dtype.h"
 #include "csrc/ops/newton_schulz/plan.h"
-#include "offload/momentum_home.h"
 #include "zero3/plan/shard_layout.h"
+#include "zero3/plan/stages.h"
 #include "zero3/plan/zero3_partition.h"
 
 namespace zeromuon::zero3 {
@@ -39,14 +39,6 @@ struct ParamSpec {
 struct SubGroupSpec {
   Role role = Role::kMuon;
   std::vector<ParamSpec> params;
-};
-
-// What crosses between the memories of the flat shard and of the compute device.
-struct Flow {
-  bool staged = false;  // whether they are two
-  offload::MomentumHome momentum = offload::MomentumHome::kShard;
-  DType momentum_dtype = DType::kFloat32;
-  bool casts_weights = false;  // a step writes low-precision weights
 };
 
 struct PlanOptions {
@@ -90,6 +82,7 @@ struct SubGroupPlan {
 
 struct StepPlan {
   PlanOptions options;
+  StageTable stages;
   std::vector<ops::NewtonSchulzPlan> newton_schulz;  // one per shape
   std::vector<SubGroupPlan> sub_groups;
   std::vector<double>

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+
+from .words import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """An option that is not known is answered with the nearest one that is."""
+    """Long texts stand as they are written; options are not to be abbreviated."""
+
+    def __init__(self, **given):
+        plain = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(**{**plain, **given})
 
     def error(self, message: str):
         raise ValueError(f"{self.prog}: {message}")
@@ -17,6 +22,5 @@ class Parser(argparse.ArgumentParser):
         if not rest:
             return known
         options = [option for option in self._option_string_actions if option.startswith("--")]
-        nearest = difflib.get_close_matches(rest[0].partition("=")[0], options, 1, cutoff=0.4)
-        hint = f'; did you mean "{nearest[0]}"?' if nearest else "; see --help"
+        hint = did_you_mean(rest[0].partition("=")[0], options, otherwise="; see --help")
         raise ValueError(f'{self.prog}: unknown argument "{rest[0]}"{hint}')

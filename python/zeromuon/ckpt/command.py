@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import json
 import os
@@ -14,6 +13,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+from ..base.words import did_you_mean
 from . import inspect_text, report_text
 from .options import NUMBERS, VERBS, parser_of
 from .progress import ProgressBar
@@ -64,8 +64,7 @@ def require_verb(word: str) -> None:
     """Raises ValueError that names the nearest verb if `word` is not one."""
     if word in VERBS:
         return
-    nearest = difflib.get_close_matches(word, VERBS, 1, cutoff=0.4)
-    hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
+    hint = did_you_mean(word, VERBS)
     raise ValueError(f'zeromuon ckpt {word}: expected a verb ({", ".join(VERBS)}), found "{word}"{hint}')
 
 

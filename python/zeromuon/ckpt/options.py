@@ -38,7 +38,7 @@ class Verb:
 def parser_of(name: str) -> Parser:
     """The parser of the verb `name`."""
     verb = VERBS[name]
-    parser = Parser(prog=f"zeromuon ckpt {name}", description=verb.purpose + ".", allow_abbrev=False)
+    parser = Parser(prog=f"zeromuon ckpt {name}", description=verb.purpose + ".")
     for path in ("a", "b") if verb.two_inputs else ("path",):
         parser.add_argument(path, metavar=path.upper(), help="folder or file of a checkpoint or model")
     parser.add_argument(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
+from ..base.progress import ProgressLine
 from .text import duration_text, size_text
 
 _BAR = 24  # columns
@@ -18,10 +18,10 @@ class ProgressBar:
     """
 
     def __init__(self, verb: str, stream=None, clock=time.monotonic):
-        self._verb, self._stream, self._clock = verb, stream or sys.stderr, clock
-        self._terminal = self._stream.isatty()
+        self._verb, self._shown, self._clock = verb, ProgressLine(stream), clock
         self._started = self._said = clock()
-        self._width = self._done = 0
+        self._done = 0
+        self.close = self._shown.erase
 
     def __call__(self, done: int, total: int) -> None:
         if total <= 0:
@@ -30,29 +30,14 @@ class ProgressBar:
         if done < self._done:
             self._started = now
         self._done = done
-        if self._terminal:
-            self._rewrite(self._line(done, total, now))
-        elif now - self._said >= _LINE_SECONDS:
+        if self._shown.on_terminal or now - self._said >= _LINE_SECONDS:
             self._said = now
-            print(self._line(done, total, now), file=self._stream, flush=True)
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        if self._width:
-            self._rewrite("")
-            self._stream.write("\r")
-            self._stream.flush()
-            self._width = 0
-
-    def _rewrite(self, line: str) -> None:
-        self._stream.write("\r" + line.ljust(self._width))
-        self._stream.flush()
-        self._width = len(line)
+            self._shown.show(self._line(done, total, now))
 
     def _line(self, done: int, total: int, now: float) -> str:
         share = min(1.0, done / total)
         seconds = now - self._started
         rate = done / seconds if seconds > 0 else 0.0
         left = f"{duration_text((total - done) / rate)} to go" if rate > 0 else "starting"
-        bar = f" [{'#' * int(share * _BAR):<{_BAR}}]" if self._terminal else ""
+        bar = f" [{'#' * int(share * _BAR):<{_BAR}}]" if self._shown.on_terminal else ""
         return f"{self._verb}{bar} {share:4.0%}  {size_text(done)} of {size_text(total)}  {size_text(rate)}/s  {left}"

@@ -64,8 +64,7 @@ def roles_of_model(path: PathLike) -> dict[str, str]:
     import torch
     from transformers import AutoConfig
 
-    from ..commands.finetune.model_folder import detect_task
-    from ..commands.finetune.model_loading import auto_class
+    from ..selection.language_model import auto_class, detect_task
     from ..selection.rules import roles_for
 
     try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from pathlib import Path
 
 from ..base.parser import Parser
+from ..base.shipped import config_file
+from ..base.words import nearest
 
 VERBS = {
     "finetune": "train a Hugging Face language model with ZeRO-3, Muon and CPU offload",
@@ -66,14 +67,14 @@ def require_verb(word: str) -> None:
     from ..ckpt.options import VERBS as CHECKPOINT_VERBS
 
     whole = {**{verb: verb for verb in VERBS}, **{verb: f"zeromuon ckpt {verb}" for verb in CHECKPOINT_VERBS}}
-    nearest = difflib.get_close_matches(word, whole, 1, cutoff=0.4)
-    hint = f'; did you mean "{whole[nearest[0]]}"?' if nearest else ""
+    meant = nearest(word, whole)
+    hint = f'; did you mean "{whole[meant]}"?' if meant else ""
     raise ValueError(f'zeromuon {word}: expected a verb ({", ".join(VERBS)}), found "{word}"{hint}')
 
 
 def finetune_parser() -> Parser:
     """The options of `zeromuon finetune`; an option that is not given is None."""
-    parser = Parser(prog="zeromuon finetune", description=VERBS["finetune"], allow_abbrev=False)
+    parser = Parser(prog="zeromuon finetune", description=VERBS["finetune"])
     add = parser.add_argument
     add("--model", metavar="PATH", help="folder of a Hugging Face causal or masked language model")
     add("--data", metavar="PATH", help="UTF-8 text file, or a folder of them; the last tenth is held out")
@@ -155,7 +156,7 @@ def new_settings(given: dict):
             raise ValueError(f"zeromuon finetune: --{name} is missing; name it, or try --demo, which needs neither")
     defaults = {"ranks": min(2, machine.gpu_count() or 2)}
     if "config" not in given:
-        defaults["config"] = str(default_config())
+        defaults["config"] = str(config_file(DEFAULT_CONFIG, "--config"))
     return Settings(**{**defaults, **given})
 
 
@@ -175,20 +176,3 @@ def demo_settings(given: dict) -> dict:
     if not gpus:
         chosen["overrides"] = ("bf16.enabled=false", "optimizer.params.ns_dtype=float32", *chosen.get("overrides", ()))
     return chosen
-
-
-def default_config() -> Path:
-    """configs/zero3_muon_offload.json of the installed package, or of the source tree. Raises ValueError if it is in neither."""
-    package = Path(__file__).resolve().parents[1]
-    candidates = [
-        package / "configs" / DEFAULT_CONFIG,
-        package.parents[1] / "configs" / DEFAULT_CONFIG,
-        Path("configs") / DEFAULT_CONFIG,
-    ]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate.absolute()
-    raise ValueError(
-        f"--config: expected {DEFAULT_CONFIG} in one of {', '.join(str(c.parent) for c in candidates)},"
-        " found none; name a file"
-    )

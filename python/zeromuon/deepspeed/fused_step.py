@@ -1,6 +1,5 @@
 """Steps all sub-groups at once, in place of DeepSpeed's loop over them.
 
-Note [Fused step]
 ZeRO-3's ``step()`` goes through five methods for one sub-group after the other: prepare, unscale and clip, step, copy
 to the low-precision weights, release. Here these, on the one ZeRO-3 object that was bound, only record; when the last
 sub-group is released, one call of ``optimizer.step()`` does the work of all. So Muon and AdamW sub-groups overlap,
@@ -24,18 +23,24 @@ import itertools
 import torch
 
 from . import layout, loop
-from ..optimizer.tasks import Request, unexpected_shards
+from .hooks import replace_once
+from .release import deepspeed_version
+from .requests import Request, unexpected_shards
 
 _LOOP = tuple(loop.LOOP_METHODS)
 _COPIES_IN_UNITS_OF_LARGEST = 2  # enough for one sub-group of each role
 
 
 class FusedStep:
-    """The recorder. Thread: the one that calls the engine's step()."""
+    """The recorder. Thread: the one that calls the engine's step().
+
+    optimizer: its step_requests() steps what was recorded, its poison() is told of an error after that.
+    """
 
     def __init__(self, optimizer, zero3, sub_groups: list[layout.SubGroup]):
         self._optimizer, self._zero3, self._sub_groups = optimizer, zero3, sub_groups
-        self._originals = {name: getattr(zero3, name) for name in _LOOP}
+        self._reassign_now = zero3._reassign_or_swap_out_partitioned_parameters
+        self._release_now = zero3._release_sub_group
         self._recorded: list[Request] = []
         self._in_place: set[int] = set()  # sub-groups whose gradient was not copied
         self._calls: int | None = None  # of the five methods in this step; None outside a recorded step
@@ -46,45 +51,40 @@ class FusedStep:
     def install(self) -> None:
         """Puts the recorder in the place of DeepSpeed's loop."""
         replacements = (self._prepare, self._unscale, self._step, self._reassign, self._release)
-        for name, replacement in zip(_LOOP, replacements):
-            setattr(self._zero3, name, replacement)
-
-    def take(self) -> list[Request]:
-        """What was recorded and is not stepped yet, in the order of the sub-groups; empty outside a recorded step."""
-        return self._recorded if self._calls is not None else []
+        for (name, signature), replacement in zip(loop.LOOP_METHODS.items(), replacements):
+            replace_once(self._zero3, name, signature, replacement)
 
     # ---- the five methods of the loop ----------------------------------------------------------
 
-    def _prepare(self, sub_group_id, timer_names):
+    def _prepare(self, prepare, sub_group_id, timer_names):
         if sub_group_id == 0:
             self._begin()
         sub_group, gradient = self._sub_groups[sub_group_id], None
         if self._is_recording("_prepare_sub_group", sub_group_id) and not self._zero3.offload_optimizer:
             gradient = loop.gradient_in_place(self._zero3, sub_group)
         if gradient is None:
-            return self._originals["_prepare_sub_group"](sub_group_id, timer_names)
+            return prepare(sub_group_id, timer_names)
         sub_group.flat.grad = gradient
         self._in_place.add(sub_group_id)
 
-    def _unscale(self, sub_group_id, total_norm):
+    def _unscale(self, unscale, sub_group_id, total_norm):
         if not self._is_recording("unscale_and_clip_grads", sub_group_id):
-            return self._originals["unscale_and_clip_grads"](sub_group_id, total_norm)
+            return unscale(sub_group_id, total_norm)
         self._scale = loop.gradient_scale(self._zero3, sub_group_id, total_norm, self._one)
 
-    def _step(self, sub_group_id):
+    def _step(self, step, sub_group_id):
         if not self._is_recording("_optimizer_step", sub_group_id):
-            return self._originals["_optimizer_step"](sub_group_id)
+            return step(sub_group_id)
         low_precision = loop.low_precision_shard(self._zero3, sub_group_id)
         self._recorded.append(Request(self._sub_groups[sub_group_id], self._scale, low_precision))
 
-    def _reassign(self, sub_group_id):
-        name = "_reassign_or_swap_out_partitioned_parameters"
-        if not self._is_recording(name, sub_group_id):
-            return self._originals[name](sub_group_id)
+    def _reassign(self, reassign, sub_group_id):
+        if not self._is_recording("_reassign_or_swap_out_partitioned_parameters", sub_group_id):
+            return reassign(sub_group_id)
 
-    def _release(self, sub_group_id, timer_names):
+    def _release(self, release, sub_group_id, timer_names):
         if not self._is_recording("_release_sub_group", sub_group_id):
-            return self._originals["_release_sub_group"](sub_group_id, timer_names)
+            return release(sub_group_id, timer_names)
         following = self._sub_groups[sub_group_id + 1 :]
         if not following or self._copied_bytes() + _gradient_bytes(following[0]) > self._most_copied_bytes:
             self._step_recorded(timer_names)
@@ -111,7 +111,7 @@ class FusedStep:
         sub_group, method = divmod(self._calls, len(_LOOP))
         if (sub_group, _LOOP[method]) != (sub_group_id, name):
             raise ValueError(
-                f"DeepSpeed {layout.deepspeed_version()} calls {name} for sub-group {sub_group_id}, expected "
+                f"DeepSpeed {deepspeed_version()} calls {name} for sub-group {sub_group_id}, expected "
                 f"{_LOOP[method]} for sub-group {sub_group}: its step is not the one that the fused step records; set "
                 f'fused_step to "off"'
             )
@@ -126,7 +126,7 @@ class FusedStep:
 
     def _step_recorded(self, timer_names) -> None:
         try:
-            self._optimizer.step()
+            self._optimizer.step_requests(self._recorded)
         except BaseException:
             self._forget()
             raise
@@ -142,10 +142,10 @@ class FusedStep:
     def _finish(self, request: Request, timer_names) -> None:
         index = request.sub_group.index
         if request.low_precision is None:
-            self._originals["_reassign_or_swap_out_partitioned_parameters"](index)
+            self._reassign_now(index)
         else:
             self._zero3._unflatten_partitioned_parameters(index)
-        self._originals["_release_sub_group"](index, timer_names)
+        self._release_now(index, timer_names)
         if index in self._in_place:
             self._in_place.discard(index)
             self._zero3.averaged_gradients[index] = None  # as DeepSpeed's own preparation leaves it

@@ -6,10 +6,10 @@ that was built for the model and left out: two libraries do that without a word,
 
 from __future__ import annotations
 
-import functools
 import weakref
 
-from . import layout
+from . import support
+from .hooks import replace_once
 from .watch import watch_engine
 
 _built: weakref.WeakSet = weakref.WeakSet()  # every ZeroMuon that is alive
@@ -22,23 +22,18 @@ def watch_for(optimizer) -> None:
 
 
 def watch_engines() -> None:
-    """Wraps DeepSpeedEngine._configure_optimizer, once. Raises ValueError when this DeepSpeed has another."""
+    """Raises ValueError when this DeepSpeed chooses the optimizer of an engine differently."""
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-    original = DeepSpeedEngine._configure_optimizer
-    if getattr(original, "_zeromuon", False):
-        return
-    layout.check_signature(original, ["self", "client_optimizer", "model_parameters"])
+    signature = ["self", "client_optimizer", "model_parameters"]
+    replace_once(DeepSpeedEngine, "_configure_optimizer", signature, _configure_optimizer)
 
-    @functools.wraps(original)
-    def configure_optimizer(self, client_optimizer, model_parameters):
-        if client_optimizer in _built:
-            layout.check_config(self)
-        original(self, client_optimizer, model_parameters)
-        _look_at(self)
 
-    configure_optimizer._zeromuon = True
-    DeepSpeedEngine._configure_optimizer = configure_optimizer
+def _configure_optimizer(original, engine, client_optimizer, model_parameters):
+    if client_optimizer in _built:
+        support.check_config(engine)
+    original(engine, client_optimizer, model_parameters)
+    _look_at(engine)
 
 
 def _look_at(engine) -> None:
@@ -46,7 +41,7 @@ def _look_at(engine) -> None:
     own = {id(p) for p in engine.module.parameters()}
     if any(o is not stepped and not o.is_bound and o.holds_any_of(own) for o in _built):
         raise ValueError(_message("another ZeroMuon" if stepped in _built else type(stepped).__name__))
-    if stepped in _built and layout.is_zero3(engine.optimizer):
+    if stepped in _built and support.is_zero3(engine.optimizer):
         watch_engine(stepped, engine.optimizer)
 
 

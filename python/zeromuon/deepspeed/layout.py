@@ -1,42 +1,15 @@
-"""What this package reads of DeepSpeed's ZeRO-3 optimizer; with host_loop.py, and nothing else does.
-
-Every attribute of DeepSpeed that the binding relies on is named here and checked before use, so that
-a release that moved one ends in an error that names it instead of in wrong numbers.
-"""
+"""How DeepSpeed's ZeRO-3 optimizer lays out weights, shards and gradients, and on which ranks and devices."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from dataclasses import dataclass
 
 import torch
 
 from .. import _core
 from ..selection.rules import ParamSpec
-
-SUPPORTED = "0.18.0 to 0.19.8"  # releases of DeepSpeed, see docs/integration.md
-
-REQUIRED_ATTRIBUTES = (
-    "optimizer",
-    "fp16_groups",
-    "fp32_partitioned_groups_flat",
-    "grad_position",
-    "param_names",
-    "sub_group_to_group_id",
-    "dp_process_group",
-    "offload_optimizer",
-    "partial_offload",
-    "swap_optimizer",
-    "get_param_id",
-    "_overflow_clean_up",
-    "_update_scale",
-    "_post_step",
-    "_pre_step",
-    "partition_grads",
-    "micro_step_id",
-    "dtype",
-)
+from .release import SUPPORTED, deepspeed_version
 
 
 @dataclass
@@ -54,27 +27,6 @@ class SubGroup:
     specs: list[ParamSpec]
 
 
-def deepspeed_version() -> str:
-    import deepspeed
-
-    return deepspeed.__version__
-
-
-def check_signature(function, expected: list[str]) -> None:
-    """Raises ValueError when a function of DeepSpeed takes other parameters than those named."""
-    names = list(inspect.signature(function).parameters)
-    if names != expected:
-        raise ValueError(
-            f"DeepSpeed {deepspeed_version()}: {function.__qualname__} takes {names}, expected {expected}; use a "
-            f"supported release ({SUPPORTED})"
-        )
-
-
-def is_zero3(optimizer) -> bool:
-    """Whether this is a ZeRO-3 optimizer with all that the binding relies on."""
-    return all(hasattr(optimizer, name) for name in REQUIRED_ATTRIBUTES)
-
-
 def find_zero3(params):
     """The ZeRO-3 optimizer that owns `params`. Raises ValueError when there is none."""
     owner = next((p._z3_optimizer for p in params if hasattr(p, "_z3_optimizer")), None)
@@ -87,127 +39,10 @@ def find_zero3(params):
     return owner
 
 
-def check_supported(zero3, optimizer) -> None:
-    """Raises ValueError for an unknown DeepSpeed, a configuration that is not supported, or an engine that
-    steps another optimizer than `optimizer`."""
-    missing = [name for name in REQUIRED_ATTRIBUTES if not hasattr(zero3, name)]
-    if missing:
-        raise ValueError(
-            f"DeepSpeed {deepspeed_version()}: its ZeRO-3 optimizer ({type(zero3).__name__}) has no "
-            f"attribute {', '.join(missing)}, which zeromuon needs; use a supported release ({SUPPORTED})"
-        )
-    _refuse(_facts_of_zero3(zero3))
-    if any(g is not process_group(zero3) for g in getattr(zero3, "sub_group_process_groups", [])):
-        raise ValueError(f"ZeroMuon: {_EXPERT_PARALLEL}")
-    if zero3.optimizer is not optimizer:
-        raise ValueError(
-            f"this ZeroMuon is not the optimizer of the engine: DeepSpeed steps a "
-            f"{type(zero3.optimizer).__name__}; with offload and an optimizer object set "
-            f"zero_force_ds_cpu_optimizer to false, or name ZeroMuon in the JSON config"
-        )
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What of a DeepSpeed configuration decides whether it is supported."""
-
-    super_offload: bool
-    zenflow: bool
-    nvme: bool
-    offload_ratio: float
-    mics: bool
-    hpz_size: int
-    tensor_parallel_size: int
-    expert_parallel: bool
-
-
-def check_config(engine) -> None:
-    """Raises ValueError for a DeepSpeed configuration that is not supported, before the engine builds on it."""
-    stage = int(engine.zero_optimization_stage())
-    if stage != 3:
-        raise ValueError(
-            f"ZeroMuon needs zero_optimization.stage 3, the config says {stage}; for stages 0 to 2 use a Muon made for "
-            f"whole parameters, such as torch.optim.Muon or DeepSpeed's own"
-        )
-    zero, offload = engine._config.zero_config, engine._config.zero_config.offload_optimizer
-    expert = getattr(engine._config, "expert_parallel_config", None)
-    _refuse(
-        _Facts(
-            super_offload=bool(getattr(offload, "super_offload", False)),
-            zenflow=getattr(zero, "zenflow", None) is not None,
-            nvme=offload is not None and str(getattr(offload.device, "value", offload.device)) == "nvme",
-            offload_ratio=1.0 if offload is None else offload.ratio,
-            mics=getattr(zero, "mics_shard_size", -1) > 0,
-            hpz_size=getattr(zero, "zero_hpz_partition_size", 1),
-            tensor_parallel_size=engine.autotp_size() if hasattr(engine, "autotp_size") else 1,
-            expert_parallel=bool(getattr(expert, "enabled", False)),
-        )
-    )
-
-
-def _facts_of_zero3(zero3) -> _Facts:
-    tensor_parallel = getattr(zero3, "model_parallel_group", None)
-    return _Facts(
-        super_offload="SuperOffload" in type(zero3).__name__,
-        zenflow=bool(getattr(zero3, "zenflow", False)),
-        nvme=zero3.swap_optimizer,
-        offload_ratio=zero3.partial_offload if zero3.offload_optimizer else 1.0,
-        mics=type(zero3).__name__.startswith("MiCS"),
-        hpz_size=getattr(zero3, "zero_hpz_partition_size", 1),
-        tensor_parallel_size=1 if tensor_parallel is None else torch.distributed.get_world_size(tensor_parallel),
-        expert_parallel=False,  # seen by its process groups
-    )
-
-
-def _refuse(facts: _Facts) -> None:
-    """Raises ValueError with why not and what instead for the first fact that is not supported."""
-    refused = (
-        (facts.super_offload, "SuperOffload steps its own CPU Adam and is not supported; remove super_offload"),
-        (facts.zenflow, "ZenFlow steps its own Adam and is not supported; remove zenflow"),
-        (
-            facts.nvme,
-            "offload_optimizer.device nvme is not supported: DeepSpeed swaps the states out between "
-            "sub-groups; use cpu or none",
-        ),
-        (
-            facts.offload_ratio != 1.0,
-            f"offload_optimizer.ratio is {facts.offload_ratio}; with another value than 1.0 DeepSpeed steps a part of the "
-            f"model with its own Adam; set it to 1.0",
-        ),
-        (facts.mics, "MiCS shards over a part of the ranks and is not supported; remove mics_shard_size"),
-        (
-            facts.hpz_size > 1,
-            "zero_hpz_partition_size above 1 (hpZ of ZeRO++) is not supported: it keeps a second set "
-            "of shards that was not shown to stay equal; set it to 1",
-        ),
-        (
-            facts.tensor_parallel_size > 1,
-            "tensor parallelism (AutoTP or an mpu) is not supported: a rank would hold a "
-            "part of each matrix; set tensor_parallel.autotp_size to 1",
-        ),
-        (facts.expert_parallel, _EXPERT_PARALLEL),
-    )
-    for applies, message in refused:
-        if applies:
-            raise ValueError(f"ZeroMuon: {message}")
-
-
-_EXPERT_PARALLEL = (
-    "expert parallelism (AutoEP) partitions sub-groups over different process groups and is not supported; turn "
-    "expert_parallel off, or set its size to 1"
-)
-
-
-def refuse_offload_states(zero3) -> None:
-    """Makes engine.offload_states() end in an error that says why; DeepSpeed asserts its FusedAdam there."""
-
-    def offload_states(*_args, **_keywords):
-        raise ValueError(
-            "offload_states() is not supported with ZeroMuon: the step holds on to where its states are; to keep them "
-            "on the CPU use zero_optimization.offload_optimizer.device cpu"
-        )
-
-    zero3.offload_states = offload_states
+def stepped_optimizer(engine):
+    """What the engine's ZeRO optimizer steps; what the engine itself steps where it has none, None without an engine."""
+    outer = getattr(engine, "optimizer", None)
+    return getattr(outer, "optimizer", None) or outer
 
 
 def process_group(zero3):
@@ -222,6 +57,12 @@ def compute_device() -> torch.device:
     from deepspeed.accelerator import get_accelerator
 
     return torch.device(get_accelerator().current_device_name())
+
+
+def shard_device(zero3) -> torch.device | None:
+    """Where the flat shards are; None where this object has none."""
+    flats = getattr(zero3, "fp32_partitioned_groups_flat", None)
+    return flats[0].device if flats else None
 
 
 def read_sub_groups(zero3, specs: dict[int, ParamSpec]) -> list[SubGroup]:
@@ -270,6 +111,11 @@ def _param_spec(zero3, sub_group: SubGroup, param, spec: ParamSpec):
         decay=spec.decay,
         transposed=spec.transposed,
     )
+
+
+def trains_in_float32(sub_groups: list[SubGroup]) -> bool:
+    """Whether forward and backward see float32 weights alone."""
+    return {p.ds_tensor.dtype for g in sub_groups for p in g.params} == {torch.float32}
 
 
 def core_sub_groups(zero3, sub_groups: list[SubGroup]):

@@ -1,4 +1,4 @@
-"""What the fused step reads of DeepSpeed's ZeRO-3 optimizer: the part of host.py about the loop over sub-groups."""
+"""What the fused step reads of DeepSpeed's ZeRO-3 optimizer: the loop of its step() over sub-groups."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import types
 
 import torch
 
-from .layout import SubGroup, check_signature, compute_device, deepspeed_version
+from .hooks import check_signature, without_wrapper
+from .layout import SubGroup, compute_device
+from .release import deepspeed_version
 
 # What is taken over: methods of the loop over sub-groups -> their parameters.
 LOOP_METHODS = {
@@ -16,7 +18,7 @@ LOOP_METHODS = {
     "_reassign_or_swap_out_partitioned_parameters": ["self", "sub_group_id"],
     "_release_sub_group": ["self", "sub_group_id", "timer_names"],
 }
-# What is needed beside what host.py names.
+# What is needed beside what support.py names.
 REQUIRED_BY_FUSED_STEP = (
     *LOOP_METHODS,
     "_unflatten_partitioned_parameters",
@@ -25,13 +27,6 @@ REQUIRED_BY_FUSED_STEP = (
     "fp16_partitioned_groups_flat",
     "loss_scale",
 )
-
-
-def _without_wrapper(function):
-    """What DeepSpeed's instrument_w_nvtx wraps: its wrapper takes any arguments and names nothing."""
-    if getattr(getattr(function, "__code__", None), "co_freevars", ()) != ("func",):
-        return function
-    return function.__closure__[0].cell_contents
 
 
 def obstacle_to_fused_step(zero3) -> str | None:
@@ -44,17 +39,17 @@ def obstacle_to_fused_step(zero3) -> str | None:
         return f"{', '.join(replaced)} of this engine was replaced by another package"
     if getattr(zero3, "torch_autocast_gradscaler", None) is not None:
         return "torch.autocast in float16 steps through a GradScaler (torch_autocast.dtype float16)"
-    return _obstacle_in_methods(type(zero3))
+    return _obstacle_in_methods(zero3)
 
 
-def _obstacle_in_methods(zero3_class) -> str | None:
-    called = _without_wrapper(zero3_class.step).__code__.co_names
+def _obstacle_in_methods(zero3) -> str | None:
+    called = without_wrapper(type(zero3).step).__code__.co_names
     uncalled = [name for name in LOOP_METHODS if name not in called]
     if uncalled:
         return f"the step of DeepSpeed {deepspeed_version()} does not call {', '.join(uncalled)}"
     try:
         for name, parameters in LOOP_METHODS.items():
-            check_signature(_without_wrapper(getattr(zero3_class, name)), parameters)
+            check_signature(zero3, name, parameters)
     except ValueError as error:
         return str(error)
     return None

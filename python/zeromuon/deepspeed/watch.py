@@ -1,59 +1,75 @@
 """Watches what DeepSpeed does in silence to every optimizer: skipped steps, stale gradients, coarse sums.
 
 Each finding is a warning on rank 0, said once, with the remedy. One fault is mended: a loss scale that grows before
-the gradients are unscaled. The hooks sit on the one ZeRO-3 object that was bound.
+the gradients are unscaled. What is replaced is replaced on the one ZeRO-3 object that is stepped.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 
-from . import layout
+from . import layout, support
 
 
 def watch_engine(optimizer, zero3) -> None:
-    """Installs what must be there before the first step, which fp16 may skip: the count of skipped steps, the growth of
-    the loss scale, and the binding of the optimizer. Does nothing on an object that has them."""
-    if getattr(zero3, "_watched_by_zeromuon", False):
-        return
-    zero3._watched_by_zeromuon = True
-    _watch_skipped_steps(optimizer, zero3)
+    """Replaces what must be replaced before the first step, which fp16 may skip. Does nothing on an object that has it.
+
+    Raises ValueError when this DeepSpeed has other methods; nothing is changed then.
+    """
+    support.check_methods(zero3)
+    support.refuse_offload_states(zero3)
+    watch = _Watch(optimizer, zero3)
+    support.replace_method(zero3, "_pre_step", watch.pre_step)
+    support.replace_method(zero3, "partition_grads", watch.partition_grads)
+    support.replace_method(zero3, "_overflow_clean_up", watch.overflow_clean_up)
     _grow_loss_scale_after_the_step(zero3)
-    _bind_before_the_first_step(optimizer, zero3)
 
 
-def _bind_before_the_first_step(optimizer, zero3) -> None:
-    """All ranks begin a step together, before its loop over sub-groups: so the first step is fused like the others, and
-    what keeps a rank from binding is said before anything changes."""
-    pre_step = zero3._pre_step
+class _Watch:
+    """Over the steps of one ZeRO-3 object. Thread: the one that calls the engine's backward() and step()."""
 
-    def bind_and_pre_step():
-        optimizer.bind()
+    def __init__(self, optimizer, zero3):
+        self._optimizer, self._zero3 = optimizer, zero3
+        self._unused: _UnusedParameters | None = None  # on the first rank, from the first step on
+
+    def pre_step(self, pre_step):
+        """All ranks begin a step together, before its loop over sub-groups, so here they bind: the first step is fused
+        like the others, and what keeps a rank from binding is said before anything changes."""
+        binding = self._optimizer.bind()
+        if self._unused is not None:
+            self._unused.check()
+        elif is_first_rank(self._zero3):
+            self._unused = _UnusedParameters(binding)
         return pre_step()
 
-    zero3._pre_step = bind_and_pre_step
+    def partition_grads(self, partition_grads, params_to_release, grad_partitions):
+        if self._unused is not None and self._zero3.micro_step_id == 0:
+            self._unused.fresh.update(map(id, params_to_release))
+        return partition_grads(params_to_release, grad_partitions)
+
+    def overflow_clean_up(self, clean_up, prev_scale):
+        """DeepSpeed skips a step with a non-finite gradient: count it, name the parameter once per streak."""
+        # All ranks skip together, so this is a place where they can bind.
+        if self._optimizer.count_skipped_step():
+            _report_non_finite(self._optimizer.bind())
+        return clean_up(prev_scale)
 
 
-def watch_steps(binding) -> None:
-    """Installs what needs the binding."""
-    _warn_of_coarse_accumulation(binding)
-    _watch_unused_parameters(binding)
-
-
-def _is_first_rank(binding) -> bool:
-    return dist.get_rank(layout.process_group(binding.zero3)) == 0
+def is_first_rank(zero3) -> bool:
+    return dist.get_rank(layout.process_group(zero3)) == 0
 
 
 # ---- gradients summed in few bits ----------------------------------------------------------------
 
 
-def _warn_of_coarse_accumulation(binding) -> None:
+def warn_of_coarse_accumulation(zero3) -> None:
     """DeepSpeed sums micro-batches and ranks in the model's 16-bit type unless told otherwise."""
-    dtype = getattr(binding.zero3, "gradient_accumulation_dtype", torch.float32)
-    if dtype == torch.float32 or not _is_first_rank(binding):
+    dtype = getattr(zero3, "gradient_accumulation_dtype", torch.float32)
+    if dtype == torch.float32 or not is_first_rank(zero3):
         return
     name = str(dtype).removeprefix("torch.")
     warnings.warn(
@@ -66,26 +82,13 @@ def _warn_of_coarse_accumulation(binding) -> None:
 # ---- steps that DeepSpeed skips ------------------------------------------------------------------
 
 
-def _watch_skipped_steps(optimizer, zero3) -> None:
-    """DeepSpeed skips a step with a non-finite gradient: count it, name the parameter once per streak."""
-    clean_up = zero3._overflow_clean_up
-
-    def counted_clean_up(prev_scale):
-        # All ranks skip together, so this is a place where they can bind.
-        if optimizer.count_skipped_step():
-            _report_non_finite(optimizer.bind())
-        return clean_up(prev_scale)
-
-    zero3._overflow_clean_up = counted_clean_up
-
-
 def _report_non_finite(binding) -> None:
     """Warns on rank 0 with the first parameter, in stepping order, whose gradient is not finite."""
     named = [(g, i) for g in binding.sub_groups for i in range(len(g.params))]
     found = [k for k, (g, i) in enumerate(named) if not _is_finite(layout.local_gradient(binding.zero3, g, i))]
     first = torch.tensor([found[0] if found else len(named)], device=layout.compute_device())
     dist.all_reduce(first, op=dist.ReduceOp.MIN, group=layout.process_group(binding.zero3))
-    if not _is_first_rank(binding):
+    if not is_first_rank(binding.zero3):
         return
     k = int(first.item())
     where = f'"{named[k][0].specs[named[k][1]].name}"' if k < len(named) else "no single parameter"
@@ -108,50 +111,38 @@ def _grow_loss_scale_after_the_step(zero3) -> None:
     in that step norm and gradients are half of what they should be, before clipping. Here the scale grows after it."""
     if zero3.dtype != torch.float16:
         return
-    update_scale, post_step = zero3._update_scale, zero3._post_step
-    taken = {"step": False}
+    scaling = _ScaleAfterStep()
+    support.replace_method(zero3, "_update_scale", scaling.update_scale)
+    support.replace_method(zero3, "_post_step", scaling.post_step)
 
-    def update_scale_if_skipped(has_overflow=False):
-        taken["step"] = not has_overflow
+
+class _ScaleAfterStep:
+    """_update_later: DeepSpeed's own update of the scale, while a step is under way that is not skipped."""
+
+    def __init__(self):
+        self._update_later: Callable | None = None
+
+    def update_scale(self, update_scale, has_overflow=False):
+        self._update_later = None if has_overflow else update_scale
         if has_overflow:
             update_scale(has_overflow)
 
-    def post_step_and_grow(timer_names):
+    def post_step(self, post_step, timer_names):
         post_step(timer_names)
-        if taken["step"]:
-            taken["step"] = False
+        update_scale, self._update_later = self._update_later, None
+        if update_scale is not None:
             update_scale(False)
-
-    zero3._update_scale, zero3._post_step = update_scale_if_skipped, post_step_and_grow
 
 
 # ---- parameters that a step did not use ----------------------------------------------------------
 
 
-def _watch_unused_parameters(binding) -> None:
-    """ZeRO-3 overwrites a gradient buffer in the first micro-batch of a step only where there is a gradient: a
-    parameter without one is stepped with what the buffer held. Rank 0 has a part of every parameter, so it sees all.
-    """
-    zero3 = binding.zero3
-    if not _is_first_rank(binding):
-        return
-    watcher = _UnusedParameters(binding)
-    partition_grads, pre_step = zero3.partition_grads, zero3._pre_step
-
-    def noting_partition_grads(params_to_release, grad_partitions):
-        if zero3.micro_step_id == 0:
-            watcher.fresh.update(map(id, params_to_release))
-        return partition_grads(params_to_release, grad_partitions)
-
-    def checking_pre_step():
-        watcher.check()
-        return pre_step()
-
-    zero3.partition_grads, zero3._pre_step = noting_partition_grads, checking_pre_step
-
-
 class _UnusedParameters:
-    """fresh: ids of the parameters whose buffer was overwritten since the last step."""
+    """ZeRO-3 overwrites a gradient buffer in the first micro-batch of a step only where there is a gradient: a parameter
+    without one is stepped with what the buffer held. Rank 0 has a part of every parameter, so it sees all.
+
+    fresh: ids of the parameters whose buffer was overwritten since the last step.
+    """
 
     def __init__(self, binding):
         self.fresh: set[int] = set()

@@ -1,45 +1,109 @@
-"""What this machine has: cores, memory, GPUs, bf16 instructions. Nothing here imports torch unless a GPU's device file exists."""
+"""What this machine gives to this process: cores, memory, GPUs, bf16 instructions; less where a control group allows less.
+
+Imports torch only where a GPU's device file exists. root: of the file system; tests make one of their own.
+"""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 GIB = 1 << 30
+ROOT = Path("/")
 
 
-def core_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+def core_count(root: Path = ROOT) -> int:
+    """Cores that this process may use; a control group's share of the time of all counts as so many, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    shares = [_core_share(group) for group in _control_groups("cpu", root)]
+    return max(1, min([cores, *(math.ceil(share) for share in shares if share is not None)]))
 
 
-def available_memory_bytes() -> int:
-    """Main memory that can be taken now: the kernel's estimate, less where a control group allows less."""
-    return min([_meminfo_available(), *_cgroup_room()])
+def available_memory_bytes(root: Path = ROOT) -> int:
+    """Main memory that can be taken now: the kernel's estimate, less where a control group or one around it allows less."""
+    rooms = [_memory_room(group) for group in _control_groups("memory", root)]
+    return min([_meminfo_available(root), *(max(0, room) for room in rooms if room is not None)])
 
 
-def _meminfo_available() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
+def _meminfo_available(root: Path) -> int:
+    for line in (root / "proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _cgroup_room() -> list[int]:
+# ---- control groups ----------------------------------------------------------------------------------------------
+
+
+def _control_groups(controller: str, root: Path) -> Iterator[Path]:
+    """Folders of this process's group of version 1 or 2 and of all groups around it, as far as they are mounted here."""
+    groups = _groups_of_this_process(root)
+    for kind, mounted, below, options in _control_group_mounts(root):
+        group = groups.get("" if kind == "cgroup2" else controller)
+        if group is None or (kind == "cgroup" and controller not in options):
+            continue
+        inner = group.relative_to(below) if group.is_relative_to(below) else Path()  # else of another namespace
+        yield from (mounted / part for part in (inner, *inner.parents))
+
+
+def _groups_of_this_process(root: Path) -> dict[str, Path]:
+    """Controller -> its group; "" for version 2."""
+    lines = [line.split(":", 2) for line in _lines(root / "proc/self/cgroup")]
+    return {name: Path(group) for _, names, group in lines for name in names.split(",")}
+
+
+def _control_group_mounts(root: Path) -> Iterator[tuple[str, Path, Path, list[str]]]:
+    """(version, where it is mounted, the group that this shows, options). Format: man 5 proc_pid_mountinfo."""
+    for line in _lines(root / "proc/self/mountinfo"):
+        place, _, system = line.partition(" - ")
+        kind, _, options = system.split(" ", 2)
+        if kind in ("cgroup", "cgroup2"):
+            _, _, _, below, mounted, *_ = place.split(" ")
+            yield kind, root / mounted.lstrip("/"), Path(below), options.split(",")
+
+
+def _lines(file: Path) -> list[str]:
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        cache = _cgroup_file_cache()
-        return [] if limit == "max" else [int(limit) - used + cache]
-    except (OSError, ValueError):
+        return file.read_text().splitlines()
+    except OSError:
         return []
 
 
-def _cgroup_file_cache() -> int:
-    for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines():
-        if line.startswith("inactive_file "):
-            return int(line.split()[1])
-    return 0
+def _number(file: Path) -> int | None:
+    """None where there is no such file, or it says that there is no limit."""
+    words = " ".join(_lines(file)).split()
+    return int(words[0]) if words and words[0].lstrip("-").isdigit() else None
+
+
+def _memory_room(group: Path) -> int | None:
+    """Bytes that the group may still take, the file cache that it can give back included; None without a limit."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        most, now = _number(group / limit), _number(group / used)
+        if most is not None and now is not None:
+            return most - now + _statistic(group / "memory.stat", cache)
+    return None
+
+
+def _statistic(file: Path, name: str) -> int:
+    found = (line.split() for line in _lines(file))
+    return next((int(value) for key, value in found if key == name), 0)
+
+
+def _core_share(group: Path) -> float | None:
+    """Cores' worth of time; None without a limit."""
+    quota, period = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
+    if (quota, period) == (None, None):
+        words = " ".join(_lines(group / "cpu.max")).split()
+        quota, period = map(int, words) if len(words) == 2 and words[0].isdigit() else (None, None)
+    return quota / period if quota and period and quota > 0 else None
+
+
+# ---- GPUs, bf16, words -------------------------------------------------------------------------------------------
 
 
 def gpu_count() -> int:

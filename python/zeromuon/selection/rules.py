@@ -15,7 +15,6 @@ Shapes: rows and cols are those of the 2-D view as stored; a transposed view is 
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import json
 import math
@@ -29,6 +28,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from ..base.words import all_near
 from .model import ModelFacts, Owner, is_conv1d, true_shape
 from .table import table_lines
 
@@ -243,7 +243,7 @@ class _Patterns:
 
 def _nearest(pattern: str, names: list[str]) -> list[str]:
     """Up to three names, or the first ones when none resembles the pattern."""
-    return difflib.get_close_matches(pattern, names, 3, cutoff=0.4) or names[:3]
+    return all_near(pattern, names, 3) or names[:3]
 
 
 def _nothing_eligible(specs, facts: ModelFacts) -> str:

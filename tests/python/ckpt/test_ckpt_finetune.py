@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.python.commands.finetune.conftest import command, masked_model, text_file  # noqa: F401  (fixtures)
+from tests.python.commands.finetune.conftest import (  # noqa: F401  (fixtures)
+    command,
+    masked_model,
+    no_command_outlives_its_test,
+    text_file,
+)
 from zeromuon import ckpt
 from zeromuon.commands import cli
-
-pytest.importorskip("deepspeed")
 
 STEPS, SAVED = 6, 3
 

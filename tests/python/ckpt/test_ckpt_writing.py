@@ -212,7 +212,7 @@ def test_a_roles_file_that_is_none_is_refused(ckpt, zero3, tmp_path, content, go
 
 
 def test_a_model_decides_the_roles_as_zeromuon_does(tmp_path):
-    transformers = pytest.importorskip("transformers")
+    import transformers
     from zeromuon import param_groups
     from zeromuon.ckpt import read_roles, roles_of_model
 
@@ -248,11 +248,11 @@ def test_an_output_that_exists_is_replaced_only_with_force(ckpt, zero3, tmp_path
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_export_leaves_whole_files_only_and_resume_goes_on(ckpt, tmp_path, number, status):
+def test_an_interrupted_export_leaves_whole_files_only_and_resume_goes_on(ckpt, start, tmp_path, number, status):
     source, out = inputs.zeros(tmp_path / "zeros.safetensors", 60, 8 << 20), tmp_path / "out"
     options = ["--dtype", "bfloat16", "--max-shard-size", "4MiB", "--max-memory", "1MiB", "--threads", 1]
     command = [sys.executable, "-m", "zeromuon", "ckpt", "export", source, "-o", out, *options]
-    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = start([*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while not list(out.glob("model-*.safetensors")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.005)
@@ -272,10 +272,10 @@ def test_an_interrupted_export_leaves_whole_files_only_and_resume_goes_on(ckpt, 
     assert not (out / ".zeromuon-journal").exists()
 
 
-def test_nobody_reading_the_output_is_no_traceback(tmp_path):
+def test_nobody_reading_the_output_is_no_traceback(start, tmp_path):
     save_file({f"t{i}.{'x' * 200}": torch.zeros(1) for i in range(2000)}, tmp_path / "m.safetensors")
     command = [sys.executable, "-m", "zeromuon", "ckpt", "inspect", str(tmp_path / "m.safetensors"), "--all"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 141
 

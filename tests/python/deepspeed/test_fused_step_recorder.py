@@ -6,7 +6,7 @@ import pytest
 import torch
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 
-from zeromuon.deepspeed import loop as host_loop
+from zeromuon.deepspeed import hooks, loop as host_loop
 from zeromuon.deepspeed.fused_step import FusedStep
 
 
@@ -54,8 +54,7 @@ class Optimizer:
     def __init__(self):
         self.calls, self.held_bytes = [], []
 
-    def step(self):
-        requests = self.fused.take()
+    def step_requests(self, requests):
         self.calls.append([r.sub_group.index for r in requests])
         self.requests = requests[:]
         held = [f.grad for f in self.loop.fp32_partitioned_groups_flat if f.grad is not None]
@@ -74,8 +73,13 @@ def test_fp32_sums_are_read_where_they_are_in_one_call():
     loop, optimizer = recorded([8, 3, 3], torch.float32)
     addresses = [parts[0].data_ptr() for parts in loop.averaged_gradients.values()]
     seen = []
-    step = optimizer.step
-    optimizer.step = lambda: (seen.extend(f.grad.data_ptr() for f in loop.fp32_partitioned_groups_flat), step())
+    step = optimizer.step_requests
+
+    def noting(requests):
+        seen.extend(f.grad.data_ptr() for f in loop.fp32_partitioned_groups_flat)
+        step(requests)
+
+    optimizer.step_requests = noting
     loop.step()
     assert optimizer.calls == [[0, 1, 2]] and seen == addresses
     assert ("prepare", 0) not in loop.log and loop.averaged_gradients == {0: None, 1: None, 2: None}
@@ -141,15 +145,26 @@ def test_a_step_that_began_before_the_recorder_was_there_stays_deepspeeds():
     loop._prepare_sub_group(1, set())
     loop.unscale_and_clip_grads(1, torch.tensor(1.0))
     assert loop.log == [("step", 0), ("copy", 0), ("release", 0), ("prepare", 1)]
-    assert optimizer.calls == [] and optimizer.fused.take() == []
+    assert optimizer.calls == [] and optimizer.fused._recorded == []
 
 
 def test_an_error_of_the_step_leaves_nothing_recorded_and_no_gradient():
     loop, optimizer = recorded([4, 4], torch.float32)
-    optimizer.step = lambda: (_ for _ in ()).throw(RuntimeError("broken"))
+    optimizer.step_requests = lambda requests: (_ for _ in ()).throw(RuntimeError("broken"))
     with pytest.raises(RuntimeError, match="broken"):
         loop.step()
-    assert optimizer.fused.take() == [] and all(f.grad is None for f in loop.fp32_partitioned_groups_flat)
+    assert optimizer.fused._recorded == [] and all(f.grad is None for f in loop.fp32_partitioned_groups_flat)
+
+
+def test_once_undone_the_loop_is_deepspeeds_also_where_somebody_else_has_wrapped_a_part_of_it():
+    loop, optimizer = recorded([4, 4], torch.float32)
+    ours = loop._prepare_sub_group
+    loop._prepare_sub_group = lambda *arguments: ours(*arguments)
+    with pytest.warns(UserWarning, match="Loop._prepare_sub_group"):
+        hooks.undo_all()
+    loop.step()
+    assert optimizer.calls == []
+    assert loop.log == [(name, i) for i in (0, 1) for name in ("prepare", "step", "copy", "release")]
 
 
 def test_other_shards_than_those_bound_are_refused():

@@ -8,11 +8,10 @@ import textwrap
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from zeromuon.selection.rules import ParamSpec, param_groups, roles_for
-
-transformers = pytest.importorskip("transformers")
 
 TINY = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
 LLAMA = dict(TINY, vocab_size=100, num_key_value_heads=2)
@@ -377,7 +376,6 @@ def test_saved_groups_say_role_shape_and_reason_of_every_parameter(tmp_path):
 
 
 def test_under_zero_init_shapes_are_the_true_ones_and_roles_the_same(tmp_path):
-    pytest.importorskip("deepspeed")
     script = tmp_path / "partitioned.py"
     script.write_text(
         textwrap.dedent("""

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 import zeromuon
 from zeromuon.selection.rules import roles_for
-
-transformers = pytest.importorskip("transformers")
 
 BERT = dict(
     hidden_size=32,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
+
+from ...base.words import did_you_mean
 
 # name -> (module of this package with `run(arguments) -> exit status`, what it measures)
 BENCHES = {
     "ckpt": ("ckpt.command", "zeromuon ckpt beside DeepSpeed's zero_to_fp32 and ds_to_universal: time, memory, disk"),
-    "kernels": ("kernels", "AdamW and Newton-Schulz on the CPU beside DeepSpeed's, torch's and the roofs"),
+    "kernels": ("kernels.command", "AdamW and Newton-Schulz on the CPU beside DeepSpeed's, torch's and the roofs"),
     "pipeline": (
-        "pipeline.command",
+        "played.command",
         "the pipeline of a step of large models, on a virtual clock with the rates of a file",
     ),
-    "step": ("step", "engine.step() of ZeRO-3 with ZeroMuon and with DeepSpeed's Muon: time, memory, bytes sent"),
+    "step": (
+        "step.command",
+        "engine.step() of ZeRO-3 with ZeroMuon and with DeepSpeed's Muon: time, memory, bytes sent",
+    ),
     "tune": (
-        "tune",
+        "kernels.tune",
         "how the products of Newton-Schulz are best cut here; prints rows of the tuned table, for developers",
     ),
 }
@@ -42,8 +46,6 @@ def usage() -> str:
 
 def _module_of(word: str):
     if word not in BENCHES:
-        nearest = difflib.get_close_matches(word, BENCHES, 1, cutoff=0.4) or list(BENCHES)[:1]
-        raise ValueError(
-            f'zeromuon bench {word}: expected a bench ({", ".join(BENCHES)}), found "{word}"; did you mean "{nearest[0]}"?'
-        )
+        hint = did_you_mean(word, BENCHES)
+        raise ValueError(f'zeromuon bench {word}: expected a bench ({", ".join(BENCHES)}), found "{word}"{hint}')
     return importlib.import_module(f".{BENCHES[word][0]}", __package__)

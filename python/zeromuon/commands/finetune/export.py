@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from .evaluation import stock_linear
-from .model_loading import LoadedModel, auto_class
+from ...selection.language_model import auto_class
+from .model_loading import LoadedModel
 
 
 def gather_state(model, rank: int) -> dict:

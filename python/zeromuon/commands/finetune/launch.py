@@ -5,22 +5,19 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import data
 from ...ranks import machine
+from ...ranks.launch import Launch, check_ranks, threads_of
+from . import data
 from .ds_config import Machine, check_config, fill_auto, override, read_config
 from .memory_plan import plan_memory
 from .model_folder import open_model
-from ...ranks.connect import PARENT_VARIABLE
 from .run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder, ranks_of, step_of
 from .settings import Settings
 
-RANKS_PER_CORE = 4  # more is refused
-POLL_SECONDS = 0.2
 MOVABLE = ("ranks", "batch")  # may differ when a run goes on with another number of ranks
 LOG_LINES = 15  # of the ranks' log, shown when a rank died without saying why
 
@@ -57,33 +54,18 @@ def check_trace_file(path: Path) -> None:
         )
 
 
-def check_ranks(ranks: int, cores: int, gpus: int) -> list[str]:
-    """Sentences to warn with. Raises ValueError for fewer than 1 rank, more than the GPUs, or more than 4 per core."""
-    if ranks < 1:
-        raise ValueError(f"--ranks {ranks}: expected at least 1")
-    if gpus and ranks > gpus:
-        raise ValueError(
-            f"--ranks {ranks}: expected at most {gpus}, one per GPU; lower it, or set DS_ACCELERATOR=cpu to use the CPU"
-        )
-    if ranks > RANKS_PER_CORE * cores:
-        raise ValueError(f"--ranks {ranks}: expected at most {RANKS_PER_CORE * cores} on {cores} cores; lower it")
-    if ranks > cores:
-        return [f"{ranks} ranks share {cores} core{'s' if cores > 1 else ''}: each step takes longer"]
-    return []
-
-
 def rank_environment(settings: Settings) -> dict[str, str]:
     """The environment of the ranks; what the user has set stays."""
     gpus = machine.gpu_count()
     chosen = {
-        "OMP_NUM_THREADS": str(max(1, machine.core_count() // settings.ranks)),
+        "OMP_NUM_THREADS": str(threads_of(settings.ranks)),
         "TORCHDYNAMO_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
         "DS_ACCELERATOR": "cuda" if gpus else "cpu",
     }
-    return {**chosen, **os.environ, PARENT_VARIABLE: str(os.getpid())}
+    return {**chosen, **os.environ}
 
 
 @dataclass
@@ -93,53 +75,39 @@ class Launcher:
     folder: RunFolder
     settings: Settings
     _signals: list[int] = field(default_factory=list)
-    _process: subprocess.Popen | None = None
+    _ranks: Launch | None = None
 
     def run(self) -> int:
         """Returns the exit status: 0 finished, 130 stopped by Ctrl-C (143 by SIGTERM), 2 bad input found by a rank,
         1 another failure.
         """
-        self.folder.clear_requests()
+        self.folder.stop_request.unlink(missing_ok=True)
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            status = self._wait()
+            with self._launch() as self._ranks:
+                status = self._ranks.wait()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return self._conclude(status)
 
-    def _wait(self) -> int:
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(self.settings.ranks),
-        ]
-        command += ["-m", "zeromuon.commands.finetune.worker", str(self.folder.path)]
-        with open(self.folder.log, "ab") as log:
-            # Its own session: the terminal's Ctrl-C reaches this process only, and torchrun does not kill the ranks.
-            self._process = subprocess.Popen(
-                command,
-                env=rank_environment(self.settings),
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        while True:
-            try:
-                return self._process.wait(POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
+    def _launch(self) -> Launch:
+        return Launch(
+            f"{__package__}.worker",
+            self.folder.path,
+            ranks=self.settings.ranks,
+            environment=rank_environment(self.settings),
+            log=self.folder.log,
+            shows_output=True,
+        )
 
     def _on_signal(self, number: int, _frame) -> None:
         self._signals.append(number)
         if len(self._signals) == 1:
             self.folder.stop_request.touch()
             print("\nstopping: the running step is finished and saved first (Ctrl-C again kills at once)", flush=True)
-        else:
-            kill_tree(self._process)
+        elif self._ranks:
+            self._ranks.kill()
 
     def _conclude(self, status: int) -> int:
         state = self.folder.status()
@@ -163,7 +131,7 @@ class Launcher:
         return 128 + (self._signals[0] if self._signals else signal.SIGTERM)
 
     def _failed(self, status: int) -> int:
-        failures = self.folder.failures()
+        failures = self._ranks.told()
         if not failures:
             lines = self.folder.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
             print("\n".join(lines), file=sys.stderr)
@@ -181,24 +149,6 @@ class Launcher:
             file=sys.stderr,
         )
         return 1
-
-
-def kill_tree(process: subprocess.Popen | None) -> None:
-    """Kills torchrun and its ranks at once; torchrun gives each rank a session of its own, so a group is not enough."""
-    import psutil
-
-    if process is None:
-        return
-    try:
-        parent = psutil.Process(process.pid)
-        family = [*parent.children(recursive=True), parent]
-    except psutil.NoSuchProcess:
-        return
-    for member in family:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            pass
 
 
 def resume_command(folder: RunFolder) -> str:

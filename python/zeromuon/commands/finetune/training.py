@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from ...ranks.child import parent_alive
+from ...ranks.connect import Ranks
 from . import checkpoints
 from .data import TrainingBatches
-from ...ranks.connect import Ranks, stop_wanted
 from .report import Progress
 from .run_folder import RunFolder
 from .settings import Settings
@@ -69,13 +70,17 @@ class Trainer:
     def train(self) -> bool:
         """Runs until the last step or an agreed stop; the state is saved either way. Returns whether it reached the last step."""
         self.engine.train()
-        stopping = self.ranks.agree_to_stop(self.folder.stop_request)
+        stopping = self.ranks.any(self._stop_wanted())
         while self.step < self.settings.steps and not stopping:
             stopping = self._one_step()
             due = self.step % self.settings.save_every == 0
             if due or stopping or self.step == self.settings.steps:
                 self._save()
         return self.step == self.settings.steps
+
+    def _stop_wanted(self) -> bool:
+        """Whether the command asked to stop, or is gone."""
+        return self.folder.stop_request.exists() or not parent_alive()
 
     def _one_step(self) -> bool:
         start = time.perf_counter()
@@ -87,7 +92,7 @@ class Trainer:
         clock.split_step(before, after)
         self.step += 1
         sent = after["bytes_sent"] - before["bytes_sent"]
-        stop = float(stop_wanted(self.folder.stop_request))
+        stop = float(self._stop_wanted())
         stops, loss, sent = self.ranks.sum([stop, sum(losses) / len(losses), float(sent)])
         entry = self._entry(loss / self.ranks.world_size, clock, int(sent), time.perf_counter() - start)
         if self.ranks.rank == 0:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import platform
 import sys
-import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import baseline, checkpoints, data, evaluation, export, report
 from ...ranks import machine
+from ...ranks.connect import Ranks, connect
+from ...ranks.channel import tell
+from ...ranks.leave import leave
+from ...selection.language_model import CAUSAL
+from . import baseline, checkpoints, data, evaluation, export, report
 from .ds_config import Machine, check_config, fill_auto, override, read_config
-from .model_folder import CAUSAL, DEMO_PACKAGE
+from .model_folder import DEMO_PACKAGE
 from .model_loading import LoadedModel, load_model
-from ...ranks.connect import Ranks, connect, leave
 from .run_folder import FINISHED, INTERRUPTED, RUNNING, RunFolder
 from .settings import Settings
 from .tracing import StepTracer
@@ -41,7 +42,6 @@ def run(folder: RunFolder) -> None:
     """The life of a run on one rank."""
     settings = Settings.load(folder.settings)
     ranks = connect()
-    quiet_libraries()
     say = print if ranks.rank == 0 else (lambda *_, **__: None)
     prepared = prepare(settings, say)
     engine = build_engine(prepared.loaded, settings, folder, ranks)
@@ -219,37 +219,16 @@ def state_bytes(engine, ranks: Ranks) -> tuple[int, int]:
     return int(resident), int(adamw)
 
 
-class _Unhelpful(logging.Filter):
-    """Drops DeepSpeed's warning that its own scheduler triggers in its constructor; every other record passes."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "before it has started" not in record.getMessage()
-
-
-def quiet_libraries() -> None:
-    """DeepSpeed's logger shows warnings only, on every rank."""
-    logger = logging.getLogger("DeepSpeed")
-    logger.setLevel(logging.WARNING)
-    logger.addFilter(_Unhelpful())
-
-
-def record_failure(folder: RunFolder, rank: int, error: BaseException) -> None:
-    """Leaves the reason for the parent to print."""
-    content = {
-        "time": time.time(),
-        "rank": rank,
-        "user_error": isinstance(error, ValueError),
-        "message": str(error) or type(error).__name__,
-        "kind": type(error).__name__,
-        "traceback": traceback.format_exc(),
-    }
-    folder.failure(rank).write_text(json.dumps(content))
+def record_failure(folder: RunFolder, error: BaseException) -> None:
+    """Leaves the reason for the parent to print, and the traceback in the log."""
+    message, user_error = str(error) or type(error).__name__, isinstance(error, ValueError)
+    tell(message=message, kind=type(error).__name__, user_error=user_error)
     with open(folder.log, "a") as log:
-        log.write(content["traceback"])
+        log.write(traceback.format_exc())
 
 
 def main(argv: list[str]) -> int:
-    """Runs the rank of the run folder `argv[0]`; leaves failure-rank<r>.json there if it fails."""
+    """Runs the rank of the run folder `argv[0]`; tells the parent why if it fails."""
     folder = RunFolder(Path(argv[0]))
     rank = int(os.environ.get("RANK", "0"))
     if rank == 0:
@@ -257,7 +236,7 @@ def main(argv: list[str]) -> int:
     try:
         run(folder)
     except Exception as error:
-        record_failure(folder, rank, error)
+        record_failure(folder, error)
         return 1  # and no process group is destroyed: another rank may wait in a collective
     import torch
 

@@ -11,9 +11,12 @@ import time
 import pytest
 
 from tests.multirank.launch import environment
-from zeromuon.commands.bench import command, kernels, plot, report, results, timing, verdicts
-from zeromuon.commands.bench.results import MISSING, ROOF, Accuracy, Case, Results, Row, rows_of
-from zeromuon.commands.bench.timing import Budget, Contender, measure
+from zeromuon.commands.bench import command
+from zeromuon.commands.bench.kernels import command as kernels
+from zeromuon.commands.bench.kernels import verdicts
+from zeromuon.commands.bench.core import plot, report, results, timing
+from zeromuon.commands.bench.core.results import MISSING, ROOF, Accuracy, Case, Results, Row, rows_of
+from zeromuon.commands.bench.core.timing import Budget, Contender, measure
 
 TINY = ["--only", "newton_schulz", "--shape", "64x128", "--budget-seconds", "5"]
 
@@ -162,7 +165,12 @@ def synthetic(ratio=2.0) -> Results:
             Row("torch.mm 1024", ROOF, seconds=[0.01], ratio=pairs(0.05), of_roof=pairs(0.8), rate=2e11),
         ],
     )
-    return Results([("processor", "a test"), ("threads", "1 of 1")], [adamw, square], ["14336x4096: too long"])
+    return Results(
+        [("processor", "a test"), ("threads", "1 of 1")],
+        [adamw, square],
+        ["14336x4096: too long"],
+        bench=verdicts.KERNELS,
+    )
 
 
 def test_the_table_has_every_row_and_the_reason_of_what_is_missing():
@@ -200,7 +208,7 @@ def test_verdicts_say_met_not_met_and_not_measured():
         "best float32": True,
         "gram": None,
     }
-    text = verdicts.text(list(found.values()))
+    text = report.text(synthetic(ratio=1.4))
     assert "NOT met" in text and "not measured" in text and "2 AVX2 cores" in text
     assert found["fused AdamW over DeepSpeed's chain, fp32 gradients"].measured == 1.4
 
@@ -239,7 +247,7 @@ def test_a_run_that_was_interrupted_says_so():
 
 
 def test_a_peer_that_cannot_be_loaded_is_a_row_with_its_reason(monkeypatch):
-    from zeromuon.commands.bench import newton_schulz, peers
+    from zeromuon.commands.bench.kernels import newton_schulz, peers
 
     def raises(in_float32):
         raise AttributeError("no such function")
@@ -257,7 +265,7 @@ def test_the_float32_copy_computes_in_float32_and_leaves_the_original():
     import torch
     from torch.optim import _muon
 
-    from zeromuon.commands.bench import peers
+    from zeromuon.commands.bench.kernels import peers
 
     matrix = torch.randn(8, 16)
     assert peers._torch(True).function(matrix).dtype == torch.float32
@@ -266,14 +274,14 @@ def test_the_float32_copy_computes_in_float32_and_leaves_the_original():
 
 
 def test_a_module_without_a_cast_is_refused():
-    from zeromuon.commands.bench import peers
+    from zeromuon.commands.bench.kernels import peers
 
     with pytest.raises(ValueError, match="expected a cast"):
         peers.float32_copy(command)
 
 
 def test_an_operator_that_does_not_build_says_why(monkeypatch):
-    from zeromuon.commands.bench import deepspeed_adam
+    from zeromuon.commands.bench.kernels import deepspeed_adam
 
     monkeypatch.setattr(deepspeed_adam, "_BUILD", "raise RuntimeError('no compiler')")
     said = []
@@ -282,7 +290,7 @@ def test_an_operator_that_does_not_build_says_why(monkeypatch):
 
 
 def test_slow_peers_are_measured_with_fewer_rows():
-    from zeromuon.commands.bench import newton_schulz, peers
+    from zeromuon.commands.bench.kernels import newton_schulz, peers
 
     slow = peers.Peer("slow, as it ships", "float16", lambda matrix: matrix)
     rates = newton_schulz.Rates()
@@ -294,7 +302,7 @@ def test_slow_peers_are_measured_with_fewer_rows():
 
 
 def test_a_result_that_is_not_finite_is_said_beside_its_row():
-    from zeromuon.commands.bench import newton_schulz, peers
+    from zeromuon.commands.bench.kernels import newton_schulz, peers
 
     broken = peers.Peer("broken, float32", "float32", lambda matrix: matrix * float("nan"))
     race = newton_schulz.Race(
@@ -306,7 +314,7 @@ def test_a_result_that_is_not_finite_is_said_beside_its_row():
 
 
 def test_shapes_that_do_not_fit_the_budget_are_named():
-    from zeromuon.commands.bench import newton_schulz
+    from zeromuon.commands.bench.kernels import newton_schulz
 
     race = type("Race", (), {"estimate": lambda self, job: job.operations / 1e11})()
     jobs = newton_schulz.default_jobs()
@@ -316,7 +324,7 @@ def test_shapes_that_do_not_fit_the_budget_are_named():
 
 
 def test_a_dtype_of_ours_that_cannot_run_is_a_row_with_its_reason(monkeypatch):
-    from zeromuon.commands.bench import newton_schulz
+    from zeromuon.commands.bench.kernels import newton_schulz
 
     def refuses(job, dtype, matrices):
         raise ValueError(f"{dtype} needs AVX512_BF16")
@@ -327,7 +335,7 @@ def test_a_dtype_of_ours_that_cannot_run_is_a_row_with_its_reason(monkeypatch):
 
 
 def test_a_busy_machine_is_named():
-    from zeromuon.commands.bench.machine import OtherLoad, load_words
+    from zeromuon.commands.bench.core.machine import OtherLoad, load_words
 
     assert "NOT idle" in load_words(1.5) and "NOT" not in load_words(0.01)
     assert OtherLoad().cores() >= 0.0
@@ -379,20 +387,16 @@ def test_an_unknown_bench_names_the_nearest(capsys):
 # ---- real runs -----------------------------------------------------------------------------------
 
 
-def start(*arguments, **given):
-    """The peers are not compiled here: the compiler takes longer than the tests."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "zeromuon", "bench", "kernels", *arguments],
-        text=True,
-        env={**environment(), "TORCHDYNAMO_DISABLE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **given,
-    )
+@pytest.fixture
+def bench(start):
+    """bench(*arguments): the running command. The peers are not compiled: the compiler takes longer than the tests."""
+    command = [sys.executable, "-m", "zeromuon", "bench", "kernels"]
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return lambda *arguments: start([*command, *arguments], env=environment(), **pipes)
 
 
-def test_a_tiny_run_end_to_end(tmp_path):
-    running = start(*TINY, "--threads", "1", "--out", str(tmp_path / "out"))
+def test_a_tiny_run_end_to_end(bench, tmp_path):
+    running = bench(*TINY, "--threads", "1", "--out", str(tmp_path / "out"))
     text, progress = running.communicate(timeout=120)
     assert running.returncode == 0, progress
     found = json.loads((tmp_path / "out" / "kernels.json").read_text())
@@ -406,8 +410,8 @@ def test_a_tiny_run_end_to_end(tmp_path):
 
 
 def test_a_tiny_run_of_the_elementwise_passes(tmp_path, monkeypatch):
-    from zeromuon.commands.bench import adamw, deepspeed_adam
-    from zeromuon.commands.bench.progress import Progress
+    from zeromuon.commands.bench.kernels import adamw, deepspeed_adam
+    from zeromuon.commands.bench.core.progress import Progress
 
     monkeypatch.setattr(deepspeed_adam, "build", lambda say, longest: "cpu_adam was not built: no compiler")
     cases, budget = [], Budget(2.0)
@@ -421,9 +425,9 @@ def test_a_tiny_run_of_the_elementwise_passes(tmp_path, monkeypatch):
     assert cases[2].row(adamw.TORCH_FUSED).ratio is not None
 
 
-def test_an_interrupt_leaves_what_was_measured(tmp_path):
+def test_an_interrupt_leaves_what_was_measured(bench, tmp_path):
     out = tmp_path / "out" / "kernels.json"
-    running = start(
+    running = bench(
         "--only",
         "newton_schulz",
         "--shape",
@@ -434,9 +438,8 @@ def test_an_interrupt_leaves_what_was_measured(tmp_path):
         "600",
         "--out",
         str(out.parent),
-        start_new_session=True,
     )
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not out.exists() and time.monotonic() < end:
         time.sleep(0.1)
     running.send_signal(signal.SIGINT)

@@ -10,9 +10,10 @@ import threading
 import pytest
 
 from tests.multirank.launch import environment
-from zeromuon.commands.bench import deepspeed_adam, interrupt, kernels, plot, report, tune
-from zeromuon.commands.bench.results import Case, rows_of
-from zeromuon.commands.bench.timing import Contender, measure
+from zeromuon.commands.bench.kernels import deepspeed_adam, command as kernels, tune
+from zeromuon.commands.bench.core import interrupt, plot, report
+from zeromuon.commands.bench.core.results import Case, rows_of
+from zeromuon.commands.bench.core.timing import Contender, measure
 
 SAID = "interrupting after this sample; Ctrl-C again to stop at once"
 
@@ -159,18 +160,20 @@ def test_another_thread_measures_without_a_handler(handler):
     assert seen == [False, handler]
 
 
-def test_a_second_ctrl_c_ends_the_process_at_once():
+def test_a_second_ctrl_c_ends_the_process_at_once(start):
     code = """if True:
         import os, signal
-        from zeromuon.commands.bench import interrupt
+        from zeromuon.commands.bench.core import interrupt
         with interrupt.deferred():
             os.kill(os.getpid(), signal.SIGINT)
             print("noted", flush=True)
             os.kill(os.getpid(), signal.SIGINT)
             print("alive", flush=True)
     """
-    ended = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
-    assert ended.returncode == -signal.SIGINT and ended.stdout == "noted\n" and SAID in ended.stderr
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    ended = start([sys.executable, "-c", code], env=environment(), **pipes)
+    printed, said = ended.communicate(timeout=60)
+    assert ended.returncode == -signal.SIGINT and printed == "noted\n" and SAID in said
 
 
 # ---- a run ---------------------------------------------------------------------------------------

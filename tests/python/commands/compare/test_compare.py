@@ -1,7 +1,6 @@
 """`zeromuon compare`: its rows, its verdicts, that it can fail, and rows end to end."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import time
 
 import pytest
 
+from tests import processes
 from tests.multirank.launch import environment
 from zeromuon.commands.compare import command, launch, report
 from zeromuon.commands.compare.rows import DEEPSPEED, OURS, ROWS
@@ -31,7 +31,8 @@ DEFECTS = [
     "roles",
     "unknown_option",
 ]
-SPOILT = ["accumulation", "clip"]
+SPOILT = ["accumulation", pytest.param("clip", marks=pytest.mark.full)]
+ONE_OF_EACH_KIND = ["mixed_shapes", "offload_repeats", "bf16_momentum", "init_roundtrip"]
 
 
 def measured(*values, **given):
@@ -154,6 +155,12 @@ def test_a_defect_is_measured_on_both_systems(capsys, tmp_path):
     assert "ours ok" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
+def test_ours_meets_the_bars_of_a_row_of_each_kind(name):
+    ours = launch.measure(name, OURS)
+    assert report.meets(BY_NAME[name], ours), ours
+
+
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_learning_rate_that_is_one_percent_off_misses_the_bar(name):
     ours = launch.measure(name, OURS, spoil=True)
@@ -165,18 +172,13 @@ def test_a_learning_rate_that_is_one_percent_off_misses_the_bar(name):
 
 def test_an_interrupt_ends_the_ranks():
     code = "import sys; from zeromuon.commands.compare import command; sys.exit(command.run(['--row', 'clip']))"
-    marker = f"compare-{os.getpid()}"
-    running = subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**environment(), "ZEROMUON_TEST_MARKER": marker},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    _wait_until(lambda: len(_marked(marker)) >= 4)  # the command, torchrun, two ranks
-    os.kill(running.pid, signal.SIGINT)
-    assert running.wait(60) == command.INTERRUPTED
-    _wait_until(lambda: not _marked(marker))
+    given = {"env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with processes.running([sys.executable, "-c", code], **given) as running:
+        mark = processes.mark_of(running.pid)
+        _wait_until(lambda: len(processes.alive(mark)) >= 4)  # the command, torchrun, two ranks
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == command.INTERRUPTED
+        _wait_until(lambda: not processes.alive(mark))
 
 
 def _wait_until(holds, seconds=60):
@@ -184,20 +186,6 @@ def _wait_until(holds, seconds=60):
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.2)
-
-
-def _marked(marker: str) -> list[int]:
-    """Processes that were started with this marker in their environment."""
-    import psutil
-
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("ZEROMUON_TEST_MARKER") == marker and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
 
 
 @pytest.mark.full

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -10,7 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+
+from tests import processes
 
 WORDS = "the a shard rank matrix owner moves adds waits sums between after before step update of and to in".split()
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -84,33 +88,52 @@ def _tokenizer_into(folder: Path) -> dict:
 class Command:
     """`python -m zeromuon finetune` as a process of its own, one thread per rank so that bits repeat."""
 
+    unfinished: list[Command] = []
+
     def __init__(self, *arguments: str):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "zeromuon", "finetune", *map(str, arguments)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        self._ends = contextlib.ExitStack()
+        command = [sys.executable, "-m", "zeromuon", "finetune", *map(str, arguments)]
+        given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        running = processes.running(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **given)
+        self.process = self._ends.enter_context(running)
+        self.unfinished.append(self)
 
     def finish(self) -> tuple[int, str]:
         """(exit status, output)"""
         output, _ = self.process.communicate(timeout=570)
         return self.process.returncode, output
 
-    def interrupt_after(self, folder: Path, step: int, times: int = 1) -> None:
-        """Sends SIGINT once the metrics contain `step`."""
+    def end(self) -> None:
+        """With all that it started."""
+        self._ends.close()
+
+    def interrupt_after(self, folder: Path, step: int, hold_the_ranks: bool = False) -> None:
+        """Sends SIGINT once the metrics contain `step`. hold_the_ranks: they are stopped first, so that none can finish its
+        step and save, and a second SIGINT follows once the first was understood."""
         metrics = folder / "metrics.jsonl"
-        while not (metrics.exists() and f'"step": {step}, "loss"' in metrics.read_text()):
+        self._wait_for(lambda: metrics.exists() and f'"step": {step}, "loss"' in metrics.read_text())
+        if hold_the_ranks:
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                process.suspend()
+        self.process.send_signal(signal.SIGINT)
+        if hold_the_ranks:
+            self._wait_for((folder / "stop").exists)
+            self.process.send_signal(signal.SIGINT)
+
+    def _wait_for(self, condition) -> None:
+        while not condition():
             assert self.process.poll() is None, self.process.stdout.read()
             time.sleep(0.02)
-        for _ in range(times):
-            self.process.send_signal(signal.SIGINT)
-            time.sleep(0.3)
 
 
 @pytest.fixture(scope="session")
 def command():
     """Command, to be called with the options of `zeromuon finetune`."""
     return Command
+
+
+@pytest.fixture(autouse=True)
+def no_command_outlives_its_test():
+    yield
+    while Command.unfinished:
+        Command.unfinished.pop().end()

@@ -8,7 +8,6 @@ import struct
 import pytest
 
 from zeromuon.commands import cli
-from zeromuon.commands.finetune import launch
 from zeromuon.ranks import machine
 
 
@@ -176,17 +175,6 @@ def test_a_weight_file_cut_short_is_refused(refused, masked_model, text_file, tm
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-8])
     expect(refused("--model", folder, "--data", text_file), "cut short", str(len(content)))
-
-
-def test_ranks_are_held_against_cores_and_gpus():
-    with pytest.raises(ValueError, match="at least 1"):
-        launch.check_ranks(0, cores=2, gpus=0)
-    with pytest.raises(ValueError, match="at most 8 on 2 cores"):
-        launch.check_ranks(9, cores=2, gpus=0)
-    with pytest.raises(ValueError, match="at most 1, one per GPU"):
-        launch.check_ranks(2, cores=16, gpus=1)
-    assert launch.check_ranks(2, cores=2, gpus=0) == []
-    assert "share 1 core" in launch.check_ranks(2, cores=1, gpus=0)[0]
 
 
 def test_a_count_below_one_is_refused(refused, masked_model, text_file):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from zeromuon.commands.finetune import baseline, data  # noqa: E402
+from zeromuon.commands.finetune import baseline, data
 
 LAYOUT = data.Layout(seq_len=16, vocab_size=100, prefix=(1,), suffix=(2,), mask_token=3)
 CHUNKS = data.chunk(list(range(10, 10 + 14 * 20)), LAYOUT)

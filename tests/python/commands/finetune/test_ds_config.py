@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from zeromuon.base.shipped import config_file
 from zeromuon.commands import cli
 from zeromuon.commands.finetune import ds_config
 from zeromuon.commands.finetune.settings import Settings
@@ -13,7 +14,7 @@ FP32, BF16 = ds_config.Machine(gpu=False, bf16=False), ds_config.Machine(gpu=Fal
 
 
 def shipped():
-    return ds_config.read_config(cli.default_config())
+    return ds_config.read_config(config_file(cli.DEFAULT_CONFIG, "--config"))
 
 
 def test_the_shipped_configuration_is_stage_3_with_offload_and_has_a_value_for_every_auto():

@@ -1,20 +1,19 @@
-"""A rank that writes the checkpoint for `zeromuon bench ckpt`; started by source.py through torchrun.
+"""A rank that writes the checkpoint for `zeromuon bench ckpt`; started by source.py; rank 0 tells the number of parameters.
 
-usage: FOLDER WIDTH LAYERS TOLD; TOLD: JSON file that gets the number of parameters.
+usage: FOLDER WIDTH LAYERS
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from ....ranks.connect import connect
-from ..step_contenders import Size, build_model
+from ....ranks.channel import tell
+from ....ranks.leave import leave
+from ..step.contenders import Size, build_model
 from .source import TAG
 
 # torch_adam: without it DeepSpeed compiles an operator for minutes first.
@@ -25,10 +24,9 @@ _CONFIG = {
 }
 
 
-def main(folder: str, width: int, layers: int, told: str) -> int:
+def main(folder: str, width: int, layers: int) -> int:
     import deepspeed
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     rank = connect().rank
     model = build_model(Size(width, layers))
     numel = sum(parameter.numel() for parameter in model.parameters())
@@ -38,10 +36,10 @@ def main(folder: str, width: int, layers: int, told: str) -> int:
     engine.step()
     engine.save_checkpoint(folder, tag=TAG)
     if rank == 0:
-        Path(told).write_text(json.dumps({"numel": numel}))
+        tell(numel=numel)
     dist.destroy_process_group()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))
+    leave(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import functools
-import json
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections import OrderedDict
 from pathlib import Path
 
-from ..machine import installed
-from ..step_launch import environment
+from ....ranks.launch import Launch
+from ..core import interrupt
+from ..core.machine import installed
+from ..step.launch import environment
 from .contenders import Source
 
 RANKS = 2
 TAG = "global_step1"
 _SMALL_MIB, _SMALL_WIDTH, _WIDTH, _SPARSE_WIDTH = 64, 64, 1024, 8192
+_POLL_SECONDS = 0.2
 _ZEROS = 1 << 24  # bytes that are taken at once
 _STATES = ("exp_avg", "exp_avg_sq")
 
@@ -32,28 +32,14 @@ def width_and_layers(mib: int) -> tuple[int, int]:
 def by_deepspeed(folder: Path, mib: int, log: Path) -> Source:
     """Has DeepSpeed write one, after a step of AdamW on 2 gloo ranks. Raises RuntimeError with its last words."""
     width, layers = width_and_layers(mib)
-    told = folder.with_name(folder.name + ".json")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(RANKS),
-        "-m",
-        f"{__package__}.save_ranks",
-        str(folder),
-        str(width),
-        str(layers),
-        str(told),
-    ]
-    with open(log, "ab") as out:
-        status = subprocess.run(
-            command, env=environment(RANKS), stdout=out, stderr=out, stdin=subprocess.DEVNULL
-        ).returncode
+    given = {"ranks": RANKS, "environment": environment(RANKS), "log": log}
+    with Launch(f"{__package__}.save_ranks", folder, width, layers, **given) as ranks:
+        while (status := ranks.wait(_POLL_SECONDS)) is None:
+            interrupt.point()
     if status != 0:
         raise RuntimeError(f"the ranks that write the checkpoint ended with status {status}; see {log}")
-    numel = json.loads(told.read_text())["numel"]
+    (told,) = ranks.told()
+    numel = told["numel"]
     words = (
         f"written by DeepSpeed {installed('deepspeed')}: ZeRO-3 on {RANKS} gloo ranks, AdamW after one step, fp32,"
         f" {numel / 1e6:.1f} M parameters in {layers} layers of width {width}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..results import FAILED, PEER, Case, Row, rows_of
-from ..timing import Contender, Samples, ratio
+from ..core.results import FAILED, PEER, Case, Row, rows_of
+from ..core.timing import Contender, Samples, ratio
 from .contenders import EXPORT, LARGE, OURS_OF, PEER_OF, UNIVERSAL, WITHOUT_IMPORTS, Conversion, Source, written_bytes
 from .measure import Measured
 from .verdicts import ALL, PEAK, SYNC, TEMPORARY, WRITTEN

@@ -1,0 +1,1 @@
+"""What all benches share: turns and ratios, results, the report, the picture, interrupts. Knows no bench."""
