@@ -49,6 +49,12 @@ SECONDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def enough_memory(monkeypatch):
+    """How contenders share processes does not depend on what else runs here."""
+    monkeypatch.setattr(step, "available_memory_bytes", lambda: 64e9)
+
+
 def silent() -> Progress:
     return Progress(Budget(1.0), io.StringIO())
 
