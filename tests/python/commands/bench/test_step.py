@@ -505,7 +505,7 @@ def test_ranks_that_take_too_long_are_ended(tmp_path):
 
 def test_an_interrupt_leaves_what_was_measured(command_line, tmp_path):
     out = tmp_path / "out" / "step.json"
-    running = bench(
+    running = command_line(
         *TINY, "--model", "64x512", "--only", "counts", "--budget-seconds", "1000000", "--out", str(out.parent)
     )
     end = time.monotonic() + 200
