@@ -9,11 +9,12 @@ import pytest
 from tests.integration import hosts
 from zeromuon.base.shipped import config_file
 from zeromuon.commands.bench import command
-from zeromuon.commands.bench.played import models, outcome, rates, tables, timeline
+from zeromuon.commands.bench.played import outcome, rates, tables
 from zeromuon.commands.bench.core import report
 from zeromuon.commands.bench.played import command as pipeline
 from zeromuon.commands.bench.played.models import MODELS, Decoder, Parameter
 from zeromuon.commands.bench.played.outcome import Played, Scenario
+from zeromuon.optimizer import trace
 
 TINY = Decoder(64, 16, 160, 512, 6, biases=True, tied=True).model("tiny", "Tiny")
 # Slow enough for a tiny model: what matters is the work, not the latencies.
@@ -76,10 +77,12 @@ def test_hidden_matrices_get_muon_and_nothing_else():
 
 
 def test_a_sub_group_closes_with_the_parameter_that_fills_it():
+    from zeromuon.commands.bench.pipeline import played
+
     parameters = tuple(Parameter(str(i), 10) for i in range(5))
-    assert [len(group) for group in models.sub_groups(parameters, 2, 10)] == [2, 2, 1]
-    assert [len(group) for group in models.sub_groups(parameters, 2, 25)] == [5]
-    assert [len(group) for group in models.sub_groups(parameters, 3, 4)] == [1] * 5, (
+    assert [len(group) for group in played.sub_groups(parameters, 2, 10)] == [2, 2, 1]
+    assert [len(group) for group in played.sub_groups(parameters, 2, 25)] == [5]
+    assert [len(group) for group in played.sub_groups(parameters, 3, 4)] == [1] * 5, (
         "a rank has 4 of each, one is padding"
     )
 
@@ -94,7 +97,7 @@ def test_the_shipped_rates_cover_both_models_three_links_all_homes_and_two_balan
     links = {s.machine.rates["to_device_bytes_per_s"] for s in found if not s.balanced}
     assert links == {25e9, 50e9, 300e9} and len([s for s in found if s.balanced]) == 2
     plain = {(s.model.key, s.machine.name, s.home, s.momentum_dtype) for s in found if not s.balanced}
-    assert len(plain) == 2 * 3 * len(rates.HOMES) * len(rates.DTYPES)
+    assert len(plain) == 2 * 3 * len(rates.HOMES) * len(rates.FLOATS)
     assert all(source for s in found for source in s.machine.sources.values())
 
 
@@ -170,7 +173,7 @@ def test_a_case_that_stands_twice_is_refused(tmp_path):
 # ---- what is measured ----------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[(home, dtype) for home in rates.HOMES for dtype in rates.DTYPES], ids="-".join)
+@pytest.fixture(params=[(home, dtype) for home in rates.HOMES for dtype in rates.FLOATS], ids="-".join)
 def scenario(request, tmp_path) -> Scenario:
     home, dtype = request.param
     (found,) = scenarios(tmp_path, cases=of_case(homes=[home], momentum_dtypes=[dtype]))
@@ -199,8 +202,8 @@ def test_the_resources_are_the_bytes_and_operations_over_the_rates(scenario):
     to_device = muon * ((2 if on_cpu else 4) + streamed + 2) + adamw * 2
     to_host = muon * (2 + streamed)
     assert row.resources["cpu"] == pytest.approx(cpu / 1e8, rel=0.01)
-    assert row.resources["h2d"] == pytest.approx(to_device / 5e7, rel=0.01)
-    assert row.resources["d2h"] == pytest.approx(to_host / 5e7, rel=0.01)
+    assert row.resources["to_device"] == pytest.approx(to_device / 5e7, rel=0.01)
+    assert row.resources["to_host"] == pytest.approx(to_host / 5e7, rel=0.01)
     assert row.wire_mean == pytest.approx(4 * 0.5 / 2, rel=0.01) and row.wire_met
 
 
@@ -224,12 +227,12 @@ def test_every_shipped_case_reaches_its_figures():
 
 
 def test_cases_that_are_to_be_balanced_are_checked():
-    far = row_of("far", {"cpu": 1.0, "h2d": 0.7, "compute": 0.1}, balanced=True)
-    near = row_of("near", {"cpu": 0.81, "h2d": 1.0, "compute": 0.1}, balanced=True)
-    assert far.apart == pytest.approx(0.3) and near.two_largest == [("h2d", 1.0), ("cpu", 0.81)]
-    text = "\n".join(tables._balance([far, near, row_of("other", {"cpu": 1.0, "h2d": 0.1})]))
-    assert re.search(r"far: cpu 1000\.0 ms and h2d 700\.0 ms, 30\.0 % apart: NOT within 20 %", text)
-    assert re.search(r"near: h2d .* 19\.0 % apart: within 20 %", text) and len(text.splitlines()) == 3
+    far = row_of("far", {"cpu": 1.0, "to_device": 0.7, "compute": 0.1}, balanced=True)
+    near = row_of("near", {"cpu": 0.81, "to_device": 1.0, "compute": 0.1}, balanced=True)
+    assert far.apart == pytest.approx(0.3) and near.two_largest == [("to_device", 1.0), ("cpu", 0.81)]
+    text = "\n".join(tables._balance([far, near, row_of("other", {"cpu": 1.0, "to_device": 0.1})]))
+    assert re.search(r"far: cpu 1000\.0 ms and to_device 700\.0 ms, 30\.0 % apart: NOT within 20 %", text)
+    assert re.search(r"near: to_device .* 19\.0 % apart: within 20 %", text) and len(text.splitlines()) == 3
 
 
 # ---- the report ----------------------------------------------------------------------------------
@@ -240,7 +243,7 @@ def row_of(key: str, resources: dict, makespan=1.2, balanced=False, wire_mean=1.
 
 
 def test_the_table_has_the_verdicts_and_the_worst_case(tmp_path):
-    rows = [row_of("good", {"cpu": 1.15, "h2d": 0.1}), row_of("late", {"cpu": 1.0, "h2d": 0.1}, wire_mean=1.02)]
+    rows = [row_of("good", {"cpu": 1.15, "to_device": 0.1}), row_of("late", {"cpu": 1.0, "to_device": 0.1}, wire_mean=1.02)]
     given = rates.load(written(tmp_path, content()))
     text = report.text(tables.results_of(given, outcome.scenarios(given), rows, "late"))
     assert re.search(
@@ -283,7 +286,7 @@ def test_a_tiny_run_writes_table_json_picture_and_trace(tmp_path, capsys):
     spans = [row for row in rows if row["ph"] == "X"]
     names = {(row["pid"], row["tid"]): row["args"]["name"] for row in rows if row["name"] == "thread_name"}
     assert {(row["pid"], names[row["pid"], row["tid"]]) for row in spans} == {
-        (rank, lane) for rank in (0, 1) for lane in ("step", *timeline.LANES)
+        (rank, lane) for rank in (0, 1) for lane in ("step", *trace.lanes())
     }
     assert max(row["ts"] + row["dur"] for row in spans) == pytest.approx(1e6 * found["rows"][1]["makespan_s"])
 

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ....optimizer.options import FLOATS, MOMENTUM_HOMES
 from .models import MODELS
 
 FILE = "pipeline_rates.json"
@@ -24,7 +25,7 @@ RATES = (
     "wire_bytes_per_s",
     *LATENCIES,
 )
-HOMES, DTYPES = ("shard", "device", "streamed"), ("float32", "bfloat16")
+HOMES = tuple(MOMENTUM_HOMES.values())
 _MOST_RANKS = 1024
 
 
@@ -107,7 +108,7 @@ def _machine(name: str, machine: _Value, known: dict) -> Machine:
 def _case(case: _Value, machines: dict) -> Case:
     machine, models, homes, dtypes, balanced = case.members("machine", "models", "homes", "momentum_dtypes", "balanced")
     balanced.require(isinstance(balanced.value, bool), "expected true or false")
-    some = (models.some_of(MODELS), homes.some_of(HOMES), dtypes.some_of(DTYPES))
+    some = (models.some_of(MODELS), homes.some_of(HOMES), dtypes.some_of(FLOATS))
     return Case(machines[machine.one_of(machines)], *some, balanced.value)
 
 
