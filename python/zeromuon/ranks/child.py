@@ -50,10 +50,15 @@ class Child:
         self._process: subprocess.Popen | None = None
 
     def __enter__(self):
-        self._on_exit = contextlib.ExitStack()
-        self._on_exit.callback(self._channel.close)
-        self._on_exit.enter_context(_terminated_as_interrupted())
-        self._on_exit.callback(self.end)
+        with contextlib.ExitStack() as started:
+            started.callback(self._channel.close)
+            started.enter_context(_terminated_as_interrupted())
+            started.callback(self.end)
+            self._start()
+            self._on_exit = started.pop_all()
+        return self
+
+    def _start(self) -> None:
         with open(self.log or os.devnull, "ab") as log:
             to_log = log if self.log else None
             self._process = subprocess.Popen(
@@ -65,7 +70,6 @@ class Child:
                 stderr=to_log,
                 start_new_session=True,
             )
-        return self
 
     def __exit__(self, *_):
         self._on_exit.close()

@@ -111,6 +111,14 @@ def test_sigterm_is_an_interrupt_while_a_child_runs_and_the_child_ends(tmp_path)
     assert running.family() == [] and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_command_that_cannot_be_started_leaves_the_handler_and_no_file():
+    missing = Child(["/no/such/program"])
+    with pytest.raises(FileNotFoundError), missing:
+        raise AssertionError("it was entered")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert not Path(missing._environment["ZEROMUON_CHANNEL"]).exists()
+
+
 def test_a_handler_of_sigterm_of_this_process_stays(tmp_path):
     seen = []
     before = signal.signal(signal.SIGTERM, lambda *_: seen.append(1))

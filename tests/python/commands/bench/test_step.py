@@ -49,6 +49,12 @@ SECONDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def enough_memory(monkeypatch):
+    """How contenders share processes does not depend on what else runs here."""
+    monkeypatch.setattr(step, "available_memory_bytes", lambda: 64e9)
+
+
 def silent() -> Progress:
     return Progress(Budget(1.0), io.StringIO())
 
@@ -212,6 +218,31 @@ def test_the_first_failure_is_kept_and_every_rank_may_tell_it(monkeypatch):
     Reporter(1).say("only rank 0 says how it goes")
     heard.take_all(told, silent())
     assert heard.failed == (PEER_HOME, "rank 1, step: RuntimeError: broken 1") and heard.doing == (PEER_HOME, "step")
+
+
+def test_what_rank_0_tells_is_heard_and_what_is_not_known_raises(monkeypatch):
+    told, heard = [], Heard()
+    monkeypatch.setattr(step_events.channel, "tell", lambda **event: told.append(event))
+    reporter = Reporter(0)
+    reporter.say("words")
+    reporter.round(2, {OURS_HOME: [1.0, 2.0]})
+    reporter.mode(PEER_HOME, "eager", "eager: faster")
+    reporter.found(OURS_HOME, growth_bytes=1)
+    with reporter.during(OURS_HOME, "step"):
+        pass
+    reporter.done()
+    heard.take_all(told, silent())
+    assert heard == Heard(
+        {OURS_HOME: [1.0, 2.0]},
+        {PEER_HOME: "eager"},
+        {PEER_HOME: "eager: faster"},
+        {OURS_HOME: {"growth_bytes": 1}},
+        None,
+        (OURS_HOME, "step"),
+        True,
+    )
+    with pytest.raises(AssertionError, match="does not know"):
+        heard.take_all([{"kind": "other"}], silent())
 
 
 def test_the_peak_is_above_what_was_there_before():

@@ -88,27 +88,29 @@ class Heard:
 
     def take_all(self, events: list[dict], progress) -> None:
         for event in events:
-            values = {name: value for name, value in event.items() if name not in ("kind", "rank")}
-            getattr(self, f"_on_{event['kind']}")(progress, **values)
+            self._take(event, progress)
 
-    def _on_say(self, progress, words):
-        progress.say(words)
+    def _take(self, event: dict, progress) -> None:
+        match event:
+            case {"kind": "say", "words": words}:
+                progress.say(words)
+            case {"kind": "round", "number": number, "seconds": seconds}:
+                self.seconds = seconds
+                progress.round(number)
+            case _:
+                self._take_of_contender(event)
 
-    def _on_round(self, progress, number, seconds):
-        self.seconds = seconds
-        progress.round(number)
-
-    def _on_mode(self, progress, name, mode, words):
-        self.modes[name], self.mode_words[name] = mode, words
-
-    def _on_found(self, progress, name, values):
-        self.found[name] = values
-
-    def _on_doing(self, progress, name, doing):
-        self.doing = (name, doing)
-
-    def _on_failed(self, progress, name, why):
-        self.failed = self.failed or (name, why)
-
-    def _on_done(self, progress):
-        self.done = True
+    def _take_of_contender(self, event: dict) -> None:
+        match event:
+            case {"kind": "mode", "name": name, "mode": mode, "words": words}:
+                self.modes[name], self.mode_words[name] = mode, words
+            case {"kind": "found", "name": name, "values": values}:
+                self.found[name] = values
+            case {"kind": "doing", "name": name, "doing": doing}:
+                self.doing = (name, doing)
+            case {"kind": "failed", "name": name, "why": why}:
+                self.failed = self.failed or (name, why)
+            case {"kind": "done"}:
+                self.done = True
+            case _:
+                raise AssertionError(f"an event that this side does not know: {event}")

@@ -30,7 +30,7 @@ class Launcher:
     def run(self, job: Job, heard: Heard, longest: float) -> None:
         """Runs a job to its end and fills `heard`, also when it is interrupted. longest: seconds after which the ranks are
         ended."""
-        module, variables = f"{__package__}.step_ranks", environment(self.ranks)
+        module, variables = f"{__package__}.ranks", environment(self.ranks)
         ranks = Launch(module, job.as_text(), ranks=self.ranks, environment=variables, log=self.log)
         try:
             with ranks:
