@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+
+#include "csrc/base/check.h"
 
 namespace zeromuon::offload {
 
@@ -9,13 +12,18 @@ namespace zeromuon::offload {
 //            momentum in the wire dtype.
 // kDevice:   on the compute device; gradients travel there.
 // kStreamed: stored with the flat shard; gradients and momenta travel to the compute device, and
-// the
-//            momenta back.
+//            the momenta back.
 enum class MomentumHome : uint8_t { kShard, kDevice, kStreamed };
 
+constexpr const char* kMomentumHomeNames[] = {"shard", "device", "streamed"};
+
 constexpr const char* name_of(MomentumHome home) {
-  if (home == MomentumHome::kShard) return "shard";
-  return home == MomentumHome::kDevice ? "device" : "streamed";
+  return kMomentumHomeNames[static_cast<int>(home)];
+}
+
+// Raises ValueError naming the valid names.
+inline MomentumHome parse_momentum_home(const std::string& name) {
+  return static_cast<MomentumHome>(index_of(kMomentumHomeNames, name, "momentum_home"));
 }
 
 }  // namespace zeromuon::offload

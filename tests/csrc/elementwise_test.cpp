@@ -129,7 +129,7 @@ TEST(AdamW, CoupledDecayIsAdamOnTheGradientPlusTheDecayedWeight) {
   EXPECT_EQ(v, plain_v);
 }
 
-// Note [Same bits everywhere]
+// See Note [Same bits everywhere].
 TEST(Elementwise, GivesTheSameBitsForAnyThreadsAndAnyCut) {
   constexpr int64_t kNumel = 200001;
   const auto start = random_values(kNumel, 7), gradient = random_values(kNumel, 8);

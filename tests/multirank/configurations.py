@@ -22,7 +22,6 @@ PARITY = (
         clip=0.05,
         sub_group=150,
         reduce_bucket=50,
-        mutation_check=True,
     ),
     Case(
         "offload, accumulation and clipping, small sub-groups, weight decay",
@@ -31,7 +30,6 @@ PARITY = (
         clip=0.05,
         sub_group=150,
         options=_options(weight_decay=0.1),
-        mutation_check=True,
     ),
     Case("zero.Init", zero_init=True, clip=0.05),
     Case("offload, zero.Init, reduce_scatter false", offload=True, zero_init=True, reduce_scatter=False),
@@ -289,7 +287,6 @@ SIXTEEN_BITS = (
         offload=True,
         offload_param=True,
         options=_EXACT,
-        mutation_check=True,
     ),
     Case(
         "fp16, static scale, persistent parameters",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import types
+import contextlib
+import functools
 import warnings
 
 import torch
@@ -45,36 +46,24 @@ def fake_device_homes(case: dict) -> dict:
     the plain path without one."""
     case = Case(**case)
     plain, rows = _trained(case, {"fused_step": "off"}), {}
-    for home in ("shard", "streamed"):
-        with _fake_device(home):
-            rows[home] = _compared(_trained(case, {"fused_step": "on"}), plain)
+    for name, home in (("shard", "cpu"), ("streamed", "cpu_streamed")):
+        with _fake_device():
+            rows[name] = _compared(_trained(case, {"fused_step": "on", "momentum_device": home}), plain)
     return rows
 
 
-class _fake_device:
+@contextlib.contextmanager
+def _fake_device():
     """Within it, a binding plans for a device of its own memory, and gets a fake one."""
+    from zeromuon import _lab
+    from zeromuon.optimizer import bind
 
-    def __init__(self, home: str):
-        self._home = home
-
-    def __enter__(self):
-        from zeromuon import _core
-        from zeromuon.optimizer import bind
-
-        def plan(**given):
-            return _core.make_step_plan(**{**given, "staged": True, "momentum_home": self._home})
-
-        def executor(*args, **given):
-            return _core.StepExecutor(*args, **given, fake_device_seed=7)
-
-        names = {n: getattr(_core, n) for n in dir(_core)}
-        bind._core = types.SimpleNamespace(**{**names, "make_step_plan": plan, "StepExecutor": executor})
-
-    def __exit__(self, *_):
-        from zeromuon import _core
-        from zeromuon.optimizer import bind
-
-        bind._core = _core
+    executor = functools.partial(_lab.fake_device_executor, seed=7)
+    real, bind.backend = bind.backend, bind.Backend(lambda shard, compute: True, executor)
+    try:
+        yield
+    finally:
+        bind.backend = real
 
 
 def _trained(case: Case, options: dict, before_step: dict | None = None) -> dict:

@@ -229,6 +229,9 @@ def interrupted(fused_step: str) -> dict:
             real.step(tasks)
             raise KeyboardInterrupt
 
+        def __getattr__(self, name):
+            return getattr(real, name)
+
     def train():
         try:
             world.train(engine, data, range(1, 2))

@@ -2,13 +2,13 @@
 
 import pytest
 import torch  # noqa: F401  (the core needs it loaded)
-from zeromuon import _core
+from zeromuon import _lab
 
 from tests.multirank.cases import STEPS
 from tests.multirank.configurations import FIVE_RANKS, FULL, PARITY, USERS
 from tests.multirank.launch import row
 
-NO_ONEDNN = dict(_core.cpu_kernels())["onednn"]  # why not; empty: it is there
+NO_ONEDNN = dict(_lab.cpu_kernels())["onednn"]  # why not; empty: it is there
 
 
 def parameters():
@@ -17,8 +17,6 @@ def parameters():
             marks = [pytest.mark.full] if case in FULL else []
             if case.options.get("cpu_kernels") == "onednn" and NO_ONEDNN:
                 marks.append(pytest.mark.skip(reason=f"cpu_kernels onednn: {NO_ONEDNN}"))
-            if case.mutation_check and world_size == 2:
-                marks.append(pytest.mark.mutation_check)
             yield pytest.param(
                 world_size,
                 row(case.name, "parity", **case.as_dict()),

@@ -1,21 +1,15 @@
-// One function per folder of the core; module.cpp lists them.
+// One function per part of the core; module.cpp lists them.
 #pragma once
 
-#include <torch/csrc/utils/pybind.h>
-
-#include <vector>
-
-#include "zero3/step/step_types.h"
+#include <pybind11/pybind11.h>
 
 namespace zeromuon::bindings {
 
-void bind_base(pybind11::module_& m);
-void bind_elementwise(pybind11::module_& m);
-void bind_ops(pybind11::module_& m);
-void bind_played(pybind11::module_& m);
-void bind_zero3(pybind11::module_& m);
-
-// Each a dict: lane, stage, sub_group, bucket, begin_ns, end_ns.
-pybind11::list trace_rows(const std::vector<zero3::TraceEvent>& events);
+void bind_errors(pybind11::module_& m);
+void bind_coefficients(pybind11::module_& m);
+void bind_plan(pybind11::module_& m);
+void bind_tasks(pybind11::module_& m);
+void bind_executor(pybind11::module_& m);
+void bind_allocations(pybind11::module_& m);
 
 }  // namespace zeromuon::bindings

@@ -1,11 +1,13 @@
 #include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include <cmath>
 #include <optional>
 
 #include "csrc/base/check.h"
 #include "csrc/ops/elementwise.h"
-#include "python/bindings/core/bindings.h"
+#include "python/bindings/core/names.h"
+#include "python/bindings/lab/bindings.h"
 
 namespace py = pybind11;
 
@@ -105,7 +107,7 @@ ops::Decay decay_of(const char* where, const std::string& name) {
 void adamw(const at::Tensor& weight, const at::Tensor& gradient, const at::Tensor& exp_avg,
            const at::Tensor& exp_avg_sq, const OptionalTensor& low, double lr,
            std::pair<double, double> betas, double eps, double weight_decay, int64_t step,
-           float gradient_scale, const std::string& decay, const std::string& kernels) {
+           float gradient_scale, const std::string& decay, ops::CpuKernels kernels) {
   constexpr const char* kWhere = "adamw_";
   const int64_t numel = check_arrays(kWhere,
                                      {{"weight", weight},
@@ -126,33 +128,28 @@ void adamw(const at::Tensor& weight, const at::Tensor& gradient, const at::Tenso
       floats_of(kWhere, {"weight", weight}), typed(kWhere, {"gradient", gradient}),
       typed(kWhere, {"exp_avg", exp_avg}), typed(kWhere, {"exp_avg_sq", exp_avg_sq}),
       typed(kWhere, "low_precision", low)};
-  const ops::CpuKernels chosen = ops::parse_cpu_kernels(kernels);
   const py::gil_scoped_release released;
-  ops::adamw(element, arrays, numel, chosen);
+  ops::adamw(element, arrays, numel, kernels);
 }
 
 bool momentum(const at::Tensor& gradient, const at::Tensor& momentum, const at::Tensor& wire,
-              double beta, const std::string& kind, bool nesterov, float gradient_scale,
-              const std::string& kernels) {
+              double beta, ops::MomentumKind kind, bool nesterov, float gradient_scale,
+              ops::CpuKernels kernels) {
   constexpr const char* kWhere = "momentum_";
   const int64_t numel =
       check_arrays(kWhere, {{"gradient", gradient}, {"momentum", momentum}, {"wire", wire}});
   expect_beta(kWhere, "beta", beta);
   expect_finite(kWhere, "gradient_scale", gradient_scale);
-  require(kind == "ema" || kind == "heavy_ball", kWhere,
-          ": expected kind ema or heavy_ball, got \"", kind, "\"");
-  const auto parsed = kind == "ema" ? ops::MomentumKind::kEma : ops::MomentumKind::kHeavyBall;
-  const ops::MomentumElement element(parsed, beta, nesterov, gradient_scale);
+  const ops::MomentumElement element(kind, beta, nesterov, gradient_scale);
   const ops::MomentumArrays arrays{typed(kWhere, {"gradient", gradient}),
                                    typed(kWhere, {"momentum", momentum}),
                                    typed(kWhere, {"wire", wire})};
-  const ops::CpuKernels chosen = ops::parse_cpu_kernels(kernels);
   const py::gil_scoped_release released;
-  return ops::update_momentum(element, arrays, numel, chosen);
+  return ops::update_momentum(element, arrays, numel, kernels);
 }
 
 void apply(const at::Tensor& weight, const at::Tensor& update, const OptionalTensor& low, double lr,
-           double weight_decay, double scale, bool cautious, const std::string& kernels) {
+           double weight_decay, double scale, bool cautious, ops::CpuKernels kernels) {
   constexpr const char* kWhere = "apply_";
   const int64_t numel = check_arrays(kWhere, {{"weight", weight}, {"update", update}}, low);
   expect_finite(kWhere, "lr", lr);
@@ -163,24 +160,22 @@ void apply(const at::Tensor& weight, const at::Tensor& update, const OptionalTen
   const ops::ApplyArrays arrays{floats_of(kWhere, {"weight", weight}),
                                 typed(kWhere, {"update", update}),
                                 typed(kWhere, "low_precision", low)};
-  const ops::CpuKernels chosen = ops::parse_cpu_kernels(kernels);
   const py::gil_scoped_release released;
-  ops::apply_update(element, arrays, numel, chosen);
+  ops::apply_update(element, arrays, numel, kernels);
 }
 
-bool cast(const at::Tensor& dst, const at::Tensor& src, const std::string& kernels) {
+bool cast(const at::Tensor& dst, const at::Tensor& src, ops::CpuKernels kernels) {
   constexpr const char* kWhere = "cast_";
   const Array to{"dst", dst}, from{"src", src};
   const int64_t numel = check_arrays(kWhere, {to, from});
   const ops::Typed out = typed(kWhere, to), in = typed(kWhere, from);
   require(out.dtype == DType::kFloat32 || in.dtype == DType::kFloat32, kWhere,
           ": expected dst or src in float32, got ", name_of(out.dtype), " and ", name_of(in.dtype));
-  const ops::CpuKernels chosen = ops::parse_cpu_kernels(kernels);
   const py::gil_scoped_release released;
   if (in.dtype == DType::kFloat32) {
-    return ops::encode_values(static_cast<float*>(in.data), out, numel, chosen);
+    return ops::encode_values(static_cast<float*>(in.data), out, numel, kernels);
   }
-  ops::decode_values(in, static_cast<float*>(out.data), numel, chosen);
+  ops::decode_values(in, static_cast<float*>(out.data), numel, kernels);
   return true;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import socket
 import warnings
 from dataclasses import dataclass
@@ -14,9 +15,19 @@ from .. import _core
 from ..deepspeed import layout, loop, support
 from ..ranks import leave, machine
 from . import placement
+from .options import MOMENTUM_HOMES
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+@dataclass(frozen=True)
+class Backend:
+    """What plans are carried out on. staged: of the devices of the flat shard and of the collectives, whether they are
+    two. make_executor: called as _core.StepExecutor."""
+
+    staged: Callable = operator.ne
+    make_executor: Callable = _core.StepExecutor
+
+
+backend = Backend()  # tests put a fake device here
 
 
 @dataclass
@@ -90,35 +101,48 @@ def _exchange(zero3, group, options: dict) -> _Ranks:
 
 def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
     sub_groups = layout.read_sub_groups(zero3, specs)
-    layout.check_layout(zero3, sub_groups, dist.get_rank(group))
+    layout.check_layout(zero3, sub_groups)
     shard, compute = sub_groups[0].flat.device, layout.compute_device()
     fused = _takes_over(zero3, options["fused_step"], dist.get_rank(group) == 0)
+    staged = backend.staged(shard, compute)
+    casts = _casts(zero3, sub_groups) if fused else "none"
+    core_groups = layout.core_sub_groups(zero3, sub_groups)
     wire = _wire_dtype(options["wire_dtype"], sub_groups)
-    low_precision = _low_precision(zero3, sub_groups) if fused else "none"
-    home = _momentum_home(options, sub_groups, (wire, low_precision), ranks, group)
-    staged = shard != compute
-    plan = _core.make_step_plan(
-        world_size=dist.get_world_size(group),
-        form=options["ns_form"],
-        dtype=options["ns_dtype"],
-        coefficients=_core.CoefficientSet(options["ns"]),
-        on_cuda=compute.type == "cuda",
-        lanes=torch.get_num_threads(),
-        scale=options["scale"],
-        wire_dtype=wire,
-        sub_groups=layout.core_sub_groups(zero3, sub_groups),
-        max_bytes_in_flight=0 if options["max_bytes_in_flight"] == "auto" else options["max_bytes_in_flight"],
-        staged=staged,
-        momentum_home=placement.CORE_NAMES[home] if staged else "shard",
-        momentum_dtype=options["momentum_dtype"],
-        casts_weights=low_precision != "none",
-    )
-    momentum_dtype, on_device = _DTYPES[options["momentum_dtype"]], staged and home == "device"
+
+    def plan_for(home: str):
+        flow = _core.Flow(
+            staged=staged,
+            momentum_home=MOMENTUM_HOMES[home] if staged else "shard",
+            momentum_dtype=options["momentum_dtype"],
+            casts=casts,
+        )
+        return _core.make_step_plan(
+            _plan_options(options, compute, dist.get_world_size(group), wire, flow), core_groups
+        )
+
+    home, plan = _planned(options, sub_groups, plan_for, ranks, group)
+    momentum_dtype, on_device = getattr(torch, options["momentum_dtype"]), staged and home == "device"
     _check_memory(plan, dist.get_rank(group), sub_groups, states, ranks.on_this_host, (momentum_dtype, on_device))
-    executor = _core.StepExecutor(
+    executor = backend.make_executor(
         plan, group, shard, compute, cpu_kernels=options["cpu_kernels"], stage_timeout_s=options["stage_timeout_s"]
     )
     return Binding(zero3, sub_groups, plan, executor, fused, home, momentum_dtype, on_device)
+
+
+def _plan_options(options: dict, compute: torch.device, world_size: int, wire: str, flow):
+    most = options["max_bytes_in_flight"]
+    return _core.PlanOptions(
+        world_size=world_size,
+        newton_schulz=_core.NewtonSchulzRequest(
+            form=options["ns_form"], dtype=options["ns_dtype"], coefficients=_core.CoefficientSet(options["ns"])
+        ),
+        target=_core.cuda_target() if compute.type == "cuda" else _core.this_cpu(),
+        lanes=torch.get_num_threads(),
+        scale=options["scale"],
+        wire_dtype=wire,
+        max_bytes_in_flight=0 if most == "auto" else most,
+        flow=flow,
+    )
 
 
 def _takes_over(zero3, option: str, is_first_rank: bool) -> bool:
@@ -137,12 +161,17 @@ def _takes_over(zero3, option: str, is_first_rank: bool) -> bool:
     return option != "off" and obstacle is None
 
 
-def _low_precision(zero3, sub_groups) -> str:
-    """Data type of the weights that the kernels write; "none" unless that is one type for all sub-groups."""
-    flats = [loop.low_precision_shard(zero3, g.index) for g in sub_groups]
-    names = {None if flat is None else _NAMES[flat.dtype] for flat in flats}
-    only = names.pop() if len(names) == 1 else None
-    return only or "none"
+def _casts(zero3, sub_groups) -> str:
+    """Where the low-precision weights lie that the kernels write, with_shard or on_device; "none" unless that is one data
+    type in one place for all sub-groups."""
+    found = set()
+    for group in sub_groups:
+        low = loop.low_precision_shard(zero3, group.index)
+        found.add(None if low is None else (low.dtype, low.device == group.flat.device))
+    only = found.pop() if len(found) == 1 else None
+    if only is None:
+        return "none"
+    return "with_shard" if only[1] else "on_device"
 
 
 def _wire_dtype(option: str, sub_groups) -> str:
@@ -152,44 +181,48 @@ def _wire_dtype(option: str, sub_groups) -> str:
     return "float32" if layout.trains_in_float32(sub_groups) else "bfloat16"
 
 
-_SIZES = {"none": 0, "float32": 4, "bfloat16": 2, "float16": 2}
-
-
-def _momentum_home(options: dict, sub_groups, dtypes: tuple[str, str], ranks: _Ranks, group) -> str:
-    """ "cpu", "cpu_streamed" or "device". dtypes: on the wire, of the low-precision weights. Rank 0 prints what "auto"
-    took where there was a choice, and why."""
+def _planned(options: dict, sub_groups, plan_for: Callable, ranks: _Ranks, group) -> tuple:
+    """The home of the momentum ("cpu", "cpu_streamed" or "device") and the plan for it. Rank 0 prints what "auto" took
+    where there was a choice, and why."""
     option, shard, compute = options["momentum_device"], sub_groups[0].flat.device, layout.compute_device()
-    placement.check_momentum_device(option, shard, compute)
-    if shard == compute:
-        return "cpu" if shard.type == "cpu" else "device"
+    if not backend.staged(shard, compute):
+        placement.check_momentum_device(option, shard, compute)
+        home = "cpu" if shard.type == "cpu" else "device"
+        return home, plan_for(home)
     if option != "auto":
-        return option
-    if ranks.rates is None:
-        choice = placement.Choice(
-            "cpu", "momentum: cpu (computed there): the rates of the device could not be measured"
-        )
-    else:
-        load = _load(options, sub_groups, dtypes, dist.get_world_size(group))
-        choice = placement.choose_momentum(ranks.rates, load, ranks.free_device_bytes)
+        return option, plan_for(option)
+    plans = _candidates(plan_for)
+    choice = placement.Choice(
+        next(iter(plans)), "momentum: cpu (computed there): the rates of the device could not be measured"
+    )
+    if ranks.rates is not None:
+        device_bytes = _device_bytes(plans, options, sub_groups, dist.get_world_size(group))
+        choice = placement.choose_momentum(plans, ranks.rates, device_bytes, ranks.free_device_bytes)
     if dist.get_rank(group) == 0:
         print(f"zeromuon: {choice.reason}", flush=True)
-    return choice.home
+    return choice.home, plans[choice.home]
 
 
-def _load(options: dict, sub_groups, dtypes: tuple[str, str], world_size: int) -> placement.Load:
-    numels = {role: sum(g.flat.numel() for g in sub_groups if g.role == role) for role in ("muon", "adamw")}
-    shapes = [(s.rows, s.cols) for g in sub_groups if g.role == "muon" for s in g.specs]
-    ns = options["ns"]
-    iterations = len(_core.coefficient_set(ns)["coefficients"] if isinstance(ns, str) else ns)
-    wire, low_precision = (_SIZES[name] for name in dtypes)
-    return placement.Load(
-        numels["muon"],
-        numels["adamw"],
-        wire,
-        _SIZES[options["momentum_dtype"]],
-        low_precision,
-        placement.newton_schulz_flops(shapes, iterations, world_size),
-    )
+def _candidates(plan_for: Callable) -> dict:
+    """A plan for each home, without those that max_bytes_in_flight refuses. Raises ValueError when it refuses all."""
+    plans, refused = {}, None
+    for home in placement.MEANINGS:
+        try:
+            plans[home] = plan_for(home)
+        except ValueError as error:
+            refused = refused or error
+    if not plans:
+        raise refused
+    return plans
+
+
+def _device_bytes(plans: dict, options: dict, sub_groups, world_size: int) -> int:
+    """Of the home "device": momenta and, on the rank with most, buffers."""
+    if "device" not in plans:
+        return 0
+    numel = sum(g.flat.numel() for g in sub_groups if g.role == "muon")
+    buffers = max(plans["device"].buffer_bytes(rank)["device"] for rank in range(world_size))
+    return numel * getattr(torch, options["momentum_dtype"]).itemsize + buffers
 
 
 def _check_memory(

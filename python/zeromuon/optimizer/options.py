@@ -13,6 +13,10 @@ from typing import Callable, Iterable
 
 from . import checks
 
+# Of products, wire and momentum.
+FLOATS = ("float32", "bfloat16")
+# momentum_device -> what the core, its plans and files of rates call it
+MOMENTUM_HOMES = {"device": "device", "cpu": "shard", "cpu_streamed": "streamed"}
 _BOTH = ("muon", "adamw")
 
 
@@ -176,7 +180,7 @@ OPTIONS: tuple[Option, ...] = (
     _choice(
         "ns_dtype",
         "auto",
-        ("auto", "float32", "bfloat16"),
+        ("auto", *FLOATS),
         "Data type of the factors in Newton-Schulz' products, which are summed in float32; auto is bfloat16 where "
         "the processor has the hardware and it is faster.",
         on_load="said",
@@ -185,7 +189,7 @@ OPTIONS: tuple[Option, ...] = (
     _choice(
         "wire_dtype",
         "auto",
-        ("auto", "float32", "bfloat16"),
+        ("auto", *FLOATS),
         "Data type in which momenta and updates travel between ranks; auto is float32 for float32 "
         "training, else bfloat16.",
         on_load="said",
@@ -193,7 +197,7 @@ OPTIONS: tuple[Option, ...] = (
     _choice(
         "momentum_device",
         "auto",
-        ("auto", "device", "cpu", "cpu_streamed"),
+        ("auto", *MOMENTUM_HOMES),
         "Where the momentum lives: on the compute device; on the CPU with the shard, and is computed there; or is stored on "
         "the CPU and computed on the device. auto: with the shard, or, where the shard is offloaded, the quickest of the "
         "three by measured rates.",
@@ -203,7 +207,7 @@ OPTIONS: tuple[Option, ...] = (
     _choice(
         "momentum_dtype",
         "float32",
-        ("float32", "bfloat16"),
+        FLOATS,
         "Data type of the stored momentum; bfloat16 halves its bytes and rounds it once per step.",
         on_load="converted",
         in_type_muon=True,

@@ -16,11 +16,10 @@ import warnings
 
 import torch
 
+from ..base.entry import ENTRY, FORMAT, GROUP_VALUES, check_entry
 from .options import OPTIONS
 
-FORMAT = 1
-ENTRY = "zeromuon"
-_GROUP_VALUES = ("lr", "weight_decay", "initial_lr", "name")  # those that a group has
+_GROUP_VALUES = tuple(key for key in GROUP_VALUES if key != "adam_ratio")  # those that a group has itself
 # What a load says of an option that differs, by its Option.on_load.
 _SAID = {
     "said": ", going on with {now}",
@@ -31,14 +30,15 @@ _SAID = {
 
 
 def save_entry(state_dict: dict, binding, options: dict, adam_ratios: list[float]) -> dict:
-    """`state_dict` with the entry in it: format version, name -> role in the order of the shards, 2-D views of the
-    Muon parameters, the hyper-parameters, the hash of how each matrix is computed, and the values of each group."""
+    """`state_dict` with the entry in it, see base/entry_schema.json: format version, what a reader must know, name -> role
+    in the order of the shards, the hyper-parameters, the hash of how each matrix is computed, and the values of each
+    group."""
     specs = [s for g in binding.sub_groups for s in g.specs]
     groups = state_dict["param_groups"]
     entry = {
         "format": FORMAT,
+        "needs": [],
         "roles": {s.name: s.role for s in specs},
-        "blocks": {s.name: [[0, s.rows, 0, s.cols]] for s in specs if s.role == "muon"},
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
         "arithmetic": _arithmetic(binding.plan, options),
         "groups": [
@@ -123,8 +123,7 @@ def _foreign(state_dict: dict) -> str:
 
 
 def _check(entry: dict, binding, options: dict) -> None:
-    if entry["format"] != FORMAT:
-        raise ValueError(f"ZeroMuon state has format {entry['format']}, this version reads {FORMAT}")
+    check_entry(entry)
     _check_roles(entry["roles"], {s.name: s.role for g in binding.sub_groups for s in g.specs})
     _check_options(entry["options"], options)
     _warn_of_arithmetic(entry, binding.plan, options)

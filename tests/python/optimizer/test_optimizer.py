@@ -95,10 +95,14 @@ def test_importing_changes_nothing_and_loads_nothing_heavy():
 
 
 def test_the_core_refuses_what_it_cannot_orthogonalise():
-    from zeromuon import _core
+    from zeromuon import _core, _lab
 
+    request = _core.NewtonSchulzRequest(form="auto", dtype="auto", coefficients=_core.CoefficientSet("jordan"))
+    operation = _lab.NewtonSchulz(2, 2, request)
     for bad in (torch.zeros(3), torch.zeros(2, 2, dtype=torch.float64), torch.zeros(0, 3)):
-        with pytest.raises(ValueError):
-            _core.newton_schulz(bad)
+        with pytest.raises(ValueError, match="contiguous float32 CPU tensors"):
+            operation.run_([bad])
+    with pytest.raises(ValueError):
+        _lab.NewtonSchulz(0, 3, request)
     with pytest.raises(ValueError, match="blas or libtorch"):
-        _core.newton_schulz(torch.ones(2, 2), backend="numpy")
+        _lab.NewtonSchulz(2, 2, request, backend="numpy")

@@ -114,7 +114,8 @@ Job::Job(int world) : start_(world), gradients_(2) {
 StepPlan Job::plan(const Way& way) const {
   PlanOptions o = options(way.world, way.wire, way.bucket_bytes);
   o.slots = way.slots;
-  o.flow = {way.fake, way.home, DType::kFloat32, way.low.has_value()};
+  o.flow = {way.fake, way.home, DType::kFloat32,
+            way.low ? CastWeights::kOnDevice : CastWeights::kNone};
   return make_step_plan(o, specs_);
 }
 
@@ -210,21 +211,12 @@ SubGroupTask RankRun::task(int number, int g) const {
                   {kLr, kDecay, kMomentum, ops::MomentumKind::kEma, true, scale, way_.decay}};
 }
 
-void RankRun::run(std::span<const SubGroupTask> tasks) {
-  StepCall call = executor_->begin(tasks);
-  if (way_.fake) {
-    // Libtorch takes the fake device for the CPU, too.
-    for (MuonCall& muon : call.muon) muon.shard.low_with_shard = false;
-    for (AdamWCall& adamw : call.adamw) adamw.low_with_shard = false;
-  }
-  executor_->run(call);
-}
-
 void RankRun::step(int number) {
   std::vector<SubGroupTask> tasks;
   for (size_t g = 0; g < tensors_.size(); ++g) tasks.push_back(task(number, static_cast<int>(g)));
   const size_t together = way_.fused ? tasks.size() : 1;
-  for (size_t g = 0; g < tasks.size(); g += together) run(std::span(tasks).subspan(g, together));
+  for (size_t g = 0; g < tasks.size(); g += together)
+    executor_->step(std::span(tasks).subspan(g, together));
 }
 
 // ---- all ranks

@@ -90,7 +90,6 @@ class RankRun {
 
   Away away(const at::Tensor& like);
   SubGroupTask task(int number, int sub_group) const;
-  void run(std::span<const SubGroupTask> tasks);
   void load_away(const Away& to, const at::Tensor& from);
   at::Tensor read_away(const Away& from) const;
 

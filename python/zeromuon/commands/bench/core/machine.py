@@ -61,10 +61,10 @@ def instruction_sets() -> str:
     """What ours and torch use."""
     import torch
 
-    from .... import _core
+    from .... import _lab
 
     try:
-        ours = _core.chosen_cpu_kernels()
+        ours = _lab.chosen_cpu_kernels()
     except Exception as error:
         ours = f"unknown ({error})"
     return f"zeromuon's elementwise kernels {ours}, torch {torch.backends.cpu.get_cpu_capability()}"

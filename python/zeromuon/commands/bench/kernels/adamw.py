@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .... import _core
+from .... import _lab
 from ....ranks.machine import available_memory_bytes
 from . import deepspeed_adam
 from ..core import interrupt
@@ -131,7 +131,7 @@ def _contenders(plan: _Plan, tensors: Tensors, work: float) -> tuple[list[Conten
 
 def _why_no_onednn() -> str:
     try:
-        return dict(_core.cpu_kernels()).get("onednn", "not in this build")
+        return dict(_lab.cpu_kernels()).get("onednn", "not in this build")
     except Exception as error:
         return reason(error)
 
@@ -140,10 +140,10 @@ def _roofs(t: Tensors, work: float) -> list[Contender]:
     """Copy and triad that read and write the same bytes as one pass of ours."""
     half, third = int(work) // 8, int(work) // 12
     return [
-        Contender(COPY, lambda _: _core.stream_copy_(t.target[:half], t.source[:half]), kind=ROOF, work=work),
+        Contender(COPY, lambda _: _lab.stream_copy_(t.target[:half], t.source[:half]), kind=ROOF, work=work),
         Contender(
             TRIAD,
-            lambda _: _core.stream_triad_(t.target[:third], t.source[:third], t.third[:third], 0.5),
+            lambda _: _lab.stream_triad_(t.target[:third], t.source[:third], t.third[:third], 0.5),
             kind=ROOF,
             work=work,
         ),
@@ -213,12 +213,12 @@ def _plans(t: Tensors, no_cpu_adam: str) -> list[_Plan]:
 def _adamw(t: Tensors, gradient, low) -> Callable[[str], Callable]:
     weight = t.weight.detach()
     return lambda kernels: (
-        lambda _: _core.adamw_(weight, gradient, t.exp_avg, t.exp_avg_sq, low, step=10, kernels=kernels, **HYPER)
+        lambda _: _lab.adamw_(weight, gradient, t.exp_avg, t.exp_avg_sq, low, step=10, kernels=kernels, **HYPER)
     )
 
 
 def _momentum(t: Tensors) -> Callable[[str], Callable]:
-    return lambda kernels: lambda _: _core.momentum_(t.gradient, t.exp_avg, t.low, beta=BETA, kernels=kernels)
+    return lambda kernels: lambda _: _lab.momentum_(t.gradient, t.exp_avg, t.low, beta=BETA, kernels=kernels)
 
 
 def _momentum_in_torch(t: Tensors) -> Callable:
@@ -234,7 +234,7 @@ def _momentum_in_torch(t: Tensors) -> Callable:
 def _apply(t: Tensors) -> Callable[[str], Callable]:
     weight = t.weight.detach()
     return lambda kernels: (
-        lambda _: _core.apply_(weight, t.gradient, t.low, lr=1e-3, weight_decay=0.1, scale=0.2, kernels=kernels)
+        lambda _: _lab.apply_(weight, t.gradient, t.low, lr=1e-3, weight_decay=0.1, scale=0.2, kernels=kernels)
     )
 
 

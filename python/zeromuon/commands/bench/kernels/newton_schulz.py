@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .... import _core
+from .... import _core, _lab
 from ..core import interrupt
 from . import peers
 from ..core.progress import Progress
@@ -238,7 +238,8 @@ def _all_of_ours(job: Job, matrices: list[torch.Tensor]) -> tuple[list[Contender
 def _ours(job: Job, dtype: str, matrices: list[torch.Tensor]) -> Contender:
     """dtype: of the products. Raises ValueError where the processor has no products in it."""
     lanes = torch.get_num_threads() if job.count > 1 else 1
-    operation = _core.NewtonSchulz(job.rows, job.cols, dtype=dtype, lanes=lanes)
+    request = _core.NewtonSchulzRequest(form="auto", dtype=dtype, coefficients=_core.CoefficientSet("jordan"))
+    operation = _lab.NewtonSchulz(job.rows, job.cols, request, lanes=lanes)
 
     def run(copies):
         operation.run_(copies)
@@ -254,7 +255,7 @@ def _ours(job: Job, dtype: str, matrices: list[torch.Tensor]) -> Contender:
     )
 
 
-def _described(operation: _core.NewtonSchulz) -> str:
+def _described(operation: _lab.NewtonSchulz) -> str:
     plan = operation.describe()
     return f"{plan['form']}, {plan['dtype']}, {'/'.join(dict.fromkeys(plan['backends']))}"
 
@@ -269,14 +270,14 @@ def _peer(peer: peers.Peer, matrices: list[torch.Tensor]) -> Contender:
 
 def _products() -> list[Contender]:
     """Roofs: the product of two squares in float32, by torch and by oneDNN where it is in the build."""
-    backends = ("torch", "onednn") if _core.product_target().endswith("+onednn") else ("torch",)
+    backends = ("torch", "onednn") if _core.this_cpu().name.endswith("+onednn") else ("torch",)
     return [_product(size, backend) for size in PRODUCT_SIZES for backend in backends]
 
 
 def _product(size: int, backend: str) -> Contender:
     # Rows as in Newton-Schulz's own memory: a multiple of 1 KiB apart they would get in each other's way.
     a, b, out = (torch.ones(size, size + 32)[:, :size] for _ in range(3))
-    by_torch, by_onednn = lambda _: torch.mm(a, b, out=out), lambda _: _core.multiply_(out, a, b, "onednn")
+    by_torch, by_onednn = lambda _: torch.mm(a, b, out=out), lambda _: _lab.multiply_(out, a, b, "onednn")
     name, run = (f"torch.mm {size}", by_torch) if backend == "torch" else (f"oneDNN {size}", by_onednn)
     return Contender(name, run, kind=ROOF, work=2.0 * size**3)
 

@@ -7,7 +7,7 @@ It never runs on its own: results must not depend on timing. ``ZEROMUON_MAX_CPU_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..core import interrupt
 
@@ -47,20 +47,10 @@ def candidates(kind: str, side: int, backends: tuple[str, ...]) -> list[Cut]:
 
 def measure(kind: str, side: int, long_side: int, dtype: str, cut: Cut) -> tuple[float, float]:
     """(processor seconds of the product, GFLOP/s of the tiles computed), on one thread."""
-    from .... import _core
+    from .... import _lab
 
-    repetitions = 9 if side <= 512 else 3
-    seconds, flops = _core.time_product(
-        kind,
-        side,
-        long_side,
-        dtype=dtype,
-        backend=cut.backend,
-        tile=cut.tile,
-        leaf=cut.leaf,
-        transposed=cut.transposed,
-        repetitions=repetitions,
-    )
+    row = _lab.TunedProduct(kind=kind, short_side=side, dtype=dtype, **asdict(cut))
+    seconds, flops = _lab.time_product(row, long_side, repetitions=9 if side <= 512 else 3)
     return seconds, 1e-9 * flops / seconds
 
 
@@ -88,7 +78,7 @@ def tune(progress) -> list[str]:
     """Rows for this machine: bfloat16 where it has the hardware, else float32, each with and without oneDNN."""
     from .... import _core
 
-    target = _core.product_target()
+    target = _core.this_cpu().name
     isa, _, onednn = target.partition("+")
     backends = ("onednn",) if onednn else ()
     has_bfloat16 = isa in ("avx512_bf16", "amx_bf16") and onednn

@@ -1,0 +1,24 @@
+// An executor as Python asks for one: on the devices of a placement, or on a backend that is given.
+#pragma once
+
+#include <memory>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+
+#include "offload/backend.h"
+#include "zero3/step/step_executor.h"
+
+namespace zeromuon::bindings {
+
+using Group = c10::intrusive_ptr<c10d::ProcessGroup>;
+
+// What the plan's flow says, with devices.
+offload::Placement placement_of(const zero3::StepPlan& plan, const at::Device& shard,
+                                const at::Device& compute);
+
+// Raises ValueError when the four do not fit together.
+std::unique_ptr<zero3::StepExecutor> make_executor(
+    const zero3::StepPlan& plan, Group group, const offload::Placement& placement,
+    offload::Backend backend, double stage_timeout_s,
+    zero3::StageBodies bodies = zero3::product_bodies());
+
+}  // namespace zeromuon::bindings
