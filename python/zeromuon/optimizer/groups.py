@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..selection.model import true_shape
 from ..selection.rules import ParamSpec
-from .options import check_value, nearest_name
+from .checks import nearest_name
+from .options import check_value
 
 # What a parameter group may say. "specs" and "role" come from param_groups, "name" is the user's own.
 _GROUP_KEYS = ("params", "specs", "role", "lr", "weight_decay", "name")

@@ -7,19 +7,16 @@ The constructor's signature and docstring, the tasks of a step, what a load does
 from __future__ import annotations
 
 import inspect
-import math
 import textwrap
 from dataclasses import dataclass
-from numbers import Real
 from typing import Callable, Iterable
 
-from ..base.words import nearest
+from . import checks
 
 # Of products, wire and momentum.
 FLOATS = ("float32", "bfloat16")
 # momentum_device -> what the core, its plans and files of rates call it
 MOMENTUM_HOMES = {"device": "device", "cpu": "shard", "cpu_streamed": "streamed"}
-_TRIPLE_LENGTH = 3  # a, b, c of X <- aX + (bA + cAA)X
 _BOTH = ("muon", "adamw")
 
 
@@ -28,7 +25,7 @@ class Option:
     """One row of the table.
 
     check: takes the given value and the names of the coefficient sets and returns the normalised value, or
-        raises _Refused with what was expected.
+        raises checks.Refused with what was expected.
     on_load: what a load does when the checkpoint has another value, a key of :data:`ON_LOAD`.
     roles: "muon", "adamw": whose tasks carry it, as a keyword of this name; none: it is no hyper-parameter of the step.
     in_type_muon: whether ``"type": "Muon"`` takes it, too, beside the keys that DeepSpeed's own has.
@@ -57,83 +54,9 @@ ON_LOAD = {
 }
 
 
-class _Refused(Exception):
-    """What was expected of a value, and optionally what to do."""
-
-
-def _number(expected: str, accepts: Callable[[float], bool]) -> Callable:
-    def check(value, _sets):
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise _Refused(f"expected a number ({expected})")
-        if not math.isfinite(value) or not accepts(value):
-            raise _Refused(f"expected {expected}")
-        return float(value)
-
-    return check
-
-
-_at_least_zero = _number("a finite number of at least 0", lambda x: x >= 0)
-_above_zero = _number("a finite number above 0", lambda x: x > 0)
-_decay = _number("a number in [0, 1)", lambda x: 0 <= x < 1)
-
-
-def _optional(inner: Callable) -> Callable:
-    return lambda value, sets: None if value is None else inner(value, sets)
-
-
-def _boolean(value, _sets) -> bool:
-    if not isinstance(value, bool):
-        raise _Refused("expected True or False")
-    return value
-
-
-def _bytes_or_auto(value, _sets):
-    if value == "auto" and isinstance(value, str):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**62:
-        raise _Refused('expected "auto" or a whole number of bytes from 1 to 2**62')
-    return value
-
-
-def _pair_of_decays(value, sets) -> tuple[float, float]:
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise _Refused("expected two numbers in [0, 1)")
-    return tuple(_decay(beta, sets) for beta in value)
-
-
-def _one_of(*names: str) -> Callable:
-    def check(value, _sets):
-        if not isinstance(value, str) or value not in names:
-            raise _Refused(f"expected {_quoted(names)}{_did_you_mean(value, names)}")
-        return value
-
-    return check
-
-
-def _coefficients(value, sets: Callable[[], Iterable[str]]):
-    if isinstance(value, str):
-        names = list(sets())
-        if value not in names:
-            raise _Refused(f"expected a list of (a, b, c) triples or {_quoted(names)}{_did_you_mean(value, names)}")
-        return value
-    if not isinstance(value, (list, tuple)) or not value:
-        raise _Refused("expected the name of a coefficient set or a list of at least one (a, b, c) triple")
-    return tuple(_triple(triple, index) for index, triple in enumerate(value))
-
-
-def _triple(triple, index: int) -> tuple[float, float, float]:
-    if not isinstance(triple, (list, tuple)) or len(triple) != _TRIPLE_LENGTH:
-        raise _Refused(f"expected three numbers (a, b, c) in triple {index}, which is {triple!r}")
-    finite = _number("", lambda x: True)
-    try:
-        return tuple(finite(x, None) for x in triple)
-    except _Refused:
-        raise _Refused(f"expected three finite numbers (a, b, c) in triple {index}, which is {triple!r}") from None
-
-
 def _choice(name: str, default: str, names: tuple[str, ...], meaning: str, on_load: str, **more) -> Option:
     allowed = ", ".join(f'"{n}"' for n in names)
-    return Option(name, default, "", allowed, meaning, _one_of(*names), on_load, **more)
+    return Option(name, default, "", allowed, meaning, checks.one_of(*names), on_load, **more)
 
 
 OPTIONS: tuple[Option, ...] = (
@@ -143,7 +66,7 @@ OPTIONS: tuple[Option, ...] = (
         "per optimizer step",
         "at least 0",
         "Learning rate of Muon; with the default scale a good AdamW value.",
-        _at_least_zero,
+        checks.at_least_zero,
         on_load="taken",
         roles=_BOTH,
     ),
@@ -153,7 +76,7 @@ OPTIONS: tuple[Option, ...] = (
         "per optimizer step",
         "at least 0, or None",
         "Learning rate of AdamW; None means lr. A scheduler moves both: their ratio is kept.",
-        _optional(_at_least_zero),
+        checks.optional(checks.at_least_zero),
         on_load="taken",
     ),
     Option(
@@ -162,7 +85,7 @@ OPTIONS: tuple[Option, ...] = (
         "fraction kept per step",
         "[0, 1)",
         "Decay of Muon's momentum.",
-        _decay,
+        checks.decay,
         on_load="said",
         roles=("muon",),
     ),
@@ -172,7 +95,7 @@ OPTIONS: tuple[Option, ...] = (
         "",
         "True, False",
         "Orthogonalise the look-ahead momentum instead of the momentum itself.",
-        _boolean,
+        checks.boolean,
         on_load="said",
         roles=("muon",),
     ),
@@ -191,7 +114,7 @@ OPTIONS: tuple[Option, ...] = (
         "at least 0",
         "Decoupled decay of both roles; parameters with fewer than two dimensions are left out, unless their group "
         "names a decay of its own.",
-        _at_least_zero,
+        checks.at_least_zero,
         on_load="taken",
         roles=_BOTH,
     ),
@@ -201,7 +124,7 @@ OPTIONS: tuple[Option, ...] = (
         "",
         "True, False",
         "Decay only elements whose update and weight do not disagree in sign (arXiv 2510.12402), in both roles.",
-        _boolean,
+        checks.boolean,
         on_load="said",
         roles=_BOTH,
         in_type_muon=True,
@@ -216,7 +139,7 @@ OPTIONS: tuple[Option, ...] = (
         "fractions kept per step",
         "two numbers in [0, 1)",
         "Decays of AdamW's two moments.",
-        _pair_of_decays,
+        checks.pair_of_decays,
         on_load="said",
         roles=("adamw",),
     ),
@@ -226,7 +149,7 @@ OPTIONS: tuple[Option, ...] = (
         "",
         "at least 0",
         "AdamW: added to the root of the second moment.",
-        _at_least_zero,
+        checks.at_least_zero,
         on_load="said",
         roles=("adamw",),
     ),
@@ -243,7 +166,7 @@ OPTIONS: tuple[Option, ...] = (
         "",
         "name of a coefficient set, or a list of (a, b, c) triples",
         "Coefficients of the Newton-Schulz steps, one triple per step.",
-        _coefficients,
+        checks.coefficients,
         on_load="said",
     ),
     _choice(
@@ -313,7 +236,7 @@ OPTIONS: tuple[Option, ...] = (
         "bytes per rank",
         '"auto", or above 0',
         "Bound of the buffers through which matrices travel; auto is chosen by the model.",
-        _bytes_or_auto,
+        checks.bytes_or_auto,
         on_load="free",
         in_type_muon=True,
     ),
@@ -323,7 +246,7 @@ OPTIONS: tuple[Option, ...] = (
         "s",
         "from 0.001 to 1e7",
         "A stage of the step without progress for so long is an error that prints what every lane does.",
-        _number("a number from 0.001 to 1e7 (four months)", lambda x: 1e-3 <= x <= 1e7),
+        checks.number("a number from 0.001 to 1e7 (four months)", lambda x: 1e-3 <= x <= 1e7),
         on_load="free",
         in_type_muon=True,
     ),
@@ -343,11 +266,6 @@ _OTHER_SPELLINGS = {
     "mu": "momentum",
     "wd": "weight_decay",
 }
-
-
-def nearest_name(name: str, valid: Iterable[str]) -> str | None:
-    """The valid name that `name` most resembles, or None when none is close (difflib ratio below 0.5, case ignored)."""
-    return nearest(str(name).lower(), valid, cutoff=0.5)
 
 
 def option_names() -> list[str]:
@@ -376,7 +294,7 @@ def validate_options(given: dict, coefficient_sets: Callable[[], Iterable[str]] 
         value = given.get(option.name, option.default)
         try:
             values[option.name] = option.check(value, sets)
-        except _Refused as refused:
+        except checks.Refused as refused:
             faults.append(f"{option.name}: got {value!r}, {refused}")
     if values.get("lr") == 0 and values.get("adam_lr") is not None:
         faults.append(
@@ -414,7 +332,7 @@ def check_value(name: str, value, where: str = "ZeroMuon options"):
     option = next(o for o in OPTIONS if o.name == name)
     try:
         return option.check(value, _core_coefficient_sets)
-    except _Refused as refused:
+    except checks.Refused as refused:
         raise ValueError(f"{where}: {name}: got {value!r}, {refused}") from None
 
 
@@ -425,19 +343,9 @@ def _core_coefficient_sets() -> list[str]:
 
 
 def _unknown_name(name) -> str:
-    nearest = _OTHER_SPELLINGS.get(name) or nearest_name(name, option_names())
+    nearest = _OTHER_SPELLINGS.get(name) or checks.nearest_name(name, option_names())
     hint = f"did you mean {nearest}?" if nearest else f"the options are {', '.join(option_names())}"
     return f"{name}: unknown option, {hint}"
-
-
-def _did_you_mean(value, names: Iterable[str]) -> str:
-    nearest = nearest_name(value, names) if isinstance(value, str) else None
-    return f"; did you mean {nearest!r}?" if nearest else ""
-
-
-def _quoted(names: Iterable[str]) -> str:
-    *first, last = [f'"{name}"' for name in names]
-    return f"{', '.join(first)} or {last}" if first else last
 
 
 def options_markdown() -> str:

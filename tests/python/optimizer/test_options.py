@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from zeromuon.optimizer.options import (
-    ON_LOAD,
-    OPTIONS,
-    check_together,
-    nearest_name,
-    option_names,
-    options_given,
-    options_markdown,
-)
+from zeromuon.optimizer.checks import nearest_name
+from zeromuon.optimizer.options import ON_LOAD, OPTIONS, check_together, option_names, options_given, options_markdown
 from zeromuon.optimizer.options import validate_options as validate_with_core
 
 
