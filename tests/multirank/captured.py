@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from zeromuon.commands.compare import kit
 
 from tests.multirank import models, parity, world
 from tests.multirank.cases import ADAM_LR, LR, STEPS, Case
@@ -28,10 +29,10 @@ def run(case: Case) -> dict:
     counters = engine.optimizer.optimizer.counters()
     roles = {n: parity._role(case, n, w) for n, w in weights.items()}
     return {
-        "error": parity._distance(weights, muon.params),
-        "bar": 2e-6 * max(1.0, max(w.abs().max().item() for w in muon.params.values())),
+        "error": kit.distance(weights, muon.params),
+        "bar": kit.weight_bar(muon.params),
         "momentum_error": max(_relative(momentum[n], muon.m[n]) for n in weights),
-        "moved": parity._distance(muon.params, start),
+        "moved": kit.distance(muon.params, start),
         "update_error": max(
             _frobenius(weights[n] - start[n], muon.params[n] - start[n]) for n in roles if roles[n] == "muon"
         ),

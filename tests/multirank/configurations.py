@@ -53,6 +53,16 @@ PARITY = (
         offload=True,
         options=_options(scale="spectral_unclamped", betas=[0.8, 0.9], eps=1e-6),
     ),
+    Case("cautious weight decay", clip=0.05, options=_options(weight_decay=0.1, cautious_wd=True)),
+    Case(
+        "offload, cautious weight decay, accumulation, small sub-groups, a group with a decay of its own",
+        route="tags",
+        offload=True,
+        accumulation=2,
+        group_decay=0.3,
+        sub_group=150,
+        options=_options(weight_decay=0.1, cautious_wd=True),
+    ),
     Case("own triples, scale none", options=_options(ns=[[2.0, -1.5, 0.5]] * 6, scale="none")),
     Case(
         "offload, AdamW and momentum by oneDNN",
@@ -246,6 +256,13 @@ SIXTEEN_BITS = (
         offload_param=True,
         persistence=10**5,
         options=_EXACT,
+    ),
+    Case(
+        "bf16, offload, cautious weight decay",
+        dtype="bf16",
+        offload=True,
+        sub_group=150,
+        options=_options(weight_decay=0.1, cautious_wd=True, **_EXACT),
     ),
     Case("bf16, bf16 wire", dtype="bf16", model="well conditioned", clip=0.05),
     Case(

@@ -6,9 +6,10 @@ import warnings
 
 import torch
 import torch.distributed as dist
+from zeromuon.commands.compare import kit
 from zeromuon.reference import Muon
 
-from tests.multirank import models, parity, world
+from tests.multirank import models, world
 from tests.multirank.cases import LR, STEPS, Case, deepspeed_config
 from tests.multirank.rows import OFFLOAD, PLAIN, on_ranks
 
@@ -124,7 +125,7 @@ def replaced_muon(params: dict, groups: bool, tagged: bool) -> dict:
     found = world.whole_weights(model)
     return {
         "type": type(engine.optimizer.optimizer).__name__,
-        "error": parity._distance(found, expected),
+        "error": kit.distance(found, expected),
         "moved": moved,
         "roles": sorted(_roles(engine).items()),
     }
@@ -142,11 +143,8 @@ def _deepspeed_meaning(case: Case, params: dict, groups: bool, tagged: bool):
     names = list(named)
     parts = [(names[:5], 0.01), (names[5:], None)] if groups else [(names, None)]
     references = [_reference_of(part, named, params, own_lr, tagged) for part, own_lr in parts]
-    for micro_batches in models.batches(case, dist.get_world_size()):
-        model.zero_grad()
-        for ranks in micro_batches:
-            inputs, targets = (torch.cat(parts) for parts in zip(*ranks))
-            (models.loss(model(inputs), targets) / len(micro_batches)).backward()
+    data = models.batches(case, dist.get_world_size())
+    for _ in kit.mean_gradients(model, data, lambda model, batch: models.loss(model(batch[0]), batch[1])):
         for part, muon in references:
             gradients = {n: named[n].grad for n in part}
             if not params.get("adam_w_mode", True):  # Adam with L2: the decay is part of the gradient
@@ -156,7 +154,7 @@ def _deepspeed_meaning(case: Case, params: dict, groups: bool, tagged: bool):
                 }
             muon.step(gradients)
     weights = {n: p.detach() for n, p in named.items()}
-    return weights, parity._distance(weights, start)
+    return weights, kit.distance(weights, start)
 
 
 def _reference_of(part, named, params: dict, own_lr, tagged: bool):
@@ -167,7 +165,7 @@ def _reference_of(part, named, params: dict, own_lr, tagged: bool):
     return part, Muon(
         {n: named[n].data for n in part},
         roles,
-        parity.JORDAN,
+        kit.JORDAN,
         own_lr or params.get("muon_lr", LR if shared is None else shared),
         own_lr or params.get("adam_lr", 3e-4 if shared is None else shared),
         momentum=params.get("momentum", 0.95),

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from zeromuon.commands.compare import kit
 from zeromuon.reference import Muon
 
 from tests.multirank import models, schedules, world
 from tests.multirank.cases import ADAM_LR, LR, STEPS, Case
-
-JORDAN = [(3.4445, -4.775, 2.0315)] * 5
 
 
 def run(case: Case) -> dict:
@@ -47,14 +46,14 @@ def run(case: Case) -> dict:
     row["matrices"], row["muon_numel"] = len(numels), sum(numels)
     expected, start, reference_momentum, reference_norms = _reference(case, data)
     exact, _, exact_momentum, _ = _reference(case, data, torch.float64)
-    row["error"] = _distance(weights, expected)
-    row["bar"] = 2e-6 * max(1.0, max(w.abs().max().item() for w in expected.values()))
+    row["error"] = kit.distance(weights, expected)
+    row["bar"] = kit.weight_bar(expected)
     if case.options.get("ns_form") == "auto" or case.model == "lora":  # Note [Gram rounding]
-        row["error"] = _distance(weights, exact)
-        row["bar"] = max(row["bar"], 4 * _distance(expected, exact))
+        row["error"] = kit.distance(weights, exact)
+        row["bar"] = max(row["bar"], 4 * kit.distance(expected, exact))
     row["momentum_error"] = _relative(momentum, exact_momentum)
-    row["momentum_bar"] = max(1e-5, 4 * _relative(reference_momentum, exact_momentum))
-    row["moved"] = _distance(expected, start)
+    row["momentum_bar"] = max(1e-5, 4 * _relative(reference_momentum, exact_momentum))  # Note [Momentum bar]
+    row["moved"] = kit.distance(expected, start)
     row["reference_norms"] = reference_norms
     return row
 
@@ -65,14 +64,9 @@ def _empty_sub_groups(engine) -> int:
     return sum(all(p.partition_numel() * rank >= p.ds_numel for p in params) for params in zero3.fp16_groups)
 
 
-def _distance(a: dict, b: dict) -> float:
-    assert a.keys() == b.keys(), f"{sorted(a.keys() ^ b.keys())} on one side only"
-    return max((a[n].double() - b[n].double()).abs().max().item() for n in a)
-
-
 def _relative(a: dict, b: dict) -> float:
     """The largest difference of a tensor, in units of its largest element; of all tensors the worst."""
-    return max(_distance({n: a[n]}, {n: b[n]}) / b[n].abs().max().item() for n in a)
+    return max(kit.distance({n: a[n]}, {n: b[n]}) / b[n].abs().max().item() for n in a)
 
 
 def _role(case: Case, name: str, param) -> str:
@@ -104,13 +98,13 @@ def _reference(case: Case, data, dtype=torch.float32):
     muon = _muon(case, outputs_first({n: p.data for n, p in params.items()}))
     ratio, norms = muon.adam_lr / muon.lr, []
     values = schedules.expected_values(case, muon.lr, muon.weight_decay, len(data))
-    for micro_batches, (muon.lr, muon.weight_decay) in zip(data, values):
+
+    def loss_of(model, batch):
+        inputs, targets = batch
+        return models.loss(model(inputs.to(dtype) if inputs.is_floating_point() else inputs), targets)
+
+    for _, (muon.lr, muon.weight_decay) in zip(kit.mean_gradients(model, data, loss_of), values):
         muon.adam_lr = muon.lr * ratio
-        model.zero_grad()
-        for ranks in micro_batches:
-            inputs, targets = (torch.cat(parts) for parts in zip(*ranks))
-            inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
-            (models.loss(model(inputs), targets) / len(micro_batches)).backward()
         norms.append(muon.step(outputs_first({n: p.grad for n, p in params.items()}), case.clip))
     return {n: p.detach() for n, p in params.items()}, start, outputs_first(muon.m), norms
 
@@ -123,7 +117,7 @@ def _muon(case: Case, params: dict) -> Muon:
     return Muon(
         params,
         {n: _role(case, n, p) for n, p in params.items()},
-        options.pop("ns", JORDAN),
+        options.pop("ns", kit.JORDAN),
         options.pop("lr", LR),
         ADAM_LR,
         decays={n: case.group_decay for n in first_group},

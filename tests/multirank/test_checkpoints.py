@@ -42,7 +42,8 @@ def on(world_size, id, kind, **arguments):
             momentum_dtype="bfloat16",
         )
         for dtype, o in (("fp32", False), ("bf16", True))
-    ],
+    ]
+    + [on(2, "checkpoint, cautious decay", "save_load_go_on", offload=True, cautious_wd=True)],
 )
 def test_a_resumed_run_continues_bit_for_bit(world_size, row, result):
     assert result["same"] == [True] * world_size
@@ -51,6 +52,7 @@ def test_a_resumed_run_continues_bit_for_bit(world_size, row, result):
     assert result["entry"]["format"] == 1
     assert result["entry"]["arithmetic"] == result["arithmetic"]
     assert result["entry"]["options"]["weight_decay"] == 0.1
+    assert result["entry"]["options"]["cautious_wd"] == row["arguments"].get("cautious_wd", False)
     assert sorted(result["states"][0]) == ["exp_avg", "step"], "a Muon shard holds one state"
     assert result["states"][-1] == ["exp_avg", "exp_avg_sq", "step"]
     assert all(s == ["exp_avg", "exp_avg_sq", "step"] for s in result["saved_states"])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import io
 import logging
 import os
 
 import torch
 import torch.distributed as dist
+from zeromuon.commands.compare import kit
+from zeromuon.commands.compare.kit import on_all_ranks as on_all_ranks, whole_weights as whole_weights
+from zeromuon.ranks.connect import connect
 
 from tests.multirank import models, schedules
 from tests.multirank.cases import Case, deepspeed_config, optimizer_options
@@ -20,30 +22,14 @@ def start() -> None:
     on_gpu = os.environ.get("ZEROMUON_TEST_DEVICE") == "cuda"
     if not on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed
-    import deepspeed.ops
-
-    # An optional shared-memory collective that is compiled on first use; gloo gives the same results.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    deepspeed.init_distributed("nccl" if on_gpu else "gloo", timeout=datetime.timedelta(seconds=60))
+    connect(logging.ERROR, seconds=60)
     if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.backends.cuda.matmul.allow_tf32 = False
     else:
-        _allow_fp16_on_cpus()
+        kit.allow_fp16_on_cpus()
     import zeromuon
 
     zeromuon.register()
-
-
-def _allow_fp16_on_cpus() -> None:
-    """DeepSpeed trains in fp16 only where the accelerator lists it; torch's CPU kernels can, if slowly."""
-    from deepspeed.accelerator import get_accelerator
-
-    accelerator = get_accelerator()
-    accelerator.supported_dtypes = lambda: [torch.float32, torch.bfloat16, torch.float16]
-    accelerator.is_fp16_supported = lambda: True
 
 
 FIRST_GROUP = 5  # trainable parameters in the first group of the tags route
@@ -64,18 +50,10 @@ def loss_of(module, batch) -> torch.Tensor:
 
 def build_model(case: Case):
     """The model, partitioned from the start when the case says zero.Init."""
-    import deepspeed
-
-    if not case.zero_init:
-        model = models.build(case)
+    if case.zero_init:
+        model = kit.under_zero_init(lambda: models.build(case), deepspeed_config(case))
     else:
-        whole = models.build(case).state_dict()
-        with deepspeed.zero.Init(config_dict_or_path=deepspeed_config(case)):
-            model = models.build(case)
-        for name, param in model.named_parameters():
-            with deepspeed.zero.GatheredParameters([param], modifier_rank=0):
-                if dist.get_rank() == 0:
-                    param.data.copy_(whole[name])
+        model = models.build(case)
     for name, param in model.named_parameters():
         if name in case.frozen:
             param.requires_grad_(False)
@@ -114,12 +92,8 @@ def build_engine(case: Case, model=None, config=None):
 
 def initialize(model, config: dict, parameters, optimizer=None, lr_scheduler=None):
     """The engine, quietly. parameters: what DeepSpeed is given when there is no optimizer."""
-    import deepspeed
-
     given = {"optimizer": optimizer} if optimizer else {"model_parameters": parameters}
-    with contextlib.redirect_stdout(io.StringIO()):
-        engine, *_ = deepspeed.initialize(model=model, config=config, lr_scheduler=lr_scheduler, **given)
-    return engine
+    return kit.initialize(model, config, lr_scheduler=lr_scheduler, **given)
 
 
 def train(engine, data, steps, case: Case | None = None) -> None:
@@ -129,18 +103,6 @@ def train(engine, data, steps, case: Case | None = None) -> None:
         for micro_batch in data[step]:
             engine.backward(loss_of(engine, micro_batch[dist.get_rank()]))
             engine.step()
-
-
-def whole_weights(model) -> dict[str, torch.Tensor]:
-    """name -> whole fp32 master weight, on the CPU."""
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    weights = {}
-    for name, param in model.named_parameters():
-        full = safe_get_full_fp32_param(param) if param.requires_grad else None
-        if full is not None:
-            weights[name] = full.detach().float().cpu().clone()
-    return weights
 
 
 def shards_of(engine) -> list[torch.Tensor]:
@@ -154,10 +116,3 @@ def shards_of(engine) -> list[torch.Tensor]:
 def same_bits(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     """Bit for bit, so that NaN in padding equals itself."""
     return len(a) == len(b) and all(torch.equal(x.view(torch.int32), y.view(torch.int32)) for x, y in zip(a, b))
-
-
-def on_all_ranks(value) -> list:
-    """What every rank has, in rank order."""
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values

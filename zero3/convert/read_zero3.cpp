@@ -1,13 +1,12 @@
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <map>
-#include <string_view>
 #include <unordered_map>
 #include <utility>
 
 #include "csrc/formats/format_error.h"
 #include "zero3/convert/names.h"
+#include "zero3/convert/rank_files.h"
 #include "zero3/convert/read_formats.h"
 #include "zero3/plan/zero3_partition.h"
 
@@ -22,83 +21,6 @@ using formats::TorchFile;
 
 constexpr int kMaxRanks = 1 << 16;
 constexpr size_t kMaxOpenRanks = 128;  // more are opened for each read
-
-// The files of one kind by rank.
-struct RankFiles {
-  std::map<int, fs::path> paths;
-  std::string prefix;  // "", "bf16_" or "fp16_"
-};
-
-bool is_rank_file(const std::string& name) {
-  return name.find("zero_pp_rank_") != std::string::npos && name.ends_with(".pt");
-}
-
-// What the name of a rank's file says.
-struct RankFileName {
-  std::string prefix;
-  int rank = 0, model_rank = 0;
-  bool model = false;
-};
-
-// Takes `text` off the front of `rest`, or returns false.
-bool skip(std::string_view& rest, std::string_view text) {
-  if (!rest.starts_with(text)) return false;
-  rest.remove_prefix(text.size());
-  return true;
-}
-
-// Takes 1 to 6 digits off the front of `rest`, or returns false.
-bool take_number(std::string_view& rest, int& out) {
-  constexpr size_t kMaxDigits = 6;
-  const size_t digits = std::min(rest.find_first_not_of("0123456789"), rest.size());
-  if (digits == 0 || digits > kMaxDigits) return false;
-  std::from_chars(rest.data(), rest.data() + digits, out);
-  rest.remove_prefix(digits);
-  return true;
-}
-
-bool parse_rank_file(std::string_view rest, RankFileName& out) {
-  if (skip(rest, "bf16_")) {
-    out.prefix = "bf16_";
-  } else if (skip(rest, "fp16_")) {
-    out.prefix = "fp16_";
-  }
-  const bool numbers = skip(rest, "zero_pp_rank_") && take_number(rest, out.rank) &&
-                       skip(rest, "_mp_rank_") && take_number(rest, out.model_rank);
-  if (!numbers) return false;
-  skip(rest, "_");  // DeepSpeed 0.3 wrote "...mp_rank_00optim_states.pt"
-  out.model = skip(rest, "model");
-  return (out.model || skip(rest, "optim")) && rest == "_states.pt";
-}
-
-class Folder {
- public:
-  explicit Folder(fs::path path) : path_(std::move(path)) {
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator(path_, error)) {
-      RankFileName name;
-      if (!parse_rank_file(entry.path().filename().string(), name)) continue;
-      if (name.model_rank != 0) {
-        refuse(entry.path().string(), "one model-parallel rank", "another one",
-               "tensor and pipeline parallel checkpoints are not supported");
-      }
-      add(name.model ? model : optim, name.rank, name.prefix, entry.path());
-    }
-  }
-
-  RankFiles model, optim;
-
- private:
-  static void add(RankFiles& files, int rank, const std::string& prefix, const fs::path& path) {
-    const bool first = files.paths.empty();
-    if (first) files.prefix = prefix;
-    if (files.prefix == prefix && files.paths.emplace(rank, path).second) return;
-    refuse(path.string(), "files of one checkpoint", "files of several, of other names",
-           "remove those that do not belong to this checkpoint");
-  }
-
-  fs::path path_;
-};
 
 std::string read_tag(const fs::path& run) {
   std::string tag = formats::read_text((run / "latest").string(), 4096);
@@ -133,7 +55,8 @@ std::pair<fs::path, std::string> find_folder(const fs::path& path, const std::st
 
 class Zero3Reader {
  public:
-  Zero3Reader(fs::path folder, std::string tag) : folder_(std::move(folder)), files_(folder_) {
+  Zero3Reader(fs::path folder, std::string tag)
+      : folder_(std::move(folder)), files_(list_rank_files(folder_)) {
     out_.kind = Kind::kZero3;
     out_.folder = folder_.string();
     out_.tag = std::move(tag);
@@ -383,7 +306,7 @@ class Zero3Reader {
   }
 
   fs::path folder_;
-  Folder files_;
+  RankFolder files_;
   Checkpoint out_;
   std::vector<FlatGroups> flat_;                             // [rank][group]
   std::vector<NodeId> optimizers_;                           // [rank]

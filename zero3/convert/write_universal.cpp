@@ -11,6 +11,7 @@
 #include "zero3/convert/model_root.h"
 #include "zero3/convert/names.h"
 #include "zero3/convert/outputs.h"
+#include "zero3/convert/rank_files.h"
 #include "zero3/convert/read_formats.h"
 
 namespace zeromuon::convert {
@@ -49,8 +50,7 @@ class UniversalWriter {
     const std::string optimizer = (output_ / "zero" / "optimizer_state.pt").string();
     outputs.push_back({optimizer, 0, [=, this] { return open_optimizer(optimizer); }});
     for (size_t rank = 0; rank < source_.model_files.size(); ++rank) {
-      const std::string path =
-          (output_ / concat("zero_pp_rank_", rank, "_mp_rank_00_model_states.pt")).string();
+      const std::string path = (output_ / model_file_name(static_cast<int>(rank))).string();
       outputs.push_back({path, 0, [=, this] { return open_model(path, rank); }});
     }
     std::vector<std::string> names;

@@ -10,6 +10,7 @@
 #include "zero3/convert/model_root.h"
 #include "zero3/convert/names.h"
 #include "zero3/convert/outputs.h"
+#include "zero3/convert/rank_files.h"
 #include "zero3/convert/read_formats.h"
 #include "zero3/plan/zero3_partition.h"
 
@@ -115,12 +116,9 @@ class Zero3Writer {
     return out;
   }
 
-  std::string model_path(int rank) const {
-    return (folder_ / concat("zero_pp_rank_", rank, "_mp_rank_00_model_states.pt")).string();
-  }
+  std::string model_path(int rank) const { return (folder_ / model_file_name(rank)).string(); }
   std::string optim_path(int rank) const {
-    return (folder_ / concat(prefix_, "zero_pp_rank_", rank, "_mp_rank_00_optim_states.pt"))
-        .string();
+    return (folder_ / optim_file_name(prefix_, rank)).string();
   }
 
   // Files of another world size beside ours would make the checkpoint unreadable.

@@ -8,13 +8,8 @@
 namespace zeromuon::zero3 {
 namespace {
 
-// That the ranges of a parameter hold each of its elements once.
-void check_param(const ParamShard& p, int world_size) {
-  require(p.rows == 0 || p.rows * p.cols == p.numel, "parameter \"", p.name, "\": a view of (",
-          p.rows, ", ", p.cols, ") has ", p.rows * p.cols, " elements, the parameter has ",
-          p.numel);
-  require(p.ranges.size() == static_cast<size_t>(world_size), "parameter \"", p.name,
-          "\": ", p.ranges.size(), " ranges, expected one for each of ", world_size, " ranks");
+// The ranges of a parameter must hold each of its elements once.
+void check_cut(const ParamShard& p) {
   std::vector<ShardRange> ranges = p.ranges;
   std::sort(ranges.begin(), ranges.end(),
             [](const auto& a, const auto& b) { return a.begin < b.begin; });
@@ -29,6 +24,15 @@ void check_param(const ParamShard& p, int world_size) {
           p.numel);
 }
 
+void check_param(const ParamShard& p, int world_size) {
+  require(p.rows == 0 || p.rows * p.cols == p.numel, "parameter \"", p.name, "\": a view of (",
+          p.rows, ", ", p.cols, ") has ", p.rows * p.cols, " elements, the parameter has ",
+          p.numel);
+  require(p.ranges.size() == static_cast<size_t>(world_size), "parameter \"", p.name,
+          "\": ", p.ranges.size(), " ranges, expected one for each of ", world_size, " ranks");
+  check_cut(p);
+}
+
 // The elements of one row of the block that lie in [begin, end), as flat offsets.
 struct Segment {
   int64_t begin, end;
@@ -39,6 +43,41 @@ Segment row_segment(const ParamShard& p, const MatrixBlock& block, int64_t row, 
                     int64_t end) {
   return {std::max(begin, row * p.cols + block.col_begin),
           std::min(end, row * p.cols + block.col_end)};
+}
+
+// The part of a block of whole rows, which are contiguous.
+std::vector<StridedRun> runs_of_whole_rows(const ParamShard& p, const MatrixBlock& block,
+                                           const ShardRange& held) {
+  const int64_t first = block.row_begin * p.cols;
+  const Segment s{std::max(held.begin, first),
+                  std::min(held.begin + held.numel, block.row_end * p.cols)};
+  if (s.length() == 0) return {};
+  return {{held.offset + s.begin - held.begin, 0, s.begin - first, 0, s.length(), 1}};
+}
+
+std::vector<StridedRun> runs_of_rows(const ParamShard& p, const MatrixBlock& block,
+                                     const ShardRange& held) {
+  const int64_t begin = held.begin, end = held.begin + held.numel;
+  const int64_t first = std::max(block.row_begin, begin / p.cols);
+  const int64_t last = std::min(block.row_end, (end + p.cols - 1) / p.cols);  // one past
+  std::vector<StridedRun> runs;
+  for (int64_t row = first; row < last;) {
+    const Segment s = row_segment(p, block, row, begin, end);
+    int64_t count = 1;
+    // Rows after a whole one join it, up to the last row, which may be cut.
+    if (s.length() == block.cols() && row + 1 < last) {
+      count = last - row;
+      if (row_segment(p, block, last - 1, begin, end).length() < block.cols()) --count;
+    }
+    const int64_t in_block =
+        (row - block.row_begin) * block.cols() + s.begin - row * p.cols - block.col_begin;
+    if (s.length() > 0) {
+      runs.push_back(
+          {held.offset + s.begin - begin, p.cols, in_block, block.cols(), s.length(), count});
+    }
+    row += count;
+  }
+  return runs;
 }
 
 }  // namespace
@@ -72,41 +111,7 @@ void ShardLayout::check_shard(int rank) const {
 std::vector<StridedRun> ShardLayout::runs(const MatrixBlock& block, int rank) const {
   const ParamShard& p = params_[block.param];
   const ShardRange& held = p.ranges[rank];
-  const int64_t begin = held.begin, end = held.begin + held.numel;
-  const auto run_at = [&](int64_t row, Segment s, int64_t count) {
-    return StridedRun{
-        held.offset + s.begin - begin,
-        p.cols,
-        (row - block.row_begin) * block.cols() + s.begin - row * p.cols - block.col_begin,
-        block.cols(),
-        s.length(),
-        count};
-  };
-
-  if (block.cols() == p.cols) {  // whole rows are contiguous
-    const Segment s{std::max(begin, block.row_begin * p.cols),
-                    std::min(end, block.row_end * p.cols)};
-    if (s.length() == 0) return {};
-    StridedRun run{
-        held.offset + s.begin - begin, 0, s.begin - block.row_begin * p.cols, 0, s.length(), 1};
-    return {run};
-  }
-
-  std::vector<StridedRun> runs;
-  const int64_t first = std::max(block.row_begin, begin / p.cols);
-  const int64_t last = std::min(block.row_end, (end + p.cols - 1) / p.cols);  // one past
-  for (int64_t row = first; row < last;) {
-    const Segment s = row_segment(p, block, row, begin, end);
-    int64_t count = 1;
-    // Rows after a whole one join it, up to the last row, which may be cut.
-    if (s.length() == block.cols() && row + 1 < last) {
-      count = last - row;
-      if (row_segment(p, block, last - 1, begin, end).length() < block.cols()) --count;
-    }
-    if (s.length() > 0) runs.push_back(run_at(row, s, count));
-    row += count;
-  }
-  return runs;
+  return block.cols() == p.cols ? runs_of_whole_rows(p, block, held) : runs_of_rows(p, block, held);
 }
 
 }  // namespace zeromuon::zero3

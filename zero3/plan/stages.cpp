@@ -1,6 +1,8 @@
 // The one place that knows what depends on the flow.
 #include "zero3/plan/stages.h"
 
+#include <utility>
+
 namespace zeromuon::zero3 {
 namespace {
 
@@ -22,11 +24,22 @@ struct Bytes {
   int64_t mixing() const { return kFloat + 2 * momentum + wire; }  // gradient, momentum twice, wire
 };
 
+// Of a kernel where the flat shard is.
+StageCost touched(LaneKind shard_lane, int64_t bytes) {
+  if (shard_lane == LaneKind::kCpu) return {.dram_bytes = bytes};
+  return {.device_bytes = bytes};
+}
+
 bool through_slot(const Flow& flow) { return flow.staged && flow.casts == CastWeights::kOnDevice; }
 
 StageRow momentum_on_shard(const Bytes& b, LaneKind shard_lane, SlotBuffer out) {
-  return {"momentum", "momentum_on_shard", shard_lane, Urgency::kUrgent, {.dram_bytes = b.mixing()},
-          {out},      Changes::kMomentum};
+  return {"momentum",
+          "momentum_on_shard",
+          shard_lane,
+          Urgency::kUrgent,
+          touched(shard_lane, b.mixing()),
+          {out},
+          Changes::kMomentum};
 }
 
 // Copies to the device are filler: what ends a life goes before what begins one, and frees buffers.
@@ -90,7 +103,7 @@ std::vector<StageRow> to_shard(const Flow& flow, const Bytes& b, LaneKind shard_
                  "apply",
                  shard_lane,
                  Urgency::kUrgent,
-                 {.dram_bytes = 2 * kFloat + b.wire + b.cast},
+                 touched(shard_lane, 2 * kFloat + b.wire + b.cast),
                  {flow.staged ? kShardWire : kExchange},
                  Changes::kWeights};
   if (through_slot(flow)) {
@@ -109,7 +122,7 @@ std::vector<StageRow> adamw(const Flow& flow, const Bytes& b, LaneKind shard_lan
                                  "adamw",
                                  shard_lane,
                                  Urgency::kFiller,
-                                 {.dram_bytes = 7 * kFloat + b.cast},
+                                 touched(shard_lane, 7 * kFloat + b.cast),
                                  {},
                                  Changes::kWeights}};
   if (!through_slot(flow)) return rows;

@@ -32,10 +32,10 @@ class VirtualCollectives final : public comm::Collectives {
 class Rank {
  public:
   Rank(const StepPlan& plan, offload::Backend backend, int rank)
-      : resources_(make_resources(
-            plan, std::move(backend),
-            std::make_unique<VirtualCollectives>(rank, plan.options.world_size),
-            product_bodies())) {
+      : resources_(
+            make_resources(plan, std::move(backend),
+                           std::make_unique<VirtualCollectives>(rank, plan.options.world_size),
+                           product_bodies())) {
     record_.traces = true;
   }
 
@@ -44,9 +44,9 @@ class Rank {
     call_ = {};
     for (int g = begin; g < end; ++g) {
       if (resources_.plan.sub_groups[g].role == Role::kMuon) {
-        call_.muon.push_back({.sub_group = g});
+        call_.muon.emplace_back().sub_group = g;
       } else {
-        call_.adamw.push_back({.sub_group = g});
+        call_.adamw.emplace_back().sub_group = g;
       }
     }
     conductor_.emplace(io, resources_, call_, limits_, record_);

@@ -81,9 +81,7 @@ void BucketStages::momentum_streamed() const {
 }
 
 void BucketStages::mix(const MomentumSource& source, std::byte* out) const {
-  const MuonHyperParameters& hyper = call.hyper;
-  const ops::MomentumElement element(hyper.kind, hyper.momentum, hyper.nesterov,
-                                     hyper.gradient_scale);
+  const ops::MomentumElement element(call.hyper);
   const DType wire = plan.options.wire_dtype, stored = plan.options.flow.momentum_dtype;
   source.device.set_word(word_at(out), 0);
   for_runs(route.shard_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
@@ -186,7 +184,7 @@ void BucketStages::update_weights(bool through_slot) const {
   const DType wire = plan.options.wire_dtype;
   for_runs(route.shard_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
     const PlannedBlock& block = group.blocks[piece.block];
-    const double decay = group.decay[block.block.param] ? call.hyper.weight_decay : 0.0;
+    const ops::ApplyElement element(call.hyper, group.decay[block.block.param], block.scale);
     ops::Typed cast;
     if (low() != nullptr) {
       std::byte* const to = through_slot ? slot[kLowPrecision] + kCastBytes * run.packed
@@ -194,8 +192,7 @@ void BucketStages::update_weights(bool through_slot) const {
       cast = {to, call.low_precision.dtype};
     }
     backend.shard().apply_update(
-        ops::ApplyElement(call.hyper.lr, decay, block.scale),
-        {call.weight + run.shard, {slot[kShardWire] + run.wire, wire}, cast}, run.length);
+        element, {call.weight + run.shard, {slot[kShardWire] + run.wire, wire}, cast}, run.length);
   });
 }
 

@@ -31,8 +31,9 @@ asio::awaitable<Outcome> LanesInUse::run(const StageRow& row, Where where, offlo
       body();
     };
   }
-  Outcome outcome =
-      co_await submit(lane, {row.stage, where.bucket, row.urgency, cost, std::move(body)});
+  // Named: GCC 12 destroys a braced temporary of a co_await twice.
+  offload::Task task{row.stage, where.bucket, row.urgency, cost, std::move(body)};
+  Outcome outcome = co_await submit(lane, std::move(task));
   progress.remove(number);
   note(row, where, outcome);
   co_return outcome;

@@ -13,9 +13,7 @@ void ChunkStages::adamw_through_slot() const { adamw(low() == nullptr ? nullptr 
 
 void ChunkStages::adamw(std::byte* low) const {
   const int64_t at = chunk.range.offset;
-  const AdamWHyperParameters& h = call.hyper;
-  const ops::AdamWElement element(h.lr, h.beta1, h.beta2, h.eps, chunk.decay ? h.weight_decay : 0.0,
-                                  h.step, h.decay, h.gradient_scale);
+  const ops::AdamWElement element(call.hyper, chunk.decay);
   backend.shard().adamw(element,
                         {call.weight + at, call.gradient + at, call.exp_avg + at,
                          call.exp_avg_sq + at, ops::Typed(low, call.low_precision.dtype)},

@@ -14,19 +14,8 @@
 
 namespace zeromuon::zero3 {
 
-struct MuonHyperParameters {
-  double lr, weight_decay, momentum;
-  ops::MomentumKind kind;
-  bool nesterov;
-  float gradient_scale = 1.0f;  // multiplied into every gradient first
-};
-
-struct AdamWHyperParameters {
-  double lr, weight_decay, beta1, beta2, eps;
-  int64_t step;  // 1 at the first step
-  ops::Decay decay = ops::Decay::kDecoupled;
-  float gradient_scale = 1.0f;
-};
+using ops::AdamWHyperParameters;
+using ops::MuonHyperParameters;
 
 // One sub-group's tensors, [L] contiguous. L: the flat shard's elements, padding included.
 // low_precision: bf16 or fp16, gets the new weight; on the compute device or on the shard's;

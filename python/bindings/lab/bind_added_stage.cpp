@@ -16,7 +16,7 @@ using offload::SlotBuffer;
 using zero3::BucketStages;
 
 // On the owner, in host memory and fp32. factors: per block of the sub-group.
-void multiply(const BucketStages& bucket, const std::vector<float>& factors) {
+void multiply_blocks(const BucketStages& bucket, const std::vector<float>& factors) {
   for (const zero3::RoutePiece& piece : bucket.route.owner_pieces) {
     auto* const update =
         reinterpret_cast<float*>(bucket.slot[SlotBuffer::kOwnerWire] + piece.wire_offset);
@@ -35,7 +35,7 @@ std::unique_ptr<zero3::StepExecutor> executor_with_factors(zero3::StepPlan plan,
                                   {},
                                   {SlotBuffer::kOwnerWire}});
   zero3::StageBodies bodies = zero3::product_bodies();
-  bodies.bucket["multiply"] = [factors](const BucketStages& b) { multiply(b, factors); };
+  bodies.bucket["multiply"] = [factors](const BucketStages& b) { multiply_blocks(b, factors); };
   const offload::Placement host{at::kCPU, at::kCPU};
   return make_executor(plan, std::move(group), host,
                        offload::make_backend(host, ops::CpuKernels::kAuto), 0.0, std::move(bodies));

@@ -14,7 +14,7 @@ namespace py = pybind11;
 namespace zeromuon::bindings {
 namespace {
 
-ops::ProductTarget parse_backend(const std::string& backend) {
+ops::ProductTarget target_of(const std::string& backend) {
   ops::ProductTarget target = ops::this_cpu();
   if (backend == "auto") return target;
   if (backend == "libtorch") return ops::cuda_target();
@@ -31,7 +31,7 @@ class BoundNewtonSchulz {
       : lanes_(lanes),
         products_(backend == "libtorch" ? ops::make_tensor_products(at::kCPU)
                                         : ops::make_host_products()),
-        op_(ops::plan_newton_schulz(rows, cols, request, parse_backend(backend)), *products_) {
+        op_(ops::plan_newton_schulz(rows, cols, request, target_of(backend)), *products_) {
     require(lanes > 0, "lanes: expected at least 1, got ", lanes);
     scratch_ = at::empty({lanes * plan().scratch_numel}, at::kFloat);
   }

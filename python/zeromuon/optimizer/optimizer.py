@@ -16,7 +16,7 @@ from ..selection.rules import ParamSpec
 from . import trace
 from .bind import Binding, bind
 from .groups import check_keys, params_and_specs
-from .options import check_value, validate_options
+from .options import check_together, check_value, declares_options, options_given, validate_options
 from .state import (
     ENTRY,
     adopt_universal,
@@ -30,6 +30,7 @@ from .state import (
 from .tasks import Values, make_task
 
 
+@declares_options
 class ZeroMuon(torch.optim.Optimizer):
     """Muon (K. Jordan et al., 2024) with an AdamW fallback (arXiv 1711.05101), sharded by ZeRO-3.
 
@@ -42,21 +43,7 @@ class ZeroMuon(torch.optim.Optimizer):
     Args:
         params: the groups of :func:`zeromuon.param_groups`, or groups whose parameters carry a
             boolean ``use_muon`` attribute. A bare list of parameters carries no roles and is refused.
-        lr: learning rate of Muon, per optimizer step. With the default scale a good AdamW value.
-        adam_lr: learning rate of AdamW; None means lr.
-        momentum: decay of the momentum, in [0, 1).
-        nesterov: orthogonalise the look-ahead momentum.
-        momentum_kind: "ema" or "heavy_ball".
-        weight_decay: decoupled, multiplied by lr; parameters with fewer than two dimensions are left
-            out, unless their group names a ``weight_decay`` of its own.
-        betas, eps: of AdamW.
-        scale: "match_rms_adamw", "original", "spectral_unclamped" or "none".
-        ns: name of a coefficient set or a list of (a, b, c) triples.
-        ns_form: "auto", "standard", "gram" or "gram_restarts".
-        ns_dtype: "auto", "float32" or "bfloat16": of the factors in Newton-Schulz' products.
-        cpu_kernels: "auto", or the name of the kernels that AdamW, momentum and apply take on the CPU.
-        fused_step: "auto", "on" or "off": all sub-groups in one go (fused_step.py), or one by one.
-        wire_dtype, momentum_device, momentum_dtype, max_bytes_in_flight, stage_timeout_s: see docs/options.md.
+        {options}
 
     It binds itself when the first step begins; :func:`zeromuon.attach` binds earlier.
 
@@ -64,32 +51,8 @@ class ZeroMuon(torch.optim.Optimizer):
         ValueError: an option is unknown or out of range, or a parameter has no role.
     """
 
-    def __init__(
-        self,
-        params,
-        lr=1e-3,
-        adam_lr=None,
-        momentum=0.95,
-        nesterov=True,
-        momentum_kind="ema",
-        weight_decay=0.0,
-        betas=(0.9, 0.95),
-        eps=1e-8,
-        scale="match_rms_adamw",
-        ns="jordan",
-        ns_form="auto",
-        ns_dtype="auto",
-        wire_dtype="auto",
-        momentum_device="auto",
-        momentum_dtype="float32",
-        cpu_kernels="auto",
-        fused_step="auto",
-        max_bytes_in_flight="auto",
-        stage_timeout_s=600.0,
-        **unknown,
-    ):
-        given = {k: v for k, v in locals().items() if k not in ("self", "params", "unknown", "__class__")}
-        self._options = validate_options({**given, **unknown})
+    def __init__(self, params, *positional, **keywords):
+        self._options = validate_options(options_given(positional, keywords))
         self._specs: dict[int, ParamSpec] = {}
         self._params: list = []
         self._given_group: list[int] = []  # of each group after the split, which one it comes from
@@ -171,7 +134,9 @@ class ZeroMuon(torch.optim.Optimizer):
 
     def follow_deepspeed(self, given_groups_with_own_lr: list[int], decoupled_decay: bool) -> None:
         """DeepSpeed's meaning of ``"type": "Muon"``: in these groups (numbered as given at construction) AdamW takes
-        the group's lr as it is; `decoupled_decay` False is Adam with L2 regularisation."""
+        the group's lr as it is; `decoupled_decay` False is Adam with L2 regularisation (``adam_w_mode`` false). Raises
+        ValueError for an option that excludes that."""
+        check_together({**self._options, "adam_w_mode": decoupled_decay})
         for index, given in enumerate(self._given_group):
             if given in given_groups_with_own_lr:
                 self._adam_ratios[index] = 1.0

@@ -46,7 +46,8 @@ std::string Way::text() const {
                 fake ? concat("fake, momentum ", name_of(home)) : "host",
                 fused ? ", fused" : ", plain", folds_scale ? ", folded scale" : "", ", ", slots,
                 " slots of ", bucket_bytes, " bytes, cast ", low ? c10::toString(*low) : "none",
-                ", seed ", fake_options.seed);
+                decay == ops::Decay::kCautious ? ", cautious decay" : "", ", seed ",
+                fake_options.seed);
 }
 
 bool same_bits(const at::Tensor& a, const at::Tensor& b) {
@@ -202,12 +203,12 @@ SubGroupTask RankRun::task(int number, int g) const {
   if (!t.momentum.defined()) {
     return AdamWTask{g,
                      {t.weight, gradient, t.exp_avg, t.exp_avg_sq, low},
-                     {kLr, kDecay, 0.9, 0.95, 1e-8, number + 1, ops::Decay::kDecoupled, scale}};
+                     {kLr, kDecay, 0.9, 0.95, 1e-8, number + 1, way_.decay, scale}};
   }
   const at::Tensor& momentum = momenta_[g].alias.defined() ? momenta_[g].alias : t.momentum;
   return MuonTask{g,
                   {t.weight, gradient, momentum, low},
-                  {kLr, kDecay, kMomentum, ops::MomentumKind::kEma, true, scale}};
+                  {kLr, kDecay, kMomentum, ops::MomentumKind::kEma, true, scale, way_.decay}};
 }
 
 void RankRun::step(int number) {
@@ -236,15 +237,16 @@ std::vector<RankTensors> train(const Way& way, int steps) {
 }
 
 const std::vector<RankTensors>& plain(const Way& way) {
-  using Key = std::tuple<int, DType, std::optional<at::ScalarType>>;
+  using Key = std::tuple<int, DType, std::optional<at::ScalarType>, ops::Decay>;
   static std::map<Key, std::vector<RankTensors>> results;  // tests ask on one thread
-  const Key key{way.world, way.wire, way.low};
+  const Key key{way.world, way.wire, way.low, way.decay};
   const auto found = results.find(key);
   if (found != results.end()) return found->second;
   Way path;
   path.world = way.world;
   path.wire = way.wire;
   path.low = way.low;
+  path.decay = way.decay;
   return results.emplace(key, train(path)).first->second;
 }
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from . import training
+from ...ranks.child import Child
+from ...ranks.launch import Launch
+from ...ranks.leave import leave
+from . import kit, training
 from .training import batches, build_engine, config_for
 
 SAVED_AFTER, WENT_ON = 3, 2  # steps
@@ -27,16 +29,16 @@ def init_roundtrip(system: str) -> list[float]:
     shapes = [p.shape for p in training.build_model().parameters() if p.ndim >= 2]
     if shapes == sorted(shapes, reverse=True):
         raise training.NotMeasurable("sorting by size would change nothing")
-    engine = build_engine(config, training.model_under_zero_init(config))
+    engine = build_engine(config, kit.under_zero_init(training.build_model, config))
     training.train(engine, data[:SAVED_AFTER])
     saved = _weights_and_momenta(engine, system)
     engine.save_checkpoint(str(_folder() / "saved"))
     loaded = build_engine(config)
     loaded.load_checkpoint(str(_folder() / "saved"))
-    after_load = training.distance(_weights_and_momenta(loaded, system), saved)
+    after_load = kit.distance(_weights_and_momenta(loaded, system), saved)
     for each in (engine, loaded):
         training.train(each, data[SAVED_AFTER:])
-    return [after_load, training.distance(training.weights_of(loaded), training.weights_of(engine))]
+    return [after_load, kit.distance(training.weights_of(loaded), training.weights_of(engine))]
 
 
 def _weights_and_momenta(engine, system: str) -> dict[str, torch.Tensor]:
@@ -60,48 +62,34 @@ def universal(system: str) -> float:
     if dist.get_rank() == 0:
         torch.save(data[SAVED_AFTER:], _folder() / "data.pt")
         error = _converted() or _went_on_alone(system)
-    error = training.on_all_ranks(error)[0]
+    error = kit.on_all_ranks(error)[0]
     if error:
         raise training.Raised(error)
-    return training.distance(torch.load(_folder() / "alone.pt"), expected)
+    return kit.distance(torch.load(_folder() / "alone.pt"), expected)
 
 
 def _converted() -> str:
     """Runs DeepSpeed's converter; "" or what it raised."""
-    return _error_of(
-        "deepspeed.checkpoint.ds_to_universal",
-        "--num_extract_workers",
-        "1",
-        "--num_merge_workers",
-        "1",
-        "--input_folder",
-        str(_folder() / "saved"),
-        "--output_folder",
-        str(_folder() / "universal"),
-    )
+    folders = ("--input_folder", str(_folder() / "saved"), "--output_folder", str(_folder() / "universal"))
+    workers = ("--num_extract_workers", "1", "--num_merge_workers", "1")
+    module = "deepspeed.checkpoint.ds_to_universal"
+    return _error_of(Child([sys.executable, "-m", module, *workers, *folders], log=_folder() / "converter.log"))
 
 
 def _went_on_alone(system: str) -> str:
     """One rank of its own loads what was converted, trains and leaves its weights; "" or what it raised."""
-    return _error_of(
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "1",
-        "-m",
-        "zeromuon.commands.compare.checkpoints",
-        system,
-        str(_folder()),
-    )
+    return _error_of(Launch(__name__, system, _folder(), ranks=1, log=_folder() / "alone.log"))
 
 
-def _error_of(module: str, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, errors="replace")
-    if done.returncode == 0:
+def _error_of(child: Child) -> str:
+    with child:
+        status = child.wait()
+    if status == 0:
         return ""
-    print(done.stderr, file=sys.stderr)
-    named = [line.split("]:", 1)[-1].strip() for line in done.stderr.splitlines() if "Error:" in line]
-    return named[0] if named else f"exit status {done.returncode}: of {module}"
+    log = child.log.read_text(errors="replace")
+    print(log, file=sys.stderr)
+    named = [line.split("]:", 1)[-1].strip() for line in log.splitlines() if "Error:" in line]
+    return named[0] if named else f"exit status {status}: of {child.log.stem}"
 
 
 def _go_on_alone(system: str, folder: Path) -> None:
@@ -111,6 +99,7 @@ def _go_on_alone(system: str, folder: Path) -> None:
     data = [[[ranks[0]] for ranks in step] for step in torch.load(folder / "data.pt")]
     training.train(engine, data)
     torch.save(training.weights_of(engine), folder / "alone.pt")
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
-"""Measures one row on one system, on every rank: torchrun ... -m zeromuon.commands.compare.child ROW SYSTEM OUT [--spoil]
+"""Measures one row on one system, on every rank: ... -m zeromuon.commands.compare.child ROW SYSTEM [--spoil]
 
-Each rank may append a line of JSON to OUT: rank 0 what was measured, any rank what was raised.
+Rank 0 tells what was measured, any rank what was raised.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import sys
 import traceback
 from pathlib import Path
 
+from ...ranks.launch import tell
+from ...ranks.leave import leave
 from . import launch
 
 
 def main() -> None:
-    name, system, out = sys.argv[1:4]
+    name, system = sys.argv[1:3]
     from . import training
 
     training.start(spoil="--spoil" in sys.argv)
@@ -24,14 +24,11 @@ def main() -> None:
 
     result = _result(name, system)
     if dist.get_rank() == 0 or result["kind"] != launch.MEASURED:
-        with open(out, "a") as lines:
-            lines.write(json.dumps({**result, "rank": dist.get_rank()}) + "\n")
+        tell(**result)
     if result["kind"] == launch.MEASURED:
         with contextlib.suppress(RuntimeError):  # another rank raised, and has said so
             dist.barrier()
-    sys.stdout.flush()
-    # Leaving in the ordinary way, a rank that failed alone would wait for the others.
-    os._exit(0)
+    leave(0)
 
 
 def _result(name: str, system: str) -> dict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import training
+from . import kit, training
 from .rows import OURS
 from .training import STEPS, batches, build_engine, config_for, equal_squares
 
@@ -17,7 +17,7 @@ def _weights_off(system: str, build=equal_squares, accumulation: int = 1, zero: 
 
 
 def _off(engine, expected: dict) -> dict:
-    return {"value": training.distance(training.weights_of(engine), expected), "bar": training.weight_bar(expected)}
+    return {"value": kit.distance(training.weights_of(engine), expected), "bar": kit.weight_bar(expected)}
 
 
 def accumulation(system: str) -> dict:
@@ -70,7 +70,7 @@ def muon_names(engine, system: str) -> set[str]:
 def zero_init(system: str) -> dict:
     """Matrices without Muon, of a model built under deepspeed.zero.Init."""
     config = config_for(system)
-    engine = build_engine(config, training.model_under_zero_init(config))
+    engine = build_engine(config, kit.under_zero_init(training.build_model, config))
     expected = {n for n, p in training.build_model().named_parameters() if p.ndim >= 2}
     missing = expected - muon_names(engine, system)
     return {"value": len(missing), "shown": f"{len(missing)} of {len(expected)}"}

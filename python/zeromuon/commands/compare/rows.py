@@ -7,7 +7,7 @@ from dataclasses import dataclass
 DEEPSPEED, OURS = "deepspeed", "zeromuon"
 SYSTEMS = (DEEPSPEED, OURS)
 
-# The bar of a figure that is measured with it: see training.weight_bar and the functions that return a bar.
+# The bar of a figure that is measured with it: see kit.weight_bar and the functions that return a bar.
 MEASURED = None
 WEIGHTS = "weights off the reference, "
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from . import training
+from . import kit, training
 from .rows import OURS
 from .training import BETA, batches, build_engine, config_for
 from .work import method_of
@@ -72,7 +72,7 @@ class _Shadow:
     def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(stored, fp32) of every whole matrix."""
         stored = training.momenta_of(self.engine, self.system)
-        ranks = training.on_all_ranks(self._momenta)
+        ranks = kit.on_all_ranks(self._momenta)
         pairs = [(stored[n], torch.cat([rank[n] for rank in ranks])) for n in stored]
         if not all(bool((shadow != 0).any()) for _, shadow in pairs):
             raise training.NotMeasurable("a matrix got no gradient")

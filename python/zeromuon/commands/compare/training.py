@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import io
 import logging
 
 import torch
@@ -12,13 +10,13 @@ import torch.distributed as dist
 from torch import nn
 
 from ... import _core, reference
+from ...ranks.connect import connect
+from . import kit
 from .rows import OURS
 
 STEPS = 5
 INPUTS = 16
 LR, ADAM_LR, EPS, BETA = 0.02, 0.002, 1e-8, 0.95
-JORDAN = [(3.4445, -4.775, 2.0315)] * 5
-BAR = 2e-6  # of weights, per unit of the largest one and at least of one
 LEAST_MOVE = 0.05  # a reference that moves less proves nothing
 _spoilt = {"factor": 1.0}
 
@@ -34,28 +32,13 @@ class NotMeasurable(Exception):
 def start(spoil: bool = False) -> None:
     """Joins the process group over gloo and makes both optimizer types known. spoil: ours gets a learning rate that is
     1 % too large, for the test that sees it."""
-    import deepspeed
-    import deepspeed.ops
-
-    # An optional shared-memory collective that is compiled on first use; gloo gives the same results.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    _let_accelerator_use_fp16()
-    deepspeed.init_distributed("gloo", timeout=datetime.timedelta(seconds=60))
     from ... import register
 
+    connect(logging.ERROR, seconds=60)
+    kit.allow_fp16_on_cpus()
     register()
     _spoilt["factor"] = 1.01 if spoil else 1.0
     _newton_schulz_in_fp32()
-
-
-def _let_accelerator_use_fp16() -> None:
-    """DeepSpeed trains in fp16 only where the accelerator lists it; torch's CPU kernels can."""
-    from deepspeed.accelerator import get_accelerator
-
-    accelerator = get_accelerator()
-    accelerator.supported_dtypes = lambda: [torch.float32, torch.bfloat16, torch.float16]
-    accelerator.is_fp16_supported = lambda: True
 
 
 def _newton_schulz_in_fp32() -> None:
@@ -153,26 +136,7 @@ def config_for(system: str, zero: dict | None = None, **sections) -> dict:
 
 
 def build_engine(config: dict, model: nn.Module | None = None):
-    import deepspeed
-
-    model = build_model() if model is None else model
-    with contextlib.redirect_stdout(io.StringIO()):
-        engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=config)
-    return engine
-
-
-def model_under_zero_init(config: dict) -> nn.Module:
-    """The same weights, partitioned from the start."""
-    import deepspeed
-
-    whole = build_model().state_dict()
-    with deepspeed.zero.Init(config_dict_or_path=config):
-        model = build_model()
-    for name, param in model.named_parameters():
-        with deepspeed.zero.GatheredParameters([param], modifier_rank=0):
-            if dist.get_rank() == 0:
-                param.data.copy_(whole[name])
-    return model
+    return kit.initialize(build_model() if model is None else model, config)
 
 
 def train(engine, data, factor: float = 1.0) -> None:
@@ -183,21 +147,12 @@ def train(engine, data, factor: float = 1.0) -> None:
             engine.step()
 
 
-def on_all_ranks(value) -> list:
-    """What every rank has, in rank order."""
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
 # ---- weights and momenta -------------------------------------------------------------------------
 
 
 def weights_of(engine) -> dict[str, torch.Tensor]:
     """name -> whole fp32 master weight."""
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    return {n: safe_get_full_fp32_param(p).detach().float().cpu().clone() for n, p in engine.module.named_parameters()}
+    return kit.whole_weights(engine.module)
 
 
 def matrices_of(engine) -> dict[str, nn.Parameter]:
@@ -228,14 +183,8 @@ def stored_momentum(engine, system: str, param) -> torch.Tensor:
 def momenta_of(engine, system: str) -> dict[str, torch.Tensor]:
     """name -> whole fp32 momentum of every matrix, flat."""
     mine = {n: stored_momentum(engine, system, p).float().clone() for n, p in matrices_of(engine).items()}
-    ranks = on_all_ranks(mine)
+    ranks = kit.on_all_ranks(mine)
     return {n: torch.cat([rank[n] for rank in ranks]) for n in mine}
-
-
-def distance(a: dict, b: dict) -> float:
-    if a.keys() != b.keys():
-        raise NotMeasurable(f"{sorted(a.keys() ^ b.keys())} on one side only")
-    return max((a[n].double() - b[n].double()).abs().max().item() for n in b)
 
 
 # ---- the reference -------------------------------------------------------------------------------
@@ -247,19 +196,10 @@ def reference_run(data, clip: float = 0.0, build=build_model):
     params = dict(model.named_parameters())
     before = {n: p.detach().clone() for n, p in params.items()}
     roles = {n: "muon" if p.ndim >= 2 else "adamw" for n, p in params.items()}
-    muon = reference.Muon({n: p.data for n, p in params.items()}, roles, JORDAN, LR, ADAM_LR, eps=EPS)
-    norms = []
-    for step in data:
-        model.zero_grad()
-        for ranks in step:
-            inputs, classes = (torch.cat(parts) for parts in zip(*ranks))
-            (loss_of(model, (inputs, classes)) / len(step)).backward()
-        norms.append(muon.step({n: p.grad for n, p in params.items()}, clip))
+    muon = reference.Muon({n: p.data for n, p in params.items()}, roles, kit.JORDAN, LR, ADAM_LR, eps=EPS)
+    steps = kit.mean_gradients(model, data, loss_of)
+    norms = [muon.step({n: p.grad for n, p in params.items()}, clip) for _ in steps]
     weights = {n: p.detach() for n, p in params.items()}
-    if distance(weights, before) < LEAST_MOVE:
+    if kit.distance(weights, before) < LEAST_MOVE:
         raise NotMeasurable(f"the reference moved by less than {LEAST_MOVE}")
     return weights, norms
-
-
-def weight_bar(expected: dict) -> float:
-    return BAR * max(1.0, max(w.abs().max().item() for w in expected.values()))

@@ -15,6 +15,9 @@ Bytes moved: what collectives of the Muon update write on a rank, its own part i
 steps and by the bytes of the Muon parameters in fp32. DeepSpeed: output tensors of every collective of deepspeed.comm
 that runs inside its update. Ours: bytes_sent and bytes_self of both all-to-alls (what is sent is what is received); they
 run in C++, where wrappers of torch.distributed would not see them. Both leave out the norm and overflow flags.
+
+Bars: the elements that must move at least, and what the plan of ours sends beside them (StepPlan.framing_bytes: flag words,
+alignment of segments, records at the end of the step). They are the same for either system.
 """
 
 from __future__ import annotations
@@ -25,14 +28,13 @@ import weakref
 
 import torch.distributed as dist
 
-from . import training
+from . import kit, training
 from .fp32 import muon_names
 from .rows import OURS
 from .training import STEPS, NotMeasurable, batches, build_engine, build_model, config_for
 
 _BYTES = 4  # of an fp32 element
-_WIDTH = 4  # of the model: wide enough that the flag words of our segments (8 bytes each) are below a percent
-_FLAGS = 1.01
+_WIDTH = 4  # of the model: wide enough that bars are near what must move at least
 _COLLECTIVES = (
     "all_gather",
     "all_gather_into_tensor",
@@ -55,18 +57,24 @@ def offload_repeats(system: str) -> list[dict]:
     if set(matrices) != muon_names(engine, system):
         raise NotMeasurable("not every matrix gets Muon")
     numels = [p.ds_numel for p in matrices.values()]
-    per_matrix = _some(sum(training.on_all_ranks(runs))) / (len(matrices) * STEPS)
-    whole = _some(max(training.on_all_ranks(whole_numel)))
-    return [{"value": per_matrix}, {"value": whole / sum(numels), "bar": _even_share(numels) * _FLAGS}]
+    per_matrix = _some(sum(kit.on_all_ranks(runs))) / (len(matrices) * STEPS)
+    whole = _some(max(kit.on_all_ranks(whole_numel)))
+    bar = _even_share(numels) + max(_framing(engine, system)) / _BYTES
+    return [{"value": per_matrix}, {"value": whole / sum(numels), "bar": bar / sum(numels)}]
 
 
-def _even_share(numels: list[int]) -> float:
-    """The share of the rank with the most, when every matrix has one owner and they are dealt as evenly as can be."""
+def _even_share(numels: list[int]) -> int:
+    """Elements of the rank with the most, when every matrix has one owner and they are dealt as evenly as can be."""
     ranks = range(dist.get_world_size())
     deals = itertools.product(ranks, repeat=len(numels))
-    return min(max(sum(n for n, owner in zip(numels, deal) if owner == r) for r in ranks) for deal in deals) / sum(
-        numels
-    )
+    return min(max(sum(n for n, owner in zip(numels, deal) if owner == r) for r in ranks) for deal in deals)
+
+
+def _framing(engine, system: str) -> list[int]:
+    """StepPlan.framing_bytes of each rank. engine: of `system`; DeepSpeed's has no plan, so one of ours is made."""
+    ours = engine if system == OURS else build_engine(config_for(OURS), build_model(_WIDTH))
+    plan = ours.optimizer.optimizer.bind().plan
+    return [plan.framing_bytes(rank) for rank in range(dist.get_world_size())]
 
 
 def _some(count: float) -> float:
@@ -150,8 +158,9 @@ def bytes_moved(system: str) -> dict:
         moved = sum(outputs)
     muon_bytes = _BYTES * sum(p.ds_numel for p in training.matrices_of(engine).values())
     ranks = dist.get_world_size()
-    total = _some(sum(training.on_all_ranks(moved)))
-    return {"value": total / (ranks * STEPS * muon_bytes), "bar": 2 / ranks * _FLAGS}
+    total = _some(sum(kit.on_all_ranks(moved)))
+    at_least = 2 * muon_bytes + sum(_framing(engine, system))  # of all ranks
+    return {"value": total / (ranks * STEPS * muon_bytes), "bar": at_least / (ranks * muon_bytes)}
 
 
 @contextlib.contextmanager

@@ -31,7 +31,8 @@ DEFECTS = [
     "roles",
     "unknown_option",
 ]
-SPOILT = ["accumulation", "clip"]
+SPOILT = ["accumulation", pytest.param("clip", marks=pytest.mark.full)]
+ONE_OF_EACH_KIND = ["mixed_shapes", "offload_repeats", "bf16_momentum", "init_roundtrip"]
 
 
 def measured(*values, **given):
@@ -152,6 +153,12 @@ def test_a_defect_is_measured_on_both_systems(capsys, tmp_path):
     found = json.loads(out.read_text())["rows"][0]
     assert found[OURS]["figures"] == [{"value": 0, "shown": "ValueError"}]
     assert "ours ok" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
+def test_ours_meets_the_bars_of_a_row_of_each_kind(name):
+    ours = launch.measure(name, OURS)
+    assert report.meets(BY_NAME[name], ours), ours
 
 
 @pytest.mark.parametrize("name", SPOILT)

@@ -1,18 +1,11 @@
-"""The figures to reach, and whether a run reached them. They are stated for 2 AVX2 cores. No torch."""
+"""The figures that `zeromuon bench kernels` is to reach. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..step import verdicts as step_verdicts
-from ..ckpt import verdicts as ckpt_verdicts
-from .results import MEASURED, ROOF, Case, Figure, Results, Row
+from ..core.results import MEASURED, ROOF, Bench, Case, Figure, Results, Row, faster
 
-STATED_FOR = {
-    "ckpt": "weights of 1 GB or more",
-    "kernels": "2 AVX2 cores",
-    "step": "2 ranks; the factors of time for the model 512x8, 25.2 M parameters",
-}
 _ADAMW, _NS = "adamw", "newton_schulz"
 _FLOAT32 = ", float32"
 _SQUARES = ("512x512", "1024x1024", "2048x2048")
@@ -20,27 +13,19 @@ _SQUARES = ("512x512", "1024x1024", "2048x2048")
 
 def figures(results: Results) -> list[Figure]:
     """One per figure to reach of the parts that were asked for."""
+
+    def times(what: str, least: float, part: str, key: str, peer: str) -> Figure:
+        return faster(results.case(part, key), what, least, peer)
+
+    gram, standard = "DeepSpeed gram, float32", "DeepSpeed standard, float32"
     adamw = [
-        _faster(
-            results, "fused AdamW over DeepSpeed's chain, fp32 gradients", 1.35, _ADAMW, "fp32", "DeepSpeed's chain"
-        ),
-        _faster(
-            results, "fused AdamW over DeepSpeed's chain, bf16 gradients", 1.45, _ADAMW, "bf16", "DeepSpeed's chain"
-        ),
+        times("fused AdamW over DeepSpeed's chain, fp32 gradients", 1.35, _ADAMW, "fp32", "DeepSpeed's chain"),
+        times("fused AdamW over DeepSpeed's chain, bf16 gradients", 1.45, _ADAMW, "bf16", "DeepSpeed's chain"),
         _least(results, "fused AdamW, fp32 gradients, of the copy roof", 0.9, _ADAMW, ("fp32",), _of_copy),
     ]
     newton_schulz = [
-        _faster(
-            results, "Newton-Schulz 1024x4096 over DeepSpeed gram", 1.9, _NS, "1024x4096", "DeepSpeed gram, float32"
-        ),
-        _faster(
-            results,
-            "Newton-Schulz 1024x4096 over DeepSpeed standard",
-            3.1,
-            _NS,
-            "1024x4096",
-            "DeepSpeed standard, float32",
-        ),
+        times("Newton-Schulz 1024x4096 over DeepSpeed gram", 1.9, _NS, "1024x4096", gram),
+        times("Newton-Schulz 1024x4096 over DeepSpeed standard", 3.1, _NS, "1024x4096", standard),
         _least(results, "squares over DeepSpeed standard, the worst of them", 1.3, _NS, _SQUARES, _over_standard),
         _least(
             results, "share of the product peak, the worst shape from 1024 up", 0.85, _NS, _large(results), _of_peak
@@ -48,35 +33,7 @@ def figures(results: Results) -> list[Figure]:
         _least(results, "over the best float32 peer, the worst shape", 0.97, _NS, None, _over_best_float32),
     ]
     parts = {case.part for case in results.cases}
-    return [
-        *(adamw if _ADAMW in parts else []),
-        *(newton_schulz if _NS in parts else []),
-        *step_verdicts.figures(results),
-        *ckpt_verdicts.figures(results),
-    ]
-
-
-def text(found: list[Figure], bench: str = "kernels") -> str:
-    """A line per figure."""
-    head = f"figures to reach (stated for {STATED_FOR[bench]}; the exit status does not depend on them)"
-    width = max((len(figure.what) for figure in found), default=0)
-    return "\n".join([head, *(_line(figure, width) for figure in found)])
-
-
-def _line(figure: Figure, width: int) -> str:
-    word = {True: "met", False: "NOT met", None: "not measured"}[figure.met]
-    value = "" if figure.measured is None else f"{figure.measured:,.2f}"
-    bound = "?" if figure.bound is None else f"{figure.bound:,.6g}"
-    why = f" ({figure.why})" if figure.why else ""
-    return f"  {figure.what:<{width}}  {figure.sense:<2} {bound:<8} {value:>8}  {word}{why}"
-
-
-def _faster(results: Results, what: str, least: float, part: str, key: str, peer: str) -> Figure:
-    case = results.case(part, key)
-    row = case.row(peer) if case else None
-    if row is not None and row.ratio is not None:
-        return Figure(what, least, row.ratio.median)
-    return Figure(what, least, None, (row.why if row else "") or "was not part of this run")
+    return [*(adamw if _ADAMW in parts else []), *(newton_schulz if _NS in parts else [])]
 
 
 def _least(results: Results, what: str, least: float, part: str, keys, value: Callable[[Case], float | None]) -> Figure:
@@ -116,3 +73,16 @@ def _over_standard(case: Case) -> float | None:
 def _over_best_float32(case: Case) -> float | None:
     rows = [r for r in case.rows if r.status == MEASURED and r.ratio and r.name.endswith(_FLOAT32)]
     return min((r.ratio.median for r in rows), default=None)
+
+
+KERNELS = Bench(
+    "kernels",
+    legend=(
+        "ms: median of the rounds. ratio: the median over the rounds of a contender's time divided by that of the first line in",
+        "the same round; above 1 ours is faster. least..most: of those. of roof: what the first line reaches of that roof's rate.",
+        "singular values s: of the result for a Gaussian matrix; Newton-Schulz with these coefficients aims at 0.7 to 1.2.",
+    ),
+    stated_for="2 AVX2 cores",
+    figures=figures,
+    titles={_ADAMW: "Elementwise passes", _NS: "Newton-Schulz"},
+)

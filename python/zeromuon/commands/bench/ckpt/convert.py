@@ -1,15 +1,28 @@
-"""DeepSpeed's own conversion scripts, as their command lines call them, and how long their imports took.
+"""One conversion in this process, which tells what it took: ours, DeepSpeed's own scripts as their command lines call them, or
+none, only as many bytes written. No torch but a peer's.
 
-Started by path: python peer.py IMPORTS_FILE zero_to_fp32|ds_to_universal|write ARGUMENT...
+usage: python -m zeromuon.commands.bench.ckpt.convert zeromuon|zero_to_fp32|ds_to_universal|write ARGUMENT...
 """
 
-import json
 import os
+import re
+import resource
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
+from ....ranks.channel import tell
+
+STARTED = "ZEROMUON_BENCH_STARTED"  # time.monotonic() of the start of the process
 CHUNK_BYTES = 4 << 20
+
+
+def zeromuon(*arguments: str):
+    """`zeromuon ckpt`."""
+    from ...cli import main as command_line
+
+    return lambda: command_line(["ckpt", *arguments])
 
 
 def zero_to_fp32(source: str, output: str):
@@ -49,16 +62,22 @@ def write(size: str, output: str):
     return run
 
 
-CONVERSIONS = {"zero_to_fp32": zero_to_fp32, "ds_to_universal": ds_to_universal, "write": write}
+def peak_bytes() -> int:
+    """The most that this process, or one that it has waited for, had resident; mapped pages count."""
+    own = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return 1024 * max(int(own.group(1)), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
-def main(imports_file: str, name: str, *arguments: str) -> None:
+CONVERSIONS = {"zeromuon": zeromuon, "zero_to_fp32": zero_to_fp32, "ds_to_universal": ds_to_universal, "write": write}
+
+
+def main(name: str, *arguments: str) -> int:
     run = CONVERSIONS[name](*arguments)
-    imported = time.monotonic() - float(os.environ["ZEROMUON_BENCH_STARTED"])
-    with open(imports_file, "w") as out:
-        json.dump({"import_seconds": imported}, out)
-    run()
+    imported = time.monotonic() - float(os.environ[STARTED])
+    status = run() or 0
+    tell(import_seconds=imported, peak_bytes=peak_bytes())
+    return status
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))
