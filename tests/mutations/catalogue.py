@@ -162,8 +162,8 @@ PIPELINE = (
     Mutation(
         "weights decay that the mask spares",
         "zero3/step/stage_bodies.cpp",
-        "chunk.decay ? h.weight_decay : 0.0",
-        "h.weight_decay",
+        "ops::AdamWElement element(call.hyper, chunk.decay);",
+        "ops::AdamWElement element(call.hyper, chunk.decay || true);",
         "unit_tests",
         "StepExecutor.AdamWLeavesPaddingAloneAndDecaysByMask",
     ),
@@ -279,9 +279,10 @@ HOOKS = (
     Mutation(
         "momentum not advanced on one rank",
         "python/zeromuon/optimizer/tasks.py",
-        '            state["exp_avg"],\n            request.low_precision,\n',
-        '            state["exp_avg"].clone() if __import__("torch").distributed.get_rank() == 1 else state["exp_avg"],\n'
-        "            request.low_precision,\n",
+        "        return _core.MuonTask(*tensors, request.low_precision, **hyper)\n",
+        "        if __import__('torch').distributed.get_rank() == 1:\n"
+        "            tensors = (*tensors[:3], state['exp_avg'].clone())\n"
+        "        return _core.MuonTask(*tensors, request.low_precision, **hyper)\n",
         PYTEST,
         _ACCUMULATED,
     ),

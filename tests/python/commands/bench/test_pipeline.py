@@ -243,7 +243,10 @@ def row_of(key: str, resources: dict, makespan=1.2, balanced=False, wire_mean=1.
 
 
 def test_the_table_has_the_verdicts_and_the_worst_case(tmp_path):
-    rows = [row_of("good", {"cpu": 1.15, "to_device": 0.1}), row_of("late", {"cpu": 1.0, "to_device": 0.1}, wire_mean=1.02)]
+    rows = [
+        row_of("good", {"cpu": 1.15, "to_device": 0.1}),
+        row_of("late", {"cpu": 1.0, "to_device": 0.1}, wire_mean=1.02),
+    ]
     given = rates.load(written(tmp_path, content()))
     text = report.text(tables.results_of(given, outcome.scenarios(given), rows, "late"))
     assert re.search(
