@@ -82,10 +82,10 @@ PLAN = (
         "CollectiveSchedule.OfOrderedCollectivesExactlyTheAcceptedOnesFinish",
     ),
     Mutation(
-        "a bf16 wire takes the bytes of fp32",
+        "twice as much travels as a bucket has elements",
         "zero3/plan/bucket_route.cpp",
         "wire_offset += run.numel() * element_bytes;",
-        "wire_offset += run.numel() * std::max<int64_t>(4, element_bytes);",
+        "wire_offset += 2 * run.numel() * element_bytes;",
         "plan_tests",
         "StepPlan.TheBytesOfABucketAreThoseOfItsElementsAndFlagWords",
     ),
@@ -254,11 +254,13 @@ HOOKS = (
         "        self._binding.executor.step(tasks)\n",
         "        micro_batches = self._binding.zero3.gradient_accumulation_steps\n"
         "        part = [dataclasses.replace(v, lr=v.lr / micro_batches) for v in values]\n"
+        "        still = [dataclasses.replace(v, lr=0.0, weight_decay=0.0) for v in values]\n"
+        "        unused = [{k: torch.as_tensor(v).clone() for k, v in state.items()} for state in states]\n"
         "        muon = [r.sub_group.role == 'muon' for r in requests]\n"
         "        for again in range(micro_batches):\n"
         "            self._binding.executor.step(\n"
-        "                [make_task(r, s, w if m else v, self._options)\n"
-        "                 for r, s, v, w, m in zip(requests, states, values, part, muon) if m or not again])\n",
+        "                [make_task(r, u if again and not m else s, p if m else n if again else v, self._options)\n"
+        "                 for r, s, u, v, p, n, m in zip(requests, states, unused, values, part, still, muon)])\n",
         PYTEST,
         _ACCUMULATED,
     ),
