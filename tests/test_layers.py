@@ -136,7 +136,7 @@ ARROWS = {
 TOPS = ("commands", "__init__", "__main__")  # may import all
 
 TORCH_FREE = ("base/", "ckpt/", "commands/cli.py", "optimizer/options.py", "__init__.py", "__main__.py")
-NEED_TORCH = {"torch", "deepspeed", "transformers", "accelerate", "zeromuon._core"}
+NEED_TORCH = {"torch", "deepspeed", "transformers", "accelerate", "zeromuon._core", "zeromuon._lab"}
 
 DEEPSPEED_ROOM = "deepspeed/"
 # Modules, or folders, outside of it that name DeepSpeed's internals -> why.
