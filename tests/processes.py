@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Iterator
 
 MARK = "ZEROMUON_TEST_RUN"
+# A shell lets what it starts in the background ignore these, and children inherit that.
+_IN_THE_FOREGROUND = ("env", "--default-signal=INT,QUIT")
 
 
 def mark_this_run() -> str:
@@ -29,7 +31,7 @@ def running(command: list[str], **given) -> Iterator[subprocess.Popen]:
     """A process in a session of its own that, with all it started, ends with this block. given: as for Popen."""
     mark = f"{os.environ.get(MARK, '')}/{uuid.uuid4().hex}"
     given["env"] = {**given.get("env", os.environ), MARK: mark}
-    started = subprocess.Popen(command, start_new_session=True, preexec_fn=_signals_as_in_the_foreground, **given)
+    started = subprocess.Popen([*_IN_THE_FOREGROUND, *command], start_new_session=True, **given)
     try:
         yield started
     finally:
@@ -38,12 +40,6 @@ def running(command: list[str], **given) -> Iterator[subprocess.Popen]:
         for pipe in (started.stdin, started.stdout, started.stderr):
             if pipe:
                 pipe.close()
-
-
-def _signals_as_in_the_foreground() -> None:
-    """A shell lets what it starts in the background ignore these, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def kill(mark: str) -> None:

@@ -170,14 +170,9 @@ def fork_server(device: str = "cpu", own_paths: tuple[str, ...] = ()):
     with tempfile.TemporaryDirectory(prefix="zeromuon-forks-") as folder:
         path, log = Path(folder) / "socket", Path(folder) / "log"
         command = [sys.executable, "-P", str(SERVER), str(path)]
-        server = subprocess.Popen(
-            command,
-            env=variables,
-            stdin=subprocess.PIPE,
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        given = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True}
+        with log.open("w") as output:
+            server = subprocess.Popen(command, env=variables, stdout=output, **given)
         try:
             while not path.exists():
                 if server.poll() is not None:

@@ -82,10 +82,10 @@ PLAN = (
         "CollectiveSchedule.OfOrderedCollectivesExactlyTheAcceptedOnesFinish",
     ),
     Mutation(
-        "a bf16 wire takes the bytes of fp32",
+        "twice as much travels as a bucket has elements",
         "zero3/plan/bucket_route.cpp",
         "wire_offset += run.numel() * element_bytes;",
-        "wire_offset += run.numel() * std::max<int64_t>(4, element_bytes);",
+        "wire_offset += 2 * run.numel() * element_bytes;",
         "plan_tests",
         "StepPlan.TheBytesOfABucketAreThoseOfItsElementsAndFlagWords",
     ),
@@ -162,8 +162,8 @@ PIPELINE = (
     Mutation(
         "weights decay that the mask spares",
         "zero3/step/stage_bodies.cpp",
-        "chunk.decay ? h.weight_decay : 0.0",
-        "h.weight_decay",
+        "ops::AdamWElement element(call.hyper, chunk.decay);",
+        "ops::AdamWElement element(call.hyper, chunk.decay || true);",
         "unit_tests",
         "StepExecutor.AdamWLeavesPaddingAloneAndDecaysByMask",
     ),
@@ -254,11 +254,13 @@ HOOKS = (
         "        self._binding.executor.step(tasks)\n",
         "        micro_batches = self._binding.zero3.gradient_accumulation_steps\n"
         "        part = [dataclasses.replace(v, lr=v.lr / micro_batches) for v in values]\n"
+        "        still = [dataclasses.replace(v, lr=0.0, weight_decay=0.0) for v in values]\n"
+        "        unused = [{k: torch.as_tensor(v).clone() for k, v in state.items()} for state in states]\n"
         "        muon = [r.sub_group.role == 'muon' for r in requests]\n"
         "        for again in range(micro_batches):\n"
         "            self._binding.executor.step(\n"
-        "                [make_task(r, s, w if m else v, self._options)\n"
-        "                 for r, s, v, w, m in zip(requests, states, values, part, muon) if m or not again])\n",
+        "                [make_task(r, u if again and not m else s, p if m else n if again else v, self._options)\n"
+        "                 for r, s, u, v, p, n, m in zip(requests, states, unused, values, part, still, muon)])\n",
         PYTEST,
         _ACCUMULATED,
     ),
@@ -279,9 +281,10 @@ HOOKS = (
     Mutation(
         "momentum not advanced on one rank",
         "python/zeromuon/optimizer/tasks.py",
-        '            state["exp_avg"],\n            request.low_precision,\n',
-        '            state["exp_avg"].clone() if __import__("torch").distributed.get_rank() == 1 else state["exp_avg"],\n'
-        "            request.low_precision,\n",
+        "        return _core.MuonTask(*tensors, request.low_precision, **hyper)\n",
+        "        if __import__('torch').distributed.get_rank() == 1:\n"
+        "            tensors = (*tensors[:3], state['exp_avg'].clone())\n"
+        "        return _core.MuonTask(*tensors, request.low_precision, **hyper)\n",
         PYTEST,
         _ACCUMULATED,
     ),
