@@ -16,7 +16,8 @@ Backend host_backend(ops::CpuKernels kernels) {
   backend.compute = std::make_unique<HostDevice>(kernels);
   backend.lanes.add(std::make_unique<ThreadLane>("cpu"),
                     {LaneKind::kCpu, LaneKind::kToDevice, LaneKind::kCompute, LaneKind::kToHost});
-  backend.lanes.add(std::make_unique<ThreadLane>("comm"), {LaneKind::kCollective});
+  backend.lanes.add(std::make_unique<ThreadLane>(name_of(LaneKind::kCollective)),
+                    {LaneKind::kCollective});
   return backend;
 }
 

@@ -20,8 +20,6 @@ struct Backend {
 
   bool staged() const { return shard_memory != nullptr; }
   Device& shard() { return staged() ? *shard_memory : *compute; }
-  // Where work on the flat shard runs.
-  LaneKind shard_lane = LaneKind::kCpu;
 };
 
 // Raises ValueError when this build cannot work on such memory, or this CPU cannot run such

@@ -60,15 +60,14 @@ Backend make_cuda_backend(const Placement& placement, ops::CpuKernels kernels) {
   if (placement.staged()) {
     backend.lanes.add(std::make_unique<ThreadLane>("cpu", std::make_unique<RangeContext>()),
                       {LaneKind::kCpu});
-    backend.lanes.add(gpu_lane("h2d", gpu), {LaneKind::kToDevice});
+    backend.lanes.add(gpu_lane(name_of(LaneKind::kToDevice), gpu), {LaneKind::kToDevice});
     backend.lanes.add(gpu_lane("compute", gpu), {LaneKind::kCompute});
-    backend.lanes.add(gpu_lane("d2h", gpu), {LaneKind::kToHost});
+    backend.lanes.add(gpu_lane(name_of(LaneKind::kToHost), gpu), {LaneKind::kToHost});
   } else {
     backend.lanes.add(gpu_lane("compute", gpu),
                       {LaneKind::kCpu, LaneKind::kToDevice, LaneKind::kCompute, LaneKind::kToHost});
-    backend.shard_lane = LaneKind::kCompute;
   }
-  backend.lanes.add(gpu_lane("comm", gpu), {LaneKind::kCollective});
+  backend.lanes.add(gpu_lane(name_of(LaneKind::kCollective), gpu), {LaneKind::kCollective});
   return backend;
 }
 

@@ -4,11 +4,6 @@
 
 namespace zeromuon::offload {
 
-const char* name_of(LaneKind kind) {
-  constexpr const char* kNames[kLaneKinds] = {"cpu", "h2d", "compute", "d2h", "comm"};
-  return kNames[static_cast<int>(kind)];
-}
-
 void Lanes::add(std::unique_ptr<Lane> lane, std::initializer_list<LaneKind> kinds) {
   invariant(lane != nullptr && kinds.size() > 0, "lanes: expected a lane and what it serves");
   for (const LaneKind kind : kinds) {

@@ -13,10 +13,11 @@ namespace zeromuon::offload {
 
 // What a task takes of the machine. Virtual lanes turn it into time; the others ignore it.
 struct Cost {
-  int64_t dram_bytes = 0;  // read and written in host memory
-  int64_t link_bytes = 0;  // copied between host and device
-  int64_t wire_bytes = 0;  // sent to other processes or got from them, whichever is more
-  double flops = 0;        // of matrix products
+  int64_t dram_bytes = 0;    // read and written in host memory
+  int64_t link_bytes = 0;    // copied between host and device
+  int64_t wire_bytes = 0;    // sent to other processes or got from them, whichever is more
+  int64_t device_bytes = 0;  // read and written in the memory of the compute device
+  double flops = 0;          // of matrix products
 };
 
 // Urgent work goes first; filler takes a lane only while nothing urgent waits for it.
@@ -50,7 +51,13 @@ class Lane {
 
 enum class LaneKind : uint8_t { kCpu, kToDevice, kCompute, kToHost, kCollective };
 constexpr int kLaneKinds = 5;
-const char* name_of(LaneKind kind);
+
+// What tables, traces and errors call it. Their order is that of a picture from top to bottom.
+constexpr const char* name_of(LaneKind kind) {
+  constexpr const char* kNames[kLaneKinds] = {"cpu", "to_device", "compute", "to_host",
+                                              "collective"};
+  return kNames[static_cast<int>(kind)];
+}
 
 // The lanes that a step uses; one lane may serve several kinds.
 class Lanes {

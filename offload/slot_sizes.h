@@ -1,6 +1,7 @@
 // Sizes of the buffers that a step needs on one rank: decided with the plan, allocated once.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 namespace zeromuon::offload {
@@ -10,19 +11,44 @@ constexpr int64_t aligned(int64_t bytes) {
   return (bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
 }
 
-// Of one bucket in flight; 0: not needed.
-struct SlotSizes {
-  int64_t shard_wire_bytes = 0;     // host: the shard's side of the wire, where it is staged
-  int64_t low_precision_bytes = 0;  // host: cast weights on their way to the device
-  int64_t exchange_bytes = 0;       // compute device: the shard's side of the wire
-  int64_t owner_bytes = 0;          // compute device: the owner's side
-  int64_t gradient_bytes = 0;       // compute device: gradients of a momentum computed there
-  int64_t momentum_bytes = 0;       // compute device: a momentum that is streamed
+// What a bucket in flight may need: of the host (pinned) the first two, the others of the compute
+// device.
+enum class SlotBuffer : uint8_t {
+  kShardWire,     // the shard's side of the wire, where it is staged
+  kLowPrecision,  // cast weights on their way to the device
+  kExchange,      // the shard's side of the wire
+  kOwnerWire,     // the owner's side
+  kGradient,      // gradients of a momentum computed there
+  kMomentum       // a momentum that is streamed
+};
+constexpr int kSlotBuffers = 6;
+constexpr bool on_host(SlotBuffer buffer) { return buffer <= SlotBuffer::kLowPrecision; }
+constexpr const char* name_of(SlotBuffer buffer) {
+  constexpr const char* kNames[kSlotBuffers] = {"shard wire", "cast weights", "exchange",
+                                                "owner wire", "gradient",     "momentum"};
+  return kNames[static_cast<int>(buffer)];
+}
 
-  int64_t host_bytes() const { return aligned(shard_wire_bytes) + aligned(low_precision_bytes); }
-  int64_t device_bytes() const {
-    return aligned(exchange_bytes) + aligned(owner_bytes) + aligned(gradient_bytes) +
-           aligned(momentum_bytes);
+// A value for each buffer of a slot.
+template <typename T>
+struct PerSlotBuffer {
+  std::array<T, kSlotBuffers> values{};
+  T& operator[](SlotBuffer buffer) { return values[static_cast<int>(buffer)]; }
+  const T& operator[](SlotBuffer buffer) const { return values[static_cast<int>(buffer)]; }
+};
+
+// Bytes of one bucket in flight; 0: not needed.
+struct SlotSizes : PerSlotBuffer<int64_t> {
+  int64_t host_bytes() const { return sum(true); }
+  int64_t device_bytes() const { return sum(false); }
+
+ private:
+  int64_t sum(bool host) const {
+    int64_t bytes = 0;
+    for (int b = 0; b < kSlotBuffers; ++b) {
+      if (on_host(static_cast<SlotBuffer>(b)) == host) bytes += aligned(values[b]);
+    }
+    return bytes;
   }
 };
 

@@ -11,15 +11,9 @@
 
 namespace zeromuon::offload {
 
-// Serves one bucket after the other. Null where the placement has no use for a buffer.
-struct Slot {
-  std::byte* shard_wire;     // host, pinned; the same memory as `exchange` when not staged
-  std::byte* low_precision;  // host, pinned
-  std::byte* exchange;       // compute device
-  std::byte* owner_wire;     // compute device
-  std::byte* gradient;       // compute device
-  std::byte* momentum;       // compute device
-};
+// Serves one bucket after the other. Null where the plan has no use for a buffer; where nothing is
+// staged, the shard's side of the wire is the exchange buffer.
+using Slot = PerSlotBuffer<std::byte*>;
 
 // All buffers of a step, allocated once at bind; exactly `sizes`.
 // Thread: made and destroyed by one thread; the memory is used by the tasks of lanes.

@@ -54,7 +54,7 @@ def test_a_skip_for_a_reason_that_is_not_on_the_list_fails_in_ci_alone(text, run
 
 
 def test_a_skip_on_the_list_is_one_where_the_list_says_so(run, tmp_path):
-    status, output = run(WITHOUT_GPU, "tests/gpu/test_it.py")
+    status, output = run(WITHOUT_GPU, "tests/multirank/test_parity_nccl.py")
     assert status == 0 and "1 skipped" in output
     assert run(WITHOUT_GPU, "tests/other/test_it.py")[0] != 0
 

@@ -23,6 +23,31 @@ namespace zeromuon::ops {
 
 enum class MomentumKind : uint8_t { kEma, kHeavyBall };
 
+// How the weight decay enters. Decoupled (AdamW, arXiv 1711.05101): the weight shrinks by the
+// factor 1 - lr*weight_decay. Cautious (arXiv 2510.12402): decoupled, and only where update*weight
+// >= 0, which is where the update moves the weight towards zero, or one of them is zero. Coupled:
+// Adam with L2 regularisation, weight_decay*weight is added to the gradient; of AdamW only.
+enum class Decay : uint8_t { kDecoupled, kCautious, kCoupled };
+
+// What the elements below are made of. lr, weight_decay: of the role.
+struct MuonHyperParameters {
+  double lr, weight_decay, momentum;
+  MomentumKind kind;
+  bool nesterov;
+  float gradient_scale = 1.0f;  // multiplied into every gradient first
+  Decay decay = Decay::kDecoupled;
+};
+struct AdamWHyperParameters {
+  double lr, weight_decay, beta1, beta2, eps;
+  int64_t step;  // 1 at the first step
+  Decay decay = Decay::kDecoupled;
+  float gradient_scale = 1.0f;
+};
+
+ZM_HOST_DEVICE inline float decayed(float weight, float factor, float update, bool cautious) {
+  return cautious && !(update * weight >= 0.0f) ? weight : weight * factor;
+}
+
 // G' = scale*G, M = beta*M + gain*G', then U = beta*M + gain*G' (nesterov) or U = M.
 // gain is 1 - beta for an exponential moving average (torch.optim.Muon) and 1 for heavy ball
 // (Moonlight, arXiv 2502.16982), whose nesterov form G' + beta*M is the same expression.
@@ -38,6 +63,8 @@ struct MomentumElement {
         gain(kind == MomentumKind::kEma ? static_cast<float>(1.0 - beta_value) : 1.0f),
         gradient_scale(gradient_scale_value),
         nesterov(nesterov_value) {}
+  explicit MomentumElement(const MuonHyperParameters& h)
+      : MomentumElement(h.kind, h.momentum, h.nesterov, h.gradient_scale) {}
 
   ZM_HOST_DEVICE float operator()(float gradient, float& momentum) const {
     const float scaled = gain * (gradient * gradient_scale);
@@ -46,30 +73,33 @@ struct MomentumElement {
   }
 };
 
-// W = W*(1 - lr*weight_decay) - (lr*scale)*O, decoupled decay (AdamW, arXiv 1711.05101).
+// W = W*(1 - lr*weight_decay) - (lr*scale)*O. kind: not coupled. decays: whether the weight does.
 struct ApplyElement {
   float decay;
   float step_size;
+  bool cautious;
 
-  ApplyElement(double lr, double weight_decay, double scale)
+  ApplyElement(double lr, double weight_decay, double scale, Decay kind = Decay::kDecoupled)
       : decay(static_cast<float>(1.0 - lr * weight_decay)),
-        step_size(static_cast<float>(lr * scale)) {}
+        step_size(static_cast<float>(lr * scale)),
+        cautious(kind == Decay::kCautious) {}
+  ApplyElement(const MuonHyperParameters& h, bool decays, double scale)
+      : ApplyElement(h.lr, decays ? h.weight_decay : 0.0, scale, h.decay) {}
 
   ZM_HOST_DEVICE void operator()(float& weight, float update) const {
-    weight = weight * decay - step_size * update;
+    weight = decayed(weight, decay, update, cautious) - step_size * update;
   }
 };
 
 // AdamW (arXiv 1711.05101, algorithm 2, schedule multiplier 1) with g the scaled gradient:
 //   m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*g*g
 //   p = p*(1 - lr*wd) - lr*(m/(1-b1^t)) / (sqrt(v/(1-b2^t)) + eps)
-// Coupled decay is Adam with L2 regularisation: g + wd*p takes the place of g, and p is not shrunk.
-enum class Decay : uint8_t { kDecoupled, kCoupled };
-
+// Coupled decay: g + wd*p takes the place of g, and p is not shrunk.
 struct AdamWElement {
   float gradient_scale;
   float beta1, one_minus_beta1, beta2, one_minus_beta2;
   float decay, l2, step_size, root_correction2, eps;
+  bool cautious;
 
   AdamWElement(double lr, double b1, double b2, double epsilon, double weight_decay, int64_t step,
                Decay kind = Decay::kDecoupled, float gradient_scale_value = 1.0f)
@@ -78,12 +108,16 @@ struct AdamWElement {
         one_minus_beta1(static_cast<float>(1.0 - b1)),
         beta2(static_cast<float>(b2)),
         one_minus_beta2(static_cast<float>(1.0 - b2)),
-        decay(kind == Decay::kDecoupled ? static_cast<float>(1.0 - lr * weight_decay) : 1.0f),
-        l2(kind == Decay::kDecoupled ? 0.0f : static_cast<float>(weight_decay)),
+        decay(kind == Decay::kCoupled ? 1.0f : static_cast<float>(1.0 - lr * weight_decay)),
+        l2(kind == Decay::kCoupled ? static_cast<float>(weight_decay) : 0.0f),
         step_size(static_cast<float>(lr / (1.0 - std::pow(b1, static_cast<double>(step))))),
         root_correction2(
             static_cast<float>(std::sqrt(1.0 - std::pow(b2, static_cast<double>(step))))),
-        eps(static_cast<float>(epsilon)) {}
+        eps(static_cast<float>(epsilon)),
+        cautious(kind == Decay::kCautious) {}
+  AdamWElement(const AdamWHyperParameters& h, bool decays)
+      : AdamWElement(h.lr, h.beta1, h.beta2, h.eps, decays ? h.weight_decay : 0.0, h.step, h.decay,
+                     h.gradient_scale) {}
 
   ZM_HOST_DEVICE void operator()(float& weight, float gradient, float& m, float& v) const {
     gradient = gradient * gradient_scale;
@@ -91,7 +125,8 @@ struct AdamWElement {
     m = beta1 * m + one_minus_beta1 * gradient;
     v = beta2 * v + one_minus_beta2 * (gradient * gradient);
     const float denominator = sqrtf(v) / root_correction2 + eps;
-    weight = weight * decay - step_size * (m / denominator);
+    const float update = m / denominator;
+    weight = decayed(weight, decay, update, cautious) - step_size * update;
   }
 };
 

@@ -35,12 +35,16 @@ class Muon:
     """params: name -> tensor, stepped in place. roles: name -> "muon" | "adamw". decays: name -> decay as told."""
 
     momentum, nesterov, kind, scale, form, safety = 0.95, True, "ema", "original", "standard", 1.0
-    weight_decay, betas, eps = 0.0, (0.9, 0.95), 1e-8
+    weight_decay, cautious_wd, betas, eps = 0.0, False, (0.9, 0.95), 1e-8
 
     def __init__(self, params, roles, coefficients, lr, adam_lr, decays={}, **options):
         assert options.keys() <= vars(Muon).keys(), options
         self.__dict__.update({k: v for k, v in locals().items() if k not in ("self", "options")}, **options)
         self.t, self.m, self.v = 0, *({n: torch.zeros_like(p) for n, p in params.items()} for _ in "mv")
+
+    def decayed(self, p, rate, update):
+        smaller = p * (1 - rate)
+        return torch.where(update * p >= 0, smaller, p) if self.cautious_wd else smaller
 
     def step(self, gradients, clip=0.0):
         """gradients: name -> averaged raw gradient; clip: global norm, 0 for none. Returns the raw norm."""
@@ -56,10 +60,10 @@ class Muon:
                 u = self.momentum * m + gain * g if self.nesterov else m
                 o = newton_schulz(u.flatten(1), self.coefficients, self.safety, form=self.form).view_as(u)
                 s = SCALES[self.scale](p.shape[0], p[0].numel())
-                p.copy_(p * (1 - self.lr * decay) - self.lr * s * o)
+                p.copy_(self.decayed(p, self.lr * decay, s * o) - self.lr * s * o)
             else:
                 m.copy_(b1 * m + (1 - b1) * g)
                 v.copy_(b2 * v + (1 - b2) * g * g)
                 update = (m / (1 - b1**self.t)) / ((v / (1 - b2**self.t)).sqrt() + self.eps)
-                p.copy_(p * (1 - self.adam_lr * decay) - self.adam_lr * update)
+                p.copy_(self.decayed(p, self.adam_lr * decay, update) - self.adam_lr * update)
         return norm

@@ -132,13 +132,14 @@ Bits run_momentum(DType gradient_type, DType state, DType wire_type, bool nester
   return {momentum.bits(false), wire.bits(false), {bad}};
 }
 
-Bits run_apply(DType update_type, DType low_type, int64_t numel, const Way& way) {
+Bits run_apply(DType update_type, DType low_type, Decay decay, int64_t numel, const Way& way) {
   Buffer weight(values(numel, 1), DType::kFloat32, way.offset);
   Buffer update(values(numel, 2), update_type, way.offset);
   Buffer low(values(numel, 5), low_type, way.offset);
   in_pieces(way, numel, [&](int64_t at, int64_t n) {
     const Typed out = low_type == DType::kFloat32 ? Typed() : low.typed(at);
-    apply_update({1e-2, 0.1, 0.7}, {weight.floats(at), update.typed(at), out}, n, way.kernels);
+    apply_update({1e-2, 0.1, 0.7, decay}, {weight.floats(at), update.typed(at), out}, n,
+                 way.kernels);
   });
   return {weight.bits(false), low.bits(false)};
 }
@@ -162,7 +163,7 @@ std::vector<Bits> run_all(int64_t numel, const Way& way) {
   for (const DType gradient : kWide) {
     for (const DType state : kWide) {
       for (const DType other : kAll) {
-        for (const Decay decay : {Decay::kDecoupled, Decay::kCoupled}) {
+        for (const Decay decay : {Decay::kDecoupled, Decay::kCautious, Decay::kCoupled}) {
           out.push_back(run_adamw({gradient, state, other, decay}, numel, way));
         }
         if (other == DType::kFloat16) continue;
@@ -171,7 +172,11 @@ std::vector<Bits> run_all(int64_t numel, const Way& way) {
         }
       }
     }
-    for (const DType low : kAll) out.push_back(run_apply(gradient, low, numel, way));
+    for (const DType low : kAll) {
+      for (const Decay decay : {Decay::kDecoupled, Decay::kCautious}) {
+        out.push_back(run_apply(gradient, low, decay, numel, way));
+      }
+    }
   }
   for (const DType type : kAll) out.push_back(run_casts(type, numel, way));
   return out;
@@ -305,12 +310,14 @@ TEST_F(OneDnn, MomentumAndItsFlagStayWithTheReference) {
   }
 }
 
-TEST_F(OneDnn, RefusesTypesThatItDoesNotTake) {
+TEST_F(OneDnn, RefusesTypesAndTheDecayThatItDoesNotTake) {
   float f[4] = {};
   BFloat16 b[4] = {};
   const AdamWElement element(1e-2, 0.9, 0.95, 1e-8, 0.1, 3);
   EXPECT_THROW(adamw(element, {f, b, f, f}, 4, CpuKernels::kOneDnn), std::invalid_argument);
   EXPECT_THROW(adamw(element, {f, f, b, b}, 4, CpuKernels::kOneDnn), std::invalid_argument);
+  const AdamWElement cautious(1e-2, 0.9, 0.95, 1e-8, 0.1, 3, Decay::kCautious);
+  EXPECT_THROW(adamw(cautious, {f, f, f, f}, 4, CpuKernels::kOneDnn), std::invalid_argument);
   EXPECT_THROW(update_momentum({MomentumKind::kEma, 0.9, true}, {b, f, f}, 4, CpuKernels::kOneDnn),
                std::invalid_argument);
 }

@@ -98,6 +98,22 @@ TEST(Apply, DecaysAndSubtractsTheScaledUpdate) {
   EXPECT_EQ(weight, (std::vector<float>{0.375f, -2.75f}));
 }
 
+// Where update*weight is negative the decay is left out.
+TEST(Apply, CautiousDecaySparesWeightsThatTheUpdateMovesAwayFromZero) {
+  std::vector<float> weight = {1.0f, -2.0f, 1.0f, -2.0f, 4.0f, 0.0f};
+  const std::vector<float> update = {0.5f, 1.0f, -0.5f, -1.0f, 0.0f, 3.0f};
+  apply_update({0.5, 0.25, 2.0, Decay::kCautious}, {weight.data(), update.data()}, 6);
+  EXPECT_EQ(weight, (std::vector<float>{0.375f, -3.0f, 1.5f, -0.75f, 3.5f, -3.0f}));
+}
+
+TEST(AdamW, CautiousDecaySparesWeightsThatTheUpdateMovesAwayFromZero) {
+  std::vector<float> weight = {1.0f, -1.0f, 1.0f, 2.0f}, m(4), v(4);
+  const std::vector<float> gradient = {4.0f, 4.0f, -4.0f, 0.0f};  // updates 0.5, 0.5, -0.5, 0
+  adamw({0.5, 0.0, 0.0, 4.0, 0.5, 1, Decay::kCautious},
+        {weight.data(), gradient.data(), m.data(), v.data()}, 4);
+  EXPECT_EQ(weight, (std::vector<float>{0.5f, -1.25f, 1.25f, 1.5f}));
+}
+
 TEST(AdamW, CoupledDecayIsAdamOnTheGradientPlusTheDecayedWeight) {
   constexpr int64_t kNumel = 1000;
   const auto start = random_values(kNumel, 4), gradient = random_values(kNumel, 5);
@@ -113,7 +129,7 @@ TEST(AdamW, CoupledDecayIsAdamOnTheGradientPlusTheDecayedWeight) {
   EXPECT_EQ(v, plain_v);
 }
 
-// Note [Same bits everywhere]
+// See Note [Same bits everywhere].
 TEST(Elementwise, GivesTheSameBitsForAnyThreadsAndAnyCut) {
   constexpr int64_t kNumel = 200001;
   const auto start = random_values(kNumel, 7), gradient = random_values(kNumel, 8);

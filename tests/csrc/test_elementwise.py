@@ -99,6 +99,24 @@ def test_momentum_and_apply_follow_their_formulas(kernels, kind, nesterov):
     assert low.equal(weight.half())
 
 
+@pytest.mark.parametrize("kernels", [p for p in PATHS if p.values[0] != "onednn"])
+def test_cautious_decay_follows_its_formula_for_both_roles(kernels):
+    a, start = arrays(20_001), torch.randn(20_001)
+    a["weight"], a["gradient"] = start.clone(), torch.randn(20_001)
+    a["exp_avg"].zero_()
+    a["exp_avg_sq"].zero_()
+    _lab.adamw_(**a, **HYPER, decay="cautious", kernels=kernels)
+    update = a["gradient"] / (a["gradient"].abs() + 1e-8)  # of the first step
+    decayed = torch.where(update * start >= 0, start * (1 - 1e-2 * 0.1), start)
+    assert 0 < (decayed == start).sum() < start.numel()
+    torch.testing.assert_close(a["weight"], decayed - 1e-2 * update)
+
+    weight, update = start.clone(), torch.randn(20_001)
+    _lab.apply_(weight, update, lr=1e-2, weight_decay=0.1, scale=0.2, cautious=True, kernels=kernels)
+    decayed = torch.where(update * start >= 0, start * (1 - 1e-2 * 0.1), start)
+    torch.testing.assert_close(weight, decayed - 1e-2 * 0.2 * update)
+
+
 def test_the_roofs_copy_and_add():
     a, b = torch.randn(100_003), torch.randn(100_003)
     out = torch.empty(100_004)[1:]
@@ -173,6 +191,7 @@ BAD_HYPER = [
     ("weight_decay", math.inf, "weight_decay of at least 0 and finite"),
     ("step", 0, "step of at least 1, got 0"),
     ("gradient_scale", math.inf, "finite gradient_scale"),
+    ("decay", "bold", "expected decay decoupled, cautious or coupled"),
     ("kernels", "avx", "expected auto, reference"),
 ]
 
@@ -202,8 +221,10 @@ def test_momentum_and_apply_refuse_what_adamw_refuses():
 
 
 @pytest.mark.skipif(bool(dict(_lab.cpu_kernels())["onednn"]), reason="this build has no oneDNN")
-def test_onednn_refuses_bfloat16_and_says_what_takes_it():
+def test_onednn_refuses_bfloat16_and_cautious_decay_and_says_what_takes_them():
     a = arrays()
+    with pytest.raises(ValueError, match='"onednn" has no cautious weight decay; use "auto"'):
+        _lab.adamw_(**a, **HYPER, decay="cautious", kernels="onednn")
     a["gradient"] = a["gradient"].bfloat16()
     with pytest.raises(ValueError, match='"onednn" expects the gradient in float32.*use "auto"'):
         _lab.adamw_(**a, **HYPER, kernels="onednn")

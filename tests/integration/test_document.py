@@ -36,7 +36,7 @@ def test_every_link_of_the_document_leads_somewhere():
 
 def test_every_key_of_deepspeeds_muon_stands_in_the_table_with_its_default():
     table = TEXT[TEXT.index("## In place of DeepSpeed's own") : TEXT.index("## Hugging Face Trainer")]
-    for key in (*muon_params.KEYS, *muon_params.OUR_KEYS):
+    for key in (*muon_params.KEYS, *muon_params.SELECTION_KEYS):
         assert f"`{key}`" in table, key
     options = muon_params.read_muon_params({}).options
     shown = {

@@ -32,7 +32,6 @@ class Case:
     offload_param: bool = False
     extra: dict = field(default_factory=dict)  # further keys of the DeepSpeed config
     options: dict = field(default_factory=dict)
-    mutation_check: bool = False
 
     def as_dict(self) -> dict:
         return asdict(self)

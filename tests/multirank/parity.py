@@ -52,7 +52,7 @@ def run(case: Case) -> dict:
         row["error"] = kit.distance(weights, exact)
         row["bar"] = max(row["bar"], 4 * kit.distance(expected, exact))
     row["momentum_error"] = _relative(momentum, exact_momentum)
-    row["momentum_bar"] = max(1e-5, 4 * _relative(reference_momentum, exact_momentum))
+    row["momentum_bar"] = max(1e-5, 4 * _relative(reference_momentum, exact_momentum))  # Note [Momentum bar]
     row["moved"] = kit.distance(expected, start)
     row["reference_norms"] = reference_norms
     return row

@@ -56,6 +56,28 @@ def unknown_option_in_json() -> dict:
     return on_ranks(lambda: world.build_engine(case))
 
 
+def options_read() -> dict:
+    """Names of the options that a run looks at while it is built, bound and stepped."""
+    from zeromuon.optimizer import optimizer
+
+    read = set()
+
+    class Noting(dict):
+        def __getitem__(self, key):
+            read.add(key)
+            return super().__getitem__(key)
+
+    validate, agreed = optimizer.validate_options, optimizer.ZeroMuon._agreed_options
+    optimizer.validate_options = lambda given: Noting(validate(given))
+    optimizer.ZeroMuon._agreed_options = lambda self: Noting(agreed(self))
+    try:
+        _, engine = world.build_engine(PLAIN)
+        world.train(engine, models.batches(PLAIN, dist.get_world_size()), range(1))
+    finally:
+        optimizer.validate_options, optimizer.ZeroMuon._agreed_options = validate, agreed
+    return {"read": sorted(read)}
+
+
 def not_ours() -> dict:
     import zeromuon
 
@@ -206,6 +228,9 @@ def interrupted(fused_step: str) -> dict:
         def step(self, tasks):
             real.step(tasks)
             raise KeyboardInterrupt
+
+        def __getattr__(self, name):
+            return getattr(real, name)
 
     def train():
         try:

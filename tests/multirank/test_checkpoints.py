@@ -42,7 +42,8 @@ def on(world_size, id, kind, **arguments):
             momentum_dtype="bfloat16",
         )
         for dtype, o in (("fp32", False), ("bf16", True))
-    ],
+    ]
+    + [on(2, "checkpoint, cautious decay", "save_load_go_on", offload=True, cautious_wd=True)],
 )
 def test_a_resumed_run_continues_bit_for_bit(world_size, row, result):
     assert result["same"] == [True] * world_size
@@ -51,6 +52,7 @@ def test_a_resumed_run_continues_bit_for_bit(world_size, row, result):
     assert result["entry"]["format"] == 1
     assert result["entry"]["arithmetic"] == result["arithmetic"]
     assert result["entry"]["options"]["weight_decay"] == 0.1
+    assert result["entry"]["options"]["cautious_wd"] == row["arguments"].get("cautious_wd", False)
     assert sorted(result["states"][0]) == ["exp_avg", "step"], "a Muon shard holds one state"
     assert result["states"][-1] == ["exp_avg", "exp_avg_sq", "step"]
     assert all(s == ["exp_avg", "exp_avg_sq", "step"] for s in result["saved_states"])
@@ -101,12 +103,13 @@ def test_whole_states_are_there_by_name_and_muon_has_no_second_moment(world_size
 
 @pytest.mark.parametrize("world_size, row", [on(2, "foreign states", "foreign_states")])
 def test_optimizer_state_that_does_not_fit_is_refused_and_changes_nothing(world_size, row, result):
-    adamw, other_role, other_kind, other_order, good = result["errors"]
+    adamw, other_role, other_kind, other_order, later_need, later_field, good = result["errors"]
     assert "not written by ZeroMuon" in adamw and "load_optimizer_states=False" in adamw
     assert '"0.weight" is adamw in the checkpoint and muon in this run' in other_role
     assert "momentum_kind" in other_kind and "heavy_ball" in other_kind
     assert "the parameters are in another order" in other_order
-    assert good == ""
+    assert "needs 'heads', which this version does not know" in later_need
+    assert later_field == good == ""
     assert result["unchanged"]
 
 

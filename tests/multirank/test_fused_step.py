@@ -82,6 +82,13 @@ def test_sixteen_bit_sums_are_copied_for_a_few_sub_groups_at_a_time(world_size, 
 FAKE_DEVICE = (
     Case("fake device, bf16", dtype="bf16", offload=True, clip=0.05, accumulation=2, sub_group=150, options=_DECAY),
     Case("fake device, fp32", offload=True, clip=0.05, sub_group=150),
+    Case(
+        "fake device, cautious weight decay",
+        dtype="bf16",
+        offload=True,
+        sub_group=150,
+        options={**_DECAY, "cautious_wd": True},
+    ),
 )
 
 

@@ -17,8 +17,6 @@ def parameters():
             marks = [pytest.mark.full] if case in FULL else []
             if case.options.get("cpu_kernels") == "onednn" and NO_ONEDNN:
                 marks.append(pytest.mark.skip(reason=f"cpu_kernels onednn: {NO_ONEDNN}"))
-            if case.mutation_check and world_size == 2:
-                marks.append(pytest.mark.mutation_check)
             yield pytest.param(
                 world_size,
                 row(case.name, "parity", **case.as_dict()),

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.multirank.launch import row
+from zeromuon.optimizer.options import option_names
 
 
 def on(world_size, id, kind, **arguments):
@@ -31,6 +32,11 @@ def test_an_optimizer_object_under_another_stage_is_refused(world_size, row, res
 @pytest.mark.parametrize("world_size, row", [on(1, "unknown option", "unknown_option_in_json")])
 def test_an_unknown_option_names_the_nearest(world_size, row, result):
     check(result, "ValueError", "nestrov", "nesterov")
+
+
+@pytest.mark.parametrize("world_size, row", [on(1, "options read", "options_read")])
+def test_there_is_no_option_that_nothing_reads(world_size, row, result):
+    assert set(option_names()) <= set(result["read"])
 
 
 @pytest.mark.parametrize("world_size, row", [on(1, "another optimizer", "not_ours")])

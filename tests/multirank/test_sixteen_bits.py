@@ -7,12 +7,7 @@ from tests.multirank.configurations import SIXTEEN_BITS
 from tests.multirank.launch import row
 
 PARAMETERS = [
-    pytest.param(
-        world_size,
-        row(case.name, "captured", **case.as_dict()),
-        id=f"{world_size} ranks: {case.name}",
-        marks=[pytest.mark.mutation_check] if case.mutation_check and world_size == 2 else [],
-    )
+    pytest.param(world_size, row(case.name, "captured", **case.as_dict()), id=f"{world_size} ranks: {case.name}")
     for world_size in (1, 2, 3)
     for case in SIXTEEN_BITS
 ]

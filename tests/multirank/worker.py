@@ -12,7 +12,17 @@ import time
 import traceback
 from typing import Callable
 
-from tests.multirank import captured, checkpoint_rows, fused_rows, host_rows, parity, reshard_rows, rows, world
+from tests.multirank import (
+    captured,
+    checkpoint_rows,
+    fused_rows,
+    host_rows,
+    parity,
+    reshard_rows,
+    rows,
+    stage_rows,
+    world,
+)
 from tests.multirank.cases import Case
 
 
@@ -20,7 +30,9 @@ def run_row(kind: str, arguments: dict) -> dict:
     if kind in ("parity", "captured"):
         compare = {"parity": parity, "captured": captured}[kind]
         return compare.run(Case(**{**arguments, "frozen": tuple(arguments["frozen"])}))
-    module = next(m for m in (rows, checkpoint_rows, host_rows, fused_rows, reshard_rows) if hasattr(m, kind))
+    module = next(
+        m for m in (rows, checkpoint_rows, host_rows, fused_rows, reshard_rows, stage_rows) if hasattr(m, kind)
+    )
     return getattr(module, kind)(**arguments)
 
 

@@ -44,7 +44,8 @@ TEST(FakeBackend, IsStagedAndHasAThreadForEachKindOfLane) {
   EXPECT_TRUE(backend.staged());
   EXPECT_NE(dynamic_cast<HostDevice*>(backend.shard_memory.get()), nullptr);
   EXPECT_NE(dynamic_cast<FakeDevice*>(backend.compute.get()), nullptr);
-  EXPECT_EQ(backend.lanes.states(), "cpu: idle\nh2d: idle\ncompute: idle\nd2h: idle\ncomm: idle\n");
+  EXPECT_EQ(backend.lanes.states(),
+            "cpu: idle\nto_device: idle\ncompute: idle\nto_host: idle\ncollective: idle\n");
   std::set<std::thread::id> threads;
   for (int kind = 0; kind < kLaneKinds; ++kind) {
     run_on(backend.lanes[static_cast<LaneKind>(kind)],

@@ -221,25 +221,26 @@ TEST(ThreadLane, TimesAreOfTheSteadyClockAndSpanTheBody) {
 }
 
 TEST(ThreadLane, ItsStateSaysWhatRunsAndHowMuchWaits) {
-  ThreadLane lane("h2d");
-  EXPECT_EQ(lane.state(), "h2d: idle");
+  ThreadLane lane("to_device");
+  EXPECT_EQ(lane.state(), "to_device: idle");
   {
     Gate gate(lane, 3);
-    EXPECT_THAT(lane.state(), MatchesRegex("h2d: gate of bucket 3 for [0-9]+\\.[0-9][0-9] s"));
+    EXPECT_THAT(lane.state(),
+                MatchesRegex("to_device: gate of bucket 3 for [0-9]+\\.[0-9][0-9] s"));
     lane.submit(task("more", [] {}), nullptr);
     lane.submit(task(
                     "more", [] {}, Urgency::kFiller),
                 nullptr);
-    EXPECT_THAT(lane.state(), MatchesRegex("h2d: gate of bucket 3 for .* s, 2 waiting"));
+    EXPECT_THAT(lane.state(), MatchesRegex("to_device: gate of bucket 3 for .* s, 2 waiting"));
   }
   Gate without_bucket(lane);
-  EXPECT_THAT(lane.state(), MatchesRegex("h2d: gate for [0-9.]+ s(, 1 waiting)?"));
+  EXPECT_THAT(lane.state(), MatchesRegex("to_device: gate for [0-9.]+ s(, 1 waiting)?"));
 }
 
 TEST(Lanes, OneLaneServesTheKindsItIsAddedFor) {
   Lanes lanes;
   lanes.add(std::make_unique<ThreadLane>("cpu"), {LaneKind::kCpu, LaneKind::kCompute});
-  lanes.add(std::make_unique<ThreadLane>("comm"), {LaneKind::kCollective});
+  lanes.add(std::make_unique<ThreadLane>("collective"), {LaneKind::kCollective});
   EXPECT_EQ(&lanes[LaneKind::kCpu], &lanes[LaneKind::kCompute]);
   EXPECT_NE(&lanes[LaneKind::kCpu], &lanes[LaneKind::kCollective]);
   EXPECT_EQ(lanes.states(), "cpu: idle\ncomm: idle\n");

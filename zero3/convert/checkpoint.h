@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -51,16 +52,34 @@ struct SubGroup {
   int param_group = 0;       // of the optimizer
 };
 
-// Facts from the checkpoint for people; absent ones are left out of `facts`.
+// Whose states a checkpoint holds.
+enum class Optimizer : uint8_t { kNone, kAdamW, kZeroMuon, kDeepSpeedMuon, kOther };
+
+// What a checkpoint says of its run; empty where it does not.
+struct Facts {
+  std::optional<formats::ElementType> dtype;  // of the model, or of most of its elements
+  std::optional<int64_t> global_steps, global_samples, skipped_steps;
+  std::optional<int64_t> optimizer_step;
+  std::optional<int64_t> sub_group_size;    // elements of a rank that close a sub-group, above 0
+  std::optional<int64_t> saved_on_ranks;    // universal
+  std::optional<int64_t> other_entries;     // DCP: those that are no tensors
+  std::optional<std::string> optim_prefix;  // ZeRO-3, of the optimizer files: "", "bf16_", "fp16_"
+  std::optional<std::string> optimizer_type, ds_version;
+  std::map<std::string, std::string> metadata;  // safetensors
+};
+
+// For people: name -> text of those that are there.
+std::map<std::string, std::string> texts_of(const Facts& facts);
+
 struct Checkpoint {
   Kind kind = Kind::kTorch;
-  std::string path;           // what was asked for
-  std::string folder;         // where the files lie
-  std::string tag;            // ZeRO-3 and universal
-  int world_size = 0;         // 0: not sharded
-  std::string optimizer;      // "AdamW", "ZeroMuon", "Muon (DeepSpeed)", other, or ""
+  std::string path;    // what was asked for
+  std::string folder;  // where the files lie
+  std::string tag;     // ZeRO-3 and universal
+  int world_size = 0;  // 0: not sharded
+  Optimizer optimizer = Optimizer::kNone;
   std::string momentum_kind;  // "ema", "heavy_ball" or ""
-  std::map<std::string, std::string> facts;  // dtype, step, global_samples, ds_version, ...
+  Facts facts;
   std::vector<NamedTensor> tensors;
   std::vector<SubGroup> sub_groups;
   std::map<std::string, std::string> aliases;  // tied name -> name of the stored tensor
@@ -72,6 +91,8 @@ struct Checkpoint {
   std::vector<std::shared_ptr<const formats::TorchFile>> model_files, optim_files;
 
   const NamedTensor* find(const std::string& name) const;
+  // "AdamW", "ZeroMuon", "Muon (DeepSpeed)", what the configuration says of another, or "".
+  std::string optimizer_name() const;
 };
 
 // Opens what `path` names: a folder of any of the formats, or a file. tag: which folder of a ZeRO-3

@@ -6,12 +6,13 @@
 // times a weighted mean of gradients, so exp_avg / (1 - beta1^t) is in the units of an EMA.
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <set>
 #include <utility>
 
 #include "csrc/formats/format_error.h"
+#include "zero3/convert/converted_entry.h"
+#include "zero3/convert/entry.h"
 #include "zero3/convert/optimizer_facts.h"
 #include "zero3/convert/optimizer_plan.h"
 #include "zero3/convert/outputs.h"
@@ -38,24 +39,27 @@ Target parse_target(const std::string& name) {
   throw_value_error("to: expected ZeroMuon or AdamW, got \"" + name + "\"");
 }
 
+void check_source(const Checkpoint& source, Target target) {
+  require(target != Target::kAdamW || source.optimizer != Optimizer::kAdamW, source.path,
+          ": this is an AdamW checkpoint already");
+  require(source.optimizer == Optimizer::kAdamW || source.optimizer == Optimizer::kZeroMuon ||
+              source.optimizer == Optimizer::kDeepSpeedMuon,
+          source.path, ": expected the states of AdamW, ZeroMuon or DeepSpeed's Muon, got \"",
+          source.optimizer_name(), "\"");
+}
+
 class ConvertedOptimizer : public OptimizerPlan {
  public:
   ConvertedOptimizer(const Checkpoint& source, const ConvertOptimizerOptions& options)
       : source_(source),
         target_(parse_target(options.to)),
         hyper_(hyper_of(source, options.numbers)),
-        roles_(target_ == Target::kZeroMuon || source.optimizer != "AdamW"
+        roles_(target_ == Target::kZeroMuon || source.optimizer != Optimizer::kAdamW
                    ? roles_of(source, options.roles)
-                   : std::vector<TensorRole>(source.tensors.size(), TensorRole::kAdamW)) {
+                   : std::vector<TensorRole>(source.tensors.size(), TensorRole::kAdamW)),
+        step_(source.facts.optimizer_step.value_or(0)) {
     choose_kind(options.momentum_kind);
-    require(target_ != Target::kAdamW || source.optimizer != "AdamW", source.path,
-            ": this is an AdamW checkpoint already");
-    require(source.optimizer == "AdamW" || source.optimizer == "ZeroMuon" ||
-                source.optimizer == "Muon (DeepSpeed)",
-            source.path, ": expected the states of AdamW, ZeroMuon or DeepSpeed's Muon, got \"",
-            source.optimizer, "\"");
-    const auto said = source.facts.find("optimizer_step");
-    step_ = said == source.facts.end() ? 0 : std::strtoll(said->second.c_str(), nullptr, 10);
+    check_source(source, target_);
     make_groups();
     states_.resize(source.tensors.size());
     for (const auto& group : groups_) {
@@ -76,21 +80,15 @@ class ConvertedOptimizer : public OptimizerPlan {
     PickleGraph& graph = writer.graph();
     std::vector<NodeId> list;
     for (size_t g = 0; g < groups_.size(); ++g) {
-      std::vector<NodeId> numbers;
-      for (size_t i = 0; i < groups.size(); ++i) {
-        if (groups[i].param_group == static_cast<int>(g))
-          numbers.push_back(graph.integer(static_cast<int64_t>(i)));
-      }
-      const NodeId group = target_ == Target::kAdamW ? adamw_group(graph) : muon_group(graph);
-      graph.set(group, "params", graph.sequence(NodeKind::kList, std::move(numbers)));
-      list.push_back(group);
+      list.push_back(target_ == Target::kAdamW ? adamw_group(graph) : muon_group(graph, hyper_));
+      graph.set(list.back(), "params", params_node(graph, groups, static_cast<int>(g)));
     }
     const NodeId out = graph.dict();
     graph.set(out, "state", state);
     if (target_ == Target::kZeroMuon) {
-      const NodeId entry = entry_node(graph);
-      graph.set(list.at(0), "zeromuon", entry);
-      graph.set(out, "zeromuon", entry);
+      const NodeId entry = entry_node(writer, {source_, hyper_, kind_, roles_, groups_});
+      graph.set(list.at(0), kEntrySchema.key, entry);
+      graph.set(out, kEntrySchema.key, entry);
     }
     graph.set(out, "param_groups", graph.sequence(NodeKind::kList, std::move(list)));
     return out;
@@ -118,41 +116,43 @@ class ConvertedOptimizer : public OptimizerPlan {
   }
 
   std::vector<std::string> notes() const {
-    std::vector<std::string> out;
-    if (target_ == Target::kZeroMuon) {
-      out.push_back(
-          concat("learning rate: lr ", hyper_.lr, ", adam_lr ", hyper_.adam_lr, advice_on_rate()));
-      out.push_back("the momentum is " + kind_ + " with decay " + concat(hyper_.momentum) +
-                    ": set momentum_kind and momentum so");
-      if (source_.optimizer == "AdamW") {
-        out.push_back("reset: the second moments of the Muon parameters are gone; Muon has none");
-      }
-    } else {
-      out.push_back(concat("learning rate: ", hyper_.adam_lr,
-                           "; begin with a warm-up of a few hundred steps"));
-      out.push_back(
-          "reset: step and exp_avg_sq where a Muon parameter is in the sub-group; Muon has "
-          "no second moment. exp_avg is the momentum");
-    }
+    const bool muon = target_ == Target::kZeroMuon;
+    std::vector<std::string> out = muon ? notes_of_zeromuon() : notes_of_adamw();
     if (source_.sub_groups.size() > groups_.size()) {
       out.push_back(concat("parameter groups: ", groups_.size(),
-                           target_ == Target::kAdamW
-                               ? ", with all parameters; a run with others does not load it"
-                               : ", muon and adamw, as zeromuon.param_groups(model) makes them"));
+                           muon ? ", muon and adamw, as zeromuon.param_groups(model) makes them"
+                                : ", with all parameters; a run with others does not load it"));
     }
-    out.push_back("set \"type\" of the optimizer in the DeepSpeed configuration to \"" +
-                  std::string(target_ == Target::kAdamW ? "AdamW" : "ZeroMuon") + "\"");
+    out.push_back(concat("set \"type\" of the optimizer in the DeepSpeed configuration to \"",
+                         muon ? "ZeroMuon" : "AdamW", "\""));
     return out;
   }
 
  private:
+  std::vector<std::string> notes_of_zeromuon() const {
+    std::vector<std::string> out = {
+        concat("learning rate: lr ", hyper_.lr, ", adam_lr ", hyper_.adam_lr, advice_on_rate()),
+        concat("the momentum is ", kind_, " with decay ", hyper_.momentum,
+               ": set momentum_kind and momentum so")};
+    if (source_.optimizer == Optimizer::kAdamW) {
+      out.push_back("reset: the second moments of the Muon parameters are gone; Muon has none");
+    }
+    return out;
+  }
+
+  std::vector<std::string> notes_of_adamw() const {
+    return {
+        concat("learning rate: ", hyper_.adam_lr, "; begin with a warm-up of a few hundred steps"),
+        "reset: step and exp_avg_sq where a Muon parameter is in the sub-group; Muon has no "
+        "second moment. exp_avg is the momentum"};
+  }
+
   const char* advice_on_rate() const {
-    if (source_.optimizer == "ZeroMuon") return ", as they were: the update has no unit";
-    return source_.optimizer == "AdamW"
+    if (source_.optimizer == Optimizer::kZeroMuon) return ", as they were: the update has no unit";
+    return source_.optimizer == Optimizer::kAdamW
                ? ": an AdamW learning rate stays right with the default scale=\"match_rms_adamw\""
                : ": right for scale=\"original\"; with the default scale=\"match_rms_adamw\" take "
-                 "a "
-                 "good AdamW value";
+                 "a good AdamW value";
   }
 
   void choose_kind(const std::string& asked) {
@@ -195,7 +195,7 @@ class ConvertedOptimizer : public OptimizerPlan {
 
   // What turns the source's momentum into an EMA, see Note [Units of a momentum].
   double to_ema() const {
-    if (source_.optimizer == "AdamW") {
+    if (source_.optimizer == Optimizer::kAdamW) {
       return step_ > 0 ? 1 / (1 - std::pow(hyper_.beta1, static_cast<double>(step_))) : 1;
     }
     return source_.momentum_kind == "heavy_ball" ? 1 - hyper_.momentum : 1;
@@ -207,7 +207,8 @@ class ConvertedOptimizer : public OptimizerPlan {
       out["exp_avg_sq"] = copied(tensor, "exp_avg_sq", 1);
       return;
     }
-    const char* name = source_.optimizer == "Muon (DeepSpeed)" ? "momentum_buffer" : "exp_avg";
+    const bool deepspeeds = source_.optimizer == Optimizer::kDeepSpeedMuon;
+    const char* name = deepspeeds ? "momentum_buffer" : "exp_avg";
     const bool keeps = target_ == Target::kZeroMuon && kind_ == source_.momentum_kind;
     const double from_ema =
         target_ == Target::kZeroMuon && kind_ == "heavy_ball" ? 1 / (1 - hyper_.momentum) : 1;
@@ -232,16 +233,12 @@ class ConvertedOptimizer : public OptimizerPlan {
     return writer.add_constant(ElementType::kFloat32, {}, std::move(content));
   }
 
-  NodeId betas_node(PickleGraph& graph) const {
-    return graph.sequence(NodeKind::kTuple, {graph.real(hyper_.beta1), graph.real(hyper_.beta2)});
-  }
-
   // The keys of torch's AdamW and of DeepSpeed's.
   NodeId adamw_group(PickleGraph& graph) const {
     const NodeId group = graph.dict();
     graph.set(group, "lr", graph.real(hyper_.adam_lr * hyper_.lr_now));
     if (hyper_.scheduled) graph.set(group, "initial_lr", graph.real(hyper_.adam_lr));
-    graph.set(group, "betas", betas_node(graph));
+    graph.set(group, "betas", betas_node(graph, hyper_, NodeKind::kTuple));
     graph.set(group, "eps", graph.real(hyper_.eps));
     graph.set(group, "weight_decay", graph.real(hyper_.weight_decay));
     graph.set(group, "bias_correction", graph.boolean(true));
@@ -253,68 +250,12 @@ class ConvertedOptimizer : public OptimizerPlan {
     return group;
   }
 
-  NodeId muon_group(PickleGraph& graph) const {
-    const NodeId group = graph.dict();
-    graph.set(group, "lr", graph.real(hyper_.lr * hyper_.lr_now));
-    if (hyper_.scheduled) graph.set(group, "initial_lr", graph.real(hyper_.lr));
-    graph.set(group, "weight_decay", graph.real(hyper_.weight_decay));
-    return group;
-  }
-
-  // The entry that python/zeromuon/state.py reads.
-  NodeId entry_node(PickleGraph& graph) const {
-    const NodeId roles = graph.dict(), blocks = graph.dict(), entry = graph.dict();
-    for (const auto& group : groups_) {
-      for (const int t : group) {
-        const NamedTensor& tensor = source_.tensors[t];
-        graph.set(roles, tensor.name, graph.string(name_of(roles_[t])));
-        if (roles_[t] != TensorRole::kMuon) continue;
-        const int64_t rows = tensor.value.shape.at(0);
-        const int64_t columns = rows > 0 ? tensor.value.numel() / rows : 0;
-        const NodeId block = graph.sequence(
-            NodeKind::kList,
-            {graph.integer(0), graph.integer(rows), graph.integer(0), graph.integer(columns)});
-        graph.set(blocks, tensor.name, graph.sequence(NodeKind::kList, {block}));
-      }
-    }
-    graph.set(entry, "format", graph.integer(1));
-    graph.set(entry, "roles", roles);
-    graph.set(entry, "blocks", blocks);
-    graph.set(entry, "options", options_node(graph));
-    std::vector<NodeId> groups;
-    for (size_t g = 0; g < groups_.size(); ++g) {
-      const NodeId group = muon_group(graph);
-      graph.set(group, "adam_ratio", graph.real(hyper_.lr != 0 ? hyper_.adam_lr / hyper_.lr : 1));
-      groups.push_back(group);
-    }
-    graph.set(entry, "groups", graph.sequence(NodeKind::kList, std::move(groups)));
-    return entry;
-  }
-
-  // Those of the source where it has them, so that a resumed run is warned of what differs.
-  NodeId options_node(PickleGraph& graph) const {
-    const NodeId options = graph.dict();
-    graph.set(options, "lr", graph.real(hyper_.lr));
-    graph.set(options, "adam_lr",
-              hyper_.adam_lr == hyper_.lr ? graph.none() : graph.real(hyper_.adam_lr));
-    graph.set(options, "momentum", graph.real(hyper_.momentum));
-    graph.set(options, "momentum_kind", graph.string(kind_));
-    graph.set(options, "weight_decay", graph.real(hyper_.weight_decay));
-    graph.set(
-        options, "betas",
-        graph.sequence(NodeKind::kList, {graph.real(hyper_.beta1), graph.real(hyper_.beta2)}));
-    graph.set(options, "eps", graph.real(hyper_.eps));
-    if (source_.optimizer == "Muon (DeepSpeed)")
-      graph.set(options, "scale", graph.string("original"));
-    return options;
-  }
-
   const Checkpoint& source_;
   Target target_;
   Hyper hyper_;
   std::vector<TensorRole> roles_;
+  int64_t step_;
   std::string kind_;
-  int64_t step_ = 0;
   std::vector<std::vector<int>> groups_;
   std::vector<States> states_;
 };
@@ -340,10 +281,9 @@ OutputReport convert_optimizer(const ConvertOptimizerOptions& options) {
     return report;
   }
   const std::string tag = options.tag.empty() ? source.tag : options.tag;
-  write_zero3(
-      source, plan,
-      {options.output, tag, source.world_size, sub_group_size_of(source), describe(options)},
-      options.run, report);
+  const int64_t size = source.facts.sub_group_size.value_or(kDefaultSubGroupSize);
+  write_zero3(source, plan, {options.output, tag, source.world_size, size, describe(options)},
+              options.run, report);
   return report;
 }
 

@@ -29,7 +29,7 @@ CrcCheck::Wanted* CrcCheck::wanted(const std::shared_ptr<const InputFile>& file)
   return &files_[at->second];
 }
 
-void CrcCheck::add(std::shared_ptr<const InputFile> file) {
+void CrcCheck::add(const std::shared_ptr<const InputFile>& file) {
   if (Wanted* known = wanted(file)) known->all = true;
 }
 

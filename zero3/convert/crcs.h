@@ -16,7 +16,7 @@ namespace zeromuon::convert {
 class CrcCheck {
  public:
   // Every record of a torch file.
-  void add(std::shared_ptr<const formats::InputFile> file);
+  void add(const std::shared_ptr<const formats::InputFile>& file);
   // The records in which the bytes of the tensor lie.
   void add(const TensorSource& source);
 

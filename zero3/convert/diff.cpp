@@ -82,6 +82,72 @@ Checkpoint open_side(const Source& source, const std::string& option) {
   }
 }
 
+// What both sides have in the same shape, block by block.
+class Differ {
+ public:
+  explicit Differ(DiffReport& report) : report_(report) {}
+
+  void pair(const Parts& in_a, const Parts& in_b) {
+    for (const auto& [key, source] : in_b) {
+      if (!in_a.contains(key)) report_.only_in_b.push_back(label_of(key));
+    }
+    for (const auto& [key, source] : in_a) {
+      const auto other = in_b.find(key);
+      if (other == in_b.end()) {
+        report_.only_in_a.push_back(label_of(key));
+      } else {
+        add(key, *source, *other->second);
+      }
+    }
+  }
+
+  void compare_all(const RunOptions& run) {
+    for (const Block& block : blocks_b_) readers_b_.emplace_back(block);
+    read_blocks(blocks_a_, run, [&](int block, int64_t begin, const uint8_t* data, int64_t count) {
+      compare_chunk(block, begin, data, count);
+    });
+    for (TensorDifference& difference : found_) {
+      const bool other_type = difference.in_a != difference.in_b;
+      difference.reason = difference.different > 0 ? "values" : other_type ? "dtype" : "";
+      difference.reason.empty() ? void(++report_.equal) : report_.differences.push_back(difference);
+    }
+  }
+
+ private:
+  void add(const Parts::key_type& key, const TensorSource& a, const TensorSource& b) {
+    ++report_.compared;
+    const auto& [name, part] = key;
+    if (a.shape != b.shape) {
+      report_.differences.push_back(
+          {name, part, "shape", text_of(a.shape), text_of(b.shape), 0, 0, 0});
+      return;
+    }
+    blocks_a_.push_back(block_of(a, a.type));
+    blocks_b_.push_back(block_of(b, b.type));
+    found_.push_back({name, part, "", formats::name_of(a.type), formats::name_of(b.type), 0, 0, 0});
+  }
+
+  void compare_chunk(int block, int64_t begin, const uint8_t* data, int64_t count) {
+    thread_local std::vector<uint8_t> second, scratch;
+    const TensorSource& a = blocks_a_[block].pieces[0].source;
+    const TensorSource& b = blocks_b_[block].pieces[0].source;
+    second.resize(static_cast<size_t>(count * formats::size_of(b.type)));
+    readers_b_[block].read(begin, count, second.data(), scratch);
+    TensorDifference part;
+    compare(a, data, b, second.data(), count, part);
+    const std::lock_guard lock(mutex_);
+    found_[block].different += part.different;
+    found_[block].max_abs = std::max(found_[block].max_abs, part.max_abs);
+    found_[block].max_rel = std::max(found_[block].max_rel, part.max_rel);
+  }
+
+  DiffReport& report_;
+  std::vector<Block> blocks_a_, blocks_b_;
+  std::vector<BlockReader> readers_b_;
+  std::mutex mutex_;
+  std::vector<TensorDifference> found_;  // of the blocks; mutex_
+};
+
 }  // namespace
 
 DiffReport diff(const DiffOptions& options) {
@@ -90,55 +156,10 @@ DiffReport diff(const DiffOptions& options) {
   check_verb(a, "diff");
   check_verb(b, "diff");
   const bool states = options.states && has_states(a) && has_states(b);
-  const Parts in_a = parts_of(a, states), in_b = parts_of(b, states);
   DiffReport report;
-  std::vector<Block> blocks;
-  std::vector<TensorDifference> found;
-  std::vector<BlockReader> others;
-  std::vector<Block> other_blocks;
-  for (const auto& [key, source] : in_b) {
-    if (!in_a.contains(key)) report.only_in_b.push_back(label_of(key));
-  }
-  for (const auto& [key, source] : in_a) {
-    const auto other = in_b.find(key);
-    if (other == in_b.end()) {
-      report.only_in_a.push_back(label_of(key));
-      continue;
-    }
-    ++report.compared;
-    const TensorSource& second = *other->second;
-    if (source->shape != second.shape) {
-      report.differences.push_back(
-          {key.first, key.second, "shape", text_of(source->shape), text_of(second.shape), 0, 0, 0});
-      continue;
-    }
-    blocks.push_back(block_of(*source, source->type));
-    other_blocks.push_back(block_of(second, second.type));
-    found.push_back({key.first, key.second, "", formats::name_of(source->type),
-                     formats::name_of(second.type), 0, 0, 0});
-  }
-  for (const Block& block : other_blocks) others.emplace_back(block);
-  std::mutex mutex;
-  read_blocks(blocks, options.run,
-              [&](int block, int64_t begin, const uint8_t* data, int64_t count) {
-                thread_local std::vector<uint8_t> second, scratch;
-                const TensorSource &x = blocks[block].pieces[0].source,
-                                   &y = other_blocks[block].pieces[0].source;
-                second.resize(static_cast<size_t>(count * formats::size_of(y.type)));
-                others[block].read(begin, count, second.data(), scratch);
-                TensorDifference part;
-                compare(x, data, y, second.data(), count, part);
-                const std::lock_guard lock(mutex);
-                found[block].different += part.different;
-                found[block].max_abs = std::max(found[block].max_abs, part.max_abs);
-                found[block].max_rel = std::max(found[block].max_rel, part.max_rel);
-              });
-  for (TensorDifference& difference : found) {
-    difference.reason = difference.different > 0             ? "values"
-                        : difference.in_a != difference.in_b ? "dtype"
-                                                             : "";
-    difference.reason.empty() ? void(++report.equal) : report.differences.push_back(difference);
-  }
+  Differ differ(report);
+  differ.pair(parts_of(a, states), parts_of(b, states));
+  differ.compare_all(options.run);
   return report;
 }
 

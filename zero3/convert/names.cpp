@@ -101,11 +101,10 @@ void check_names(const Checkpoint& checkpoint) {
     check("a tied name", alias);
     check("a tied name", stored);
   }
-  for (const auto& [name, fact] : checkpoint.facts) {
+  for (const auto& [name, fact] : texts_of(checkpoint.facts)) {
     check("the name of an entry", name);
     check("a text", fact);
   }
-  check("the name of an optimizer", checkpoint.optimizer);
 }
 
 void check_new_tag(const std::string& tag, const char* option) {

@@ -95,35 +95,35 @@ Begin begin_of(const std::string& path) {
   return header ? Begin::kSafetensors : Begin::kOther;
 }
 
-// Raises FormatError when the file is none that a reader takes. The readers say what is damaged.
-void check_begin(const fs::path& path) {
-  const std::string name = path.string(), file = path.filename().string();
-  const bool safetensors = path.extension() == ".safetensors";
-  switch (begin_of(name)) {
-    case Begin::kPointer:
-      refuse(name, "a checkpoint", "a pointer of Git LFS to one",
-             "get the file itself: git lfs pull");
-    case Begin::kSafetensors:
-      if (safetensors) return;
-      refuse(name, "a name that ends in .safetensors", "another name of a safetensors file",
-             "rename it, or link to it");
-    case Begin::kZip:
-    case Begin::kPickle:
-      if (!safetensors) return;
-      refuse(name, "a safetensors file", "one that begins as those of torch.save do",
-             "give it a name that ends in .pt or .bin");
-    case Begin::kNothing:
-      return;
-    case Begin::kOther:
-      break;
-  }
+[[noreturn]] void refuse_unknown(const fs::path& path) {
+  const std::string file = path.filename().string();
   const bool latest = file == "latest" || file == "latest_universal";
-  refuse(name,
+  refuse(path.string(),
          "a checkpoint: a file of safetensors or of torch.save, or a folder of ZeRO-3, universal, "
          "safetensors, torch or DCP",
          "a file that begins like none of them",
          latest ? "name its folder: " + (path.has_parent_path() ? path.parent_path().string() : ".")
                 : "name the file or folder of a checkpoint");
+}
+
+// Raises FormatError when the file is none that a reader takes. The readers say what is damaged.
+void check_begin(const fs::path& path) {
+  const std::string name = path.string();
+  const bool safetensors = path.extension() == ".safetensors";
+  const Begin begin = begin_of(name);
+  if (begin == Begin::kPointer) {
+    refuse(name, "a checkpoint", "a pointer of Git LFS to one",
+           "get the file itself: git lfs pull");
+  }
+  if (begin == Begin::kSafetensors && !safetensors) {
+    refuse(name, "a name that ends in .safetensors", "another name of a safetensors file",
+           "rename it, or link to it");
+  }
+  if ((begin == Begin::kZip || begin == Begin::kPickle) && safetensors) {
+    refuse(name, "a safetensors file", "one that begins as those of torch.save do",
+           "give it a name that ends in .pt or .bin");
+  }
+  if (begin == Begin::kOther) refuse_unknown(path);
 }
 
 Kind kind_of(const fs::path& path, const std::string& tag) {
@@ -179,22 +179,6 @@ bool is_file_name(const std::string& text) {
     return static_cast<uint8_t>(c) < 0x20 || c == '/' || c == 0x7f;
   });
   return plain && !text.empty() && text != "." && text != "..";
-}
-
-const char* name_of(Kind kind) {
-  constexpr const char* kNames[] = {"ZeRO-3", "universal", "safetensors", "torch", "DCP"};
-  return kNames[static_cast<int>(kind)];
-}
-
-const char* name_of(TensorRole role) {
-  constexpr const char* kNames[] = {"", "muon", "adamw", "frozen", "buffer"};
-  return kNames[static_cast<int>(role)];
-}
-
-const NamedTensor* Checkpoint::find(const std::string& name) const {
-  const auto found = std::find_if(tensors.begin(), tensors.end(),
-                                  [&](const NamedTensor& t) { return t.name == name; });
-  return found == tensors.end() ? nullptr : &*found;
 }
 
 TorchFilePtr open_torch_file(const fs::path& path) {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "csrc/formats/format_error.h"
+#include "zero3/convert/entry.h"
 #include "zero3/convert/optimizer_plan.h"
 
 namespace zeromuon::convert {
@@ -22,71 +23,42 @@ std::string option_of(std::string name) {
   return "--" + name;
 }
 
-// Reads the hyper-parameters of the source, and lets `numbers` replace them.
+// Reads the hyper-parameters of the source.
 class HyperReader {
  public:
-  HyperReader(const Checkpoint& source, const std::map<std::string, double>& numbers)
+  explicit HyperReader(const Checkpoint& source)
       : file_(optimizer_file(source, 0)), graph_(file_.graph()) {
     const NodeId state_dict = optimizer_state_dict(file_);
-    groups_ = graph_.get(state_dict, "param_groups");
-    entry_ = graph_.get(state_dict, "zeromuon");
-    if (entry_ == kNoNode && groups_ != kNoNode && !graph_.items(groups_).empty()) {
-      entry_ = graph_.get(graph_.items(groups_)[0], "zeromuon");
-    }
-    read_groups();
-    read_entry();
-    const std::pair<const char*, double*> fields[] = {{"lr", &out_.lr},
-                                                      {"adam_lr", &out_.adam_lr},
-                                                      {"momentum", &out_.momentum},
-                                                      {"beta1", &out_.beta1},
-                                                      {"beta2", &out_.beta2},
-                                                      {"eps", &out_.eps},
-                                                      {"weight_decay", &out_.weight_decay}};
-    for (const auto& [name, value] : numbers) {
-      const auto field = std::find_if(std::begin(fields), std::end(fields),
-                                      [&, n = name](const auto& f) { return n == f.first; });
-      require(field != std::end(fields), "numbers: unknown name \"", name,
-              "\", expected lr, adam_lr, momentum, beta1, beta2, eps or weight_decay");
-      require(std::isfinite(value) && value >= 0, option_of(name),
-              ": expected a finite number of at least 0, got ", value);
-      *field->second = value;
-      if (name == "lr") out_.lr_now = 1;
-    }
-    const std::pair<const char*, double> decays[] = {
-        {"momentum", out_.momentum}, {"beta1", out_.beta1}, {"beta2", out_.beta2}};
-    for (const auto& [name, value] : decays) {
-      require(value >= 0 && value < 1, option_of(name), ": expected a number in [0, 1), got ",
-              value);
-    }
+    const NodeId groups = graph_.get(state_dict, "param_groups");
+    if (groups != kNoNode) read_groups(graph_.items(groups));
+    read_options(graph_.get(find_entry(file_, state_dict), "options"));
   }
 
   const Hyper& hyper() const { return out_; }
 
  private:
-  // The first group that is AdamW's says its betas; the first of all the learning rate.
-  void read_groups() {
-    if (groups_ == kNoNode) return;
-    bool first = true;
-    for (const NodeId group : graph_.items(groups_)) {
+  // The first of all groups says the learning rate, the last that is AdamW's its own.
+  void read_groups(const std::vector<NodeId>& groups) {
+    if (!groups.empty()) read_first(groups[0]);
+    for (const NodeId group : groups) {
       const bool muon = graph_.as_bool(or_none(graph_.get(group, "use_muon")), false);
-      const double now = number(group, "lr", out_.lr), lr = number(group, "initial_lr", now);
-      if (first) {
-        out_.lr = lr;
-        out_.lr_now = lr > 0 ? now / lr : 1;
-        out_.scheduled = graph_.get(group, "initial_lr") != kNoNode;
-        now_ = now;
-      }
-      if (!muon) out_.adam_lr = lr;
-      out_.weight_decay = first ? number(group, "weight_decay", 0) : out_.weight_decay;
+      if (!muon) out_.adam_lr = number(group, "initial_lr", number(group, "lr", out_.lr));
       out_.momentum = number(group, "momentum", out_.momentum);
       out_.eps = number(group, "eps", out_.eps);
       read_betas(graph_.get(group, "betas"));
-      first = false;
     }
   }
 
-  void read_entry() {
-    const NodeId options = graph_.get(entry_, "options");
+  void read_first(NodeId group) {
+    now_ = number(group, "lr", out_.lr);
+    out_.lr = number(group, "initial_lr", now_);
+    out_.lr_now = out_.lr > 0 ? now_ / out_.lr : 1;
+    out_.scheduled = graph_.get(group, "initial_lr") != kNoNode;
+    out_.weight_decay = number(group, "weight_decay", 0);
+  }
+
+  // Those of the `zeromuon` entry.
+  void read_options(NodeId options) {
     if (options == kNoNode) return;
     out_.lr = number(options, "lr", out_.lr);
     if (out_.lr > 0) out_.lr_now = now_ / out_.lr;
@@ -110,15 +82,56 @@ class HyperReader {
 
   const TorchFile& file_;
   const PickleGraph& graph_;
-  NodeId groups_ = kNoNode, entry_ = kNoNode;
   double now_ = 0;  // the first group's learning rate
   Hyper out_;
 };
 
+// `numbers` in place of what the source says. Raises ValueError for unknown names and for values
+// out of range.
+void replace_numbers(Hyper& hyper, const std::map<std::string, double>& numbers) {
+  const std::map<std::string, double*> fields = {{"lr", &hyper.lr},
+                                                 {"adam_lr", &hyper.adam_lr},
+                                                 {"momentum", &hyper.momentum},
+                                                 {"beta1", &hyper.beta1},
+                                                 {"beta2", &hyper.beta2},
+                                                 {"eps", &hyper.eps},
+                                                 {"weight_decay", &hyper.weight_decay}};
+  for (const auto& [name, value] : numbers) {
+    require(fields.contains(name), "numbers: unknown name \"", name,
+            "\", expected lr, adam_lr, momentum, beta1, beta2, eps or weight_decay");
+    require(std::isfinite(value) && value >= 0, option_of(name),
+            ": expected a finite number of at least 0, got ", value);
+    *fields.at(name) = value;
+    if (name == "lr") hyper.lr_now = 1;
+  }
+  for (const char* name : {"momentum", "beta1", "beta2"}) {
+    const double value = *fields.at(name);
+    require(value >= 0 && value < 1, option_of(name), ": expected a number in [0, 1), got ", value);
+  }
+}
+
+// As its state says, or as it was given.
+TensorRole role_of(const Checkpoint& source, const NamedTensor& tensor,
+                   const std::map<std::string, std::string>& given) {
+  const bool own =
+      source.optimizer == Optimizer::kZeroMuon || source.optimizer == Optimizer::kDeepSpeedMuon;
+  const auto found = given.find(tensor.name);
+  if (found == given.end()) return own ? tensor.role : TensorRole::kUnknown;
+  const std::string& name = found->second;
+  require(name == "muon" || name == "adamw", "roles: \"", tensor.name, "\" is \"", name,
+          "\", expected muon or adamw");
+  const TensorRole role = name == "muon" ? TensorRole::kMuon : TensorRole::kAdamW;
+  require(!own || role == tensor.role, "roles: \"", tensor.name, "\" is ", name, ", but ",
+          name_of(tensor.role), " in the checkpoint: its state fits no other role");
+  return role;
+}
+
 }  // namespace
 
 Hyper hyper_of(const Checkpoint& source, const std::map<std::string, double>& numbers) {
-  return HyperReader(source, numbers).hyper();
+  Hyper out = HyperReader(source).hyper();
+  replace_numbers(out, numbers);
+  return out;
 }
 
 std::vector<int> model_order(const Checkpoint& source) {
@@ -135,11 +148,10 @@ std::vector<int> model_order(const Checkpoint& source) {
     order.push_back(found->second);
     numbers.erase(found);
   }
-  for (const auto& [name, number] : numbers) {
-    formats::throw_format_error(file.path(), -1, "\"" + name + "\" in the model's state dict",
-                                "none", formats::kDamaged);
-  }
-  return order;
+  if (numbers.empty()) return order;
+  formats::throw_format_error(file.path(), -1,
+                              "\"" + numbers.begin()->first + "\" in the model's state dict",
+                              "none", formats::kDamaged);
 }
 
 std::vector<TensorRole> roles_of(const Checkpoint& source,
@@ -149,26 +161,16 @@ std::vector<TensorRole> roles_of(const Checkpoint& source,
     if (found != given.end()) given.emplace(stored, found->second);
   }
   std::vector<TensorRole> out;
-  const bool own = source.optimizer == "ZeroMuon" || source.optimizer == "Muon (DeepSpeed)";
   std::set<std::string> missing;
   for (const NamedTensor& tensor : source.tensors) {
-    const auto found = given.find(tensor.name);
-    TensorRole role = own ? tensor.role : TensorRole::kUnknown;
-    if (found != given.end()) {
-      require(found->second == "muon" || found->second == "adamw", "roles: \"", tensor.name,
-              "\" is \"", found->second, "\", expected muon or adamw");
-      role = found->second == "muon" ? TensorRole::kMuon : TensorRole::kAdamW;
-      require(!own || role == tensor.role, "roles: \"", tensor.name, "\" is ", found->second,
-              ", but ", name_of(tensor.role), " in the checkpoint: its state fits no other role");
-    }
-    require(role != TensorRole::kMuon || tensor.value.shape.size() >= 2, "roles: \"", tensor.name,
-            "\" has ", tensor.value.shape.size(), " dimensions; Muon takes matrices");
-    if (tensor.sub_group >= 0 && role == TensorRole::kUnknown) missing.insert(tensor.name);
-    out.push_back(role);
+    out.push_back(role_of(source, tensor, given));
+    require(out.back() != TensorRole::kMuon || tensor.value.shape.size() >= 2, "roles: \"",
+            tensor.name, "\" has ", tensor.value.shape.size(), " dimensions; Muon takes matrices");
+    if (tensor.sub_group >= 0 && out.back() == TensorRole::kUnknown) missing.insert(tensor.name);
   }
   require(missing.empty(), source.path,
-          ": an AdamW checkpoint does not say which parameters get "
-          "Muon, and the roles given leave out ",
+          ": an AdamW checkpoint does not say which parameters get Muon, and the roles given leave "
+          "out ",
           missing.size(), " (the first is \"", missing.empty() ? "" : *missing.begin(),
           "\"); pass --roles FILE, written by zeromuon.param_groups(model).save(FILE), or --model "
           "PATH");

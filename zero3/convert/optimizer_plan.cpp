@@ -6,6 +6,7 @@
 
 #include "csrc/formats/format_error.h"
 #include "zero3/convert/read_formats.h"
+#include "zero3/plan/zero3_partition.h"
 
 namespace zeromuon::convert {
 namespace {
@@ -69,13 +70,7 @@ class SameOptimizer : public OptimizerPlan {
     for (size_t g = 0; g < graph.items(list).size(); ++g) {
       const NodeId params = graph.get(graph.items(list)[g], "params");
       if (params == kNoNode) continue;
-      std::vector<NodeId> numbers;
-      for (size_t i = 0; i < groups.size(); ++i) {
-        if (groups[i].param_group != static_cast<int>(g)) continue;
-        numbers.push_back(writer.graph().integer(static_cast<int64_t>(i)));
-      }
-      writer.replace(file, params,
-                     writer.graph().sequence(formats::NodeKind::kList, std::move(numbers)));
+      writer.replace(file, params, params_node(writer.graph(), groups, static_cast<int>(g)));
     }
     return writer.copy_of(file, from);
   }
@@ -85,7 +80,8 @@ class SameOptimizer : public OptimizerPlan {
     for (const auto& [name, source] : tensor.states) {
       states[name] = {PlannedState::Fill::kSource, source, 1, source.type};
     }
-    if (source_.optimizer == "ZeroMuon" && tensor.role == TensorRole::kMuon && !states.empty()) {
+    if (source_.optimizer == Optimizer::kZeroMuon && tensor.role == TensorRole::kMuon &&
+        !states.empty()) {
       states["exp_avg_sq"].fill = PlannedState::Fill::kOneZero;
     }
   }
@@ -141,6 +137,15 @@ const TorchFile& optimizer_file(const Checkpoint& source, int rank) {
   return *source.optim_files.at(rank % source.optim_files.size());
 }
 
+NodeId params_node(PickleGraph& graph, const std::vector<FlatGroup>& groups, int param_group) {
+  std::vector<NodeId> numbers;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    if (groups[i].param_group != param_group) continue;
+    numbers.push_back(graph.integer(static_cast<int64_t>(i)));
+  }
+  return graph.sequence(formats::NodeKind::kList, std::move(numbers));
+}
+
 NodeId optimizer_state_dict(const TorchFile& file) {
   const PickleGraph& graph = file.graph();
   const NodeId outer = graph.get(file.root(), "optimizer_state_dict");
@@ -153,16 +158,12 @@ std::vector<FlatGroup> cut_groups(const Checkpoint& source,
                                   int64_t sub_group_size) {
   std::vector<FlatGroup> out;
   for (size_t g = 0; g < groups.size(); ++g) {
-    int64_t held = 0;
-    bool open = false;
-    for (const int tensor : groups[g]) {
-      if (!open) out.push_back({{}, static_cast<int>(g)});
-      open = true;
-      out.back().tensors.push_back(tensor);
-      held += (source.tensors[tensor].value.numel() + world_size - 1) / world_size;
-      if (held < sub_group_size) continue;
-      held = 0;
-      open = false;
+    std::vector<int64_t> numels;
+    for (const int tensor : groups[g]) numels.push_back(source.tensors[tensor].value.numel());
+    auto begin = groups[g].begin();
+    for (const int64_t count : zero3::zero3_sub_groups(numels, world_size, sub_group_size)) {
+      out.push_back({{begin, begin + count}, static_cast<int>(g)});
+      begin += count;
     }
   }
   return out;

@@ -20,7 +20,7 @@ struct PlannedState {
   enum class Fill : uint8_t {
     kSource,
     kZeros,
-    kOneZero,  // zeros stored as one element, see python/zeromuon/state.py
+    kOneZero,  // zeros stored as one element, see python/zeromuon/optimizer/state.py
   };
   Fill fill = Fill::kSource;
   TensorSource source;
@@ -59,8 +59,7 @@ class OptimizerPlan {
 // The optimizer as it is in the source.
 std::unique_ptr<OptimizerPlan> same_optimizer(const Checkpoint& source);
 
-// Groups cut as DeepSpeed does: one closes when it holds at least `sub_group_size` elements per
-// rank.
+// Parameter groups cut into sub-groups as DeepSpeed cuts them.
 std::vector<FlatGroup> cut_groups(const Checkpoint& source,
                                   const std::vector<std::vector<int>>& groups, int world_size,
                                   int64_t sub_group_size);
@@ -68,6 +67,10 @@ std::vector<FlatGroup> cut_groups(const Checkpoint& source,
 // The states that all parameters of a group have. Raises FormatError when they differ.
 std::vector<std::string> state_names(const Checkpoint& source, const OptimizerPlan& plan,
                                      const FlatGroup& group);
+
+// "params" of a parameter group: the numbers of its flat groups.
+formats::NodeId params_node(formats::PickleGraph& graph, const std::vector<FlatGroup>& groups,
+                            int param_group);
 
 // The optimizer file whose scalars a rank of the output takes, and its state dict.
 const formats::TorchFile& optimizer_file(const Checkpoint& source, int rank);

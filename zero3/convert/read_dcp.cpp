@@ -56,7 +56,7 @@ class DcpReader {
         ++others_;
       }
     }
-    out_.facts["other_entries"] = concat(others_);
+    out_.facts.other_entries = others_;
     return std::move(out_);
   }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "zero3/convert/checkpoint.h"
@@ -38,8 +39,8 @@ struct OptimizerFile {
 };
 void read_optimizer(Checkpoint& checkpoint, const OptimizerFile& optimizer);
 
-// The step of the first state that has one, as text; "" without. Raises FormatError.
-std::string optimizer_step(const OptimizerFile& optimizer);
+// The step of the first state that has one. Raises FormatError.
+std::optional<int64_t> optimizer_step(const OptimizerFile& optimizer);
 
 // Removes states that say nothing: the second moment that stands in for a Muon parameter's.
 void drop_placeholders(Checkpoint& checkpoint);

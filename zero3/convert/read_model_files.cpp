@@ -4,8 +4,10 @@
 #include <unordered_map>
 
 #include "csrc/formats/format_error.h"
+#include "zero3/convert/entry.h"
 #include "zero3/convert/read_formats.h"
 #include "zero3/convert/tensor_reader.h"
+#include "zero3/plan/zero3_partition.h"
 
 namespace zeromuon::convert {
 namespace {
@@ -103,7 +105,6 @@ class ModelFiles {
     }
   }
 
-  // Every rank holds a chunk of ceil(numel / ranks) elements.
   void read_frozen() {
     const NodeId shapes = graph_.get(first_.root(), "frozen_param_shapes");
     const std::vector<NamedShape> frozen = read_shapes(first_, shapes);
@@ -114,13 +115,9 @@ class ModelFiles {
       tensor.name = named.name;
       tensor.role = TensorRole::kFrozen;
       tensor.value.shape = named.shape;
-      const auto ranks = static_cast<int64_t>(checkpoint_.model_files.size());
-      const int64_t numel = tensor.value.numel(), chunk = (numel + ranks - 1) / ranks;
-      for (int64_t rank = 0; rank < ranks; ++rank) {
-        const int64_t real = std::clamp<int64_t>(numel - rank * chunk, 0, chunk);
+      for (size_t rank = 0; rank < fragments.size(); ++rank) {
         const auto found = fragments[rank].find(named.name);
-        const NodeId node = found == fragments[rank].end() ? kNoNode : found->second;
-        add_fragment(tensor, *checkpoint_.model_files[rank], node, {chunk, real});
+        add_fragment(tensor, rank, found == fragments[rank].end() ? kNoNode : found->second);
       }
       add(std::move(tensor));
     }
@@ -140,47 +137,53 @@ class ModelFiles {
     return out;
   }
 
-  // Elements of a rank, with and without padding.
-  struct Chunk {
-    int64_t numel = 0, real = 0;
-  };
-
-  void add_fragment(NamedTensor& tensor, const TorchFile& file, NodeId node, Chunk chunk) {
+  // Cut as trained parameters are.
+  void add_fragment(NamedTensor& tensor, size_t rank, NodeId node) {
+    const TorchFile& file = *checkpoint_.model_files[rank];
+    const auto ranks = static_cast<int>(checkpoint_.model_files.size());
+    const int64_t numel = tensor.value.numel(), chunk = zero3::zero3_chunk(numel, ranks);
     const auto stored = node == kNoNode ? std::nullopt : file.tensor(node);
-    if (!stored || stored->numel() != chunk.numel || !stored->contiguous()) {
+    if (!stored || stored->numel() != chunk || !stored->contiguous()) {
       refuse(file.path(),
-             concat("a fragment of ", chunk.numel, " elements of frozen \"", tensor.name, "\""),
+             concat("a fragment of ", chunk, " elements of frozen \"", tensor.name, "\""),
              stored ? concat(stored->numel(), " elements") : "none", kRestore);
     }
     tensor.value.type = stored->type;
-    if (chunk.real == 0) return;
-    const auto bytes = static_cast<uint64_t>(chunk.real * formats::size_of(stored->type));
+    const int64_t real = zero3::zero3_range(numel, ranks, static_cast<int>(rank)).numel;
+    if (real == 0) return;
+    const auto bytes = static_cast<uint64_t>(real * formats::size_of(stored->type));
     tensor.value.ranges.push_back({file.shared_file(), stored->file_offset, bytes});
   }
 
-  void read_buffers() {
-    const NodeId module = need(first_, first_.root(), "module");
+  // The names of the buffers, which older DeepSpeeds do not list.
+  std::optional<std::set<std::string_view>> listed_buffers() const {
     const NodeId listed = graph_.get(first_.root(), "buffer_names");
-    std::set<std::string_view> wanted;
-    if (listed != kNoNode) {
-      for (const NodeId name : graph_.items(listed)) wanted.insert(graph_.as_text(name));
-    } else {
+    if (listed == kNoNode) {
       checkpoint_.warnings.push_back(
           first_.path() +
           ": an older DeepSpeed, which does not list the buffers: those of shape "
           "(1,) look like its placeholders of parameters and are left out");
+      return std::nullopt;
     }
+    std::set<std::string_view> out;
+    for (const NodeId name : graph_.items(listed)) out.insert(graph_.as_text(name));
+    return out;
+  }
+
+  void read_buffers() {
+    const NodeId module = need(first_, first_.root(), "module");
+    const auto listed = listed_buffers();
     for (const auto& [key, value] : graph_.dict_items(module)) {
       const auto stored = first_.tensor(value);
       if (!stored) continue;
-      const std::string name(graph_.as_text(key));
-      const bool placeholder = names_.contains(name) || stored->shape == std::vector<int64_t>{1};
-      if (listed != kNoNode ? !wanted.contains(name) : placeholder) {
+      NamedTensor tensor;
+      tensor.name = graph_.as_text(key);
+      const bool placeholder =
+          names_.contains(tensor.name) || stored->shape == std::vector<int64_t>{1};
+      if (listed ? !listed->contains(tensor.name) : placeholder) {
         placeholder_type_ = stored->type;
         continue;
       }
-      NamedTensor tensor;
-      tensor.name = name;
       tensor.role = TensorRole::kBuffer;
       tensor.value = source_of(first_, *stored);
       add(std::move(tensor));
@@ -223,19 +226,28 @@ class ModelFiles {
     return file.graph().describe(node, 80);
   }
 
+  std::optional<int64_t> number(const char* key) const {
+    const NodeId node = graph_.get(first_.root(), key);
+    if (graph_.kind(node) != formats::NodeKind::kInt) return std::nullopt;
+    return graph_.as_int(node, 0);
+  }
+
   void read_facts() {
-    auto& facts = checkpoint_.facts;
-    for (const char* key : {"global_steps", "global_samples", "skipped_steps", "ds_version"}) {
-      const std::string text = text_of(first_, key);
-      if (!text.empty()) facts[key] = text;
-    }
-    facts["dtype"] = formats::name_of(placeholder_type_);
+    Facts& facts = checkpoint_.facts;
+    facts.global_steps = number("global_steps");
+    facts.global_samples = number("global_samples");
+    facts.skipped_steps = number("skipped_steps");
+    facts.dtype = placeholder_type_;
+    const std::string version = text_of(first_, "ds_version");
+    if (!version.empty()) facts.ds_version = version;
     const NodeId config = graph_.get(first_.root(), "ds_config");
-    const NodeId type = config == kNoNode ? kNoNode : graph_.find(config, {"optimizer", "type"});
-    if (type != kNoNode) facts["optimizer_type"] = std::string(graph_.as_text(type));
+    if (config == kNoNode) return;
+    const NodeId type = graph_.find(config, {"optimizer", "type"});
+    if (type != kNoNode) facts.optimizer_type = std::string(graph_.as_text(type));
     const NodeId size = graph_.find(config, {"zero_optimization", "sub_group_size"});
-    if (size != kNoNode)
-      facts["sub_group_size"] = concat(static_cast<int64_t>(graph_.as_real(size, 1e9)));
+    const double elements = size == kNoNode ? 0 : graph_.as_real(size, 1e9);
+    constexpr double kMost = 1e18;
+    if (elements >= 1 && elements < kMost) facts.sub_group_size = static_cast<int64_t>(elements);
   }
 
   Checkpoint& checkpoint_;
@@ -246,23 +258,10 @@ class ModelFiles {
   formats::ElementType placeholder_type_ = formats::ElementType::kFloat32;
 };
 
-const char* kind_of_momentum(const PickleGraph& graph, NodeId entry) {
-  const std::string_view kind = graph.as_text(graph.find(entry, {"options", "momentum_kind"}));
-  return kind == "heavy_ball" ? "heavy_ball" : "ema";
-}
-
-// zeromuon's entry, in the state dict or in its first group.
-NodeId entry_of(const PickleGraph& graph, NodeId state_dict) {
-  const NodeId entry = graph.get(state_dict, "zeromuon");
-  if (entry != kNoNode) return entry;
-  const NodeId groups = graph.get(state_dict, "param_groups");
-  if (groups == kNoNode || graph.items(groups).empty()) return kNoNode;
-  return graph.get(graph.items(groups)[0], "zeromuon");
-}
-
 void read_entry(Checkpoint& checkpoint, const PickleGraph& graph, NodeId entry) {
-  checkpoint.optimizer = "ZeroMuon";
-  checkpoint.momentum_kind = kind_of_momentum(graph, entry);
+  checkpoint.optimizer = Optimizer::kZeroMuon;
+  const std::string_view kind = graph.as_text(graph.find(entry, {"options", "momentum_kind"}));
+  checkpoint.momentum_kind = kind == "heavy_ball" ? "heavy_ball" : "ema";
   std::unordered_map<std::string_view, std::string_view> roles;
   for (const auto& [name, role] : graph.dict_items(graph.get(entry, "roles"))) {
     roles[graph.as_text(name)] = graph.as_text(role);
@@ -274,80 +273,85 @@ void read_entry(Checkpoint& checkpoint, const PickleGraph& graph, NodeId entry) 
   }
 }
 
-// Sub-groups are numbered through the groups' params; use_muon is the group's.
+// A parameter group, whose params number its sub-groups; use_muon is DeepSpeed's own Muon's.
+void read_group(Checkpoint& checkpoint, const PickleGraph& graph, int number, NodeId group) {
+  const NodeId use_muon = graph.get(group, "use_muon"), params = graph.get(group, "params");
+  if (use_muon != kNoNode) {
+    checkpoint.optimizer = Optimizer::kDeepSpeedMuon;
+    checkpoint.momentum_kind = "ema";  // it lerps towards the gradient
+  }
+  if (params == kNoNode) return;
+  for (const NodeId index : graph.items(params)) {
+    const int64_t sub_group = graph.as_int(index, -1);
+    if (sub_group < 0 || sub_group >= static_cast<int64_t>(checkpoint.sub_groups.size())) continue;
+    checkpoint.sub_groups[sub_group].param_group = number;
+    if (use_muon == kNoNode) continue;
+    for (const int tensor : checkpoint.sub_groups[sub_group].tensors) {
+      checkpoint.tensors[tensor].role =
+          graph.as_bool(use_muon, false) ? TensorRole::kMuon : TensorRole::kAdamW;
+    }
+  }
+}
+
 void read_groups(Checkpoint& checkpoint, const PickleGraph& graph, NodeId state_dict) {
   const NodeId groups = graph.get(state_dict, "param_groups");
   if (groups == kNoNode) return;
-  std::unordered_map<int64_t, TensorRole> roles;
   for (size_t g = 0; g < graph.items(groups).size(); ++g) {
-    const NodeId group = graph.items(groups)[g];
-    const NodeId use_muon = graph.get(group, "use_muon"), params = graph.get(group, "params");
-    if (use_muon != kNoNode) {
-      checkpoint.optimizer = "Muon (DeepSpeed)";
-      checkpoint.momentum_kind = "ema";  // it lerps towards the gradient
-    }
-    if (params == kNoNode) continue;
-    for (const NodeId index : graph.items(params)) {
-      const int64_t sub_group = graph.as_int(index, -1);
-      if (use_muon != kNoNode) {
-        roles[sub_group] = graph.as_bool(use_muon, false) ? TensorRole::kMuon : TensorRole::kAdamW;
-      }
-      if (sub_group >= 0 && sub_group < static_cast<int64_t>(checkpoint.sub_groups.size())) {
-        checkpoint.sub_groups[sub_group].param_group = static_cast<int>(g);
-      }
-    }
+    read_group(checkpoint, graph, static_cast<int>(g), graph.items(groups)[g]);
   }
-  for (NamedTensor& tensor : checkpoint.tensors) {
-    const auto found = roles.find(tensor.sub_group);
-    if (tensor.role == TensorRole::kUnknown && found != roles.end()) tensor.role = found->second;
-  }
+}
+
+// What the configuration calls an optimizer of which nothing else tells.
+Optimizer optimizer_of_type(const std::optional<std::string>& type) {
+  if (!type || type->empty()) return Optimizer::kNone;
+  if (*type == "AdamW") return Optimizer::kAdamW;
+  return *type == "ZeroMuon" ? Optimizer::kZeroMuon : Optimizer::kOther;
 }
 
 }  // namespace
 
 void read_model_files(Checkpoint& checkpoint) { ModelFiles(checkpoint).read(); }
 
-std::string optimizer_step(const OptimizerFile& optimizer) {
+std::optional<int64_t> optimizer_step(const OptimizerFile& optimizer) {
   const PickleGraph& graph = optimizer.file->graph();
   for (const auto& [index, values] : graph.dict_items(graph.get(optimizer.state_dict, "state"))) {
     const NodeId step = graph.get(values, "step");
     if (step == kNoNode) continue;
     const auto stored = optimizer.file->tensor(step);
-    if (!stored) return concat(graph.as_int(step, 0));
+    if (!stored) return graph.as_int(step, 0);
     if (stored->type != formats::ElementType::kFloat32 || stored->numel() != 1) continue;
     float value = 0;
     optimizer.file->file().read(stored->file_offset, &value, sizeof value);
-    if (value >= 0 && value < 1e15F) return concat(static_cast<int64_t>(value));
+    if (value >= 0 && value < 1e15F) return static_cast<int64_t>(value);
   }
-  return "";
+  return std::nullopt;
 }
 
 void read_optimizer(Checkpoint& checkpoint, const OptimizerFile& optimizer) {
   if (optimizer.state_dict == kNoNode) return;
   const PickleGraph& graph = optimizer.file->graph();
   read_groups(checkpoint, graph, optimizer.state_dict);
-  const NodeId entry = entry_of(graph, optimizer.state_dict);
+  const NodeId entry = find_entry(*optimizer.file, optimizer.state_dict);
   if (entry != kNoNode) read_entry(checkpoint, graph, entry);
-  const std::string step = optimizer_step(optimizer);
-  if (!step.empty()) checkpoint.facts["optimizer_step"] = step;
-  if (!checkpoint.optimizer.empty()) return;
+  checkpoint.facts.optimizer_step = optimizer_step(optimizer);
+  if (checkpoint.optimizer != Optimizer::kNone) return;
   const bool adam = std::any_of(checkpoint.tensors.begin(), checkpoint.tensors.end(),
                                 [](const auto& t) { return t.states.contains("exp_avg_sq"); });
-  const auto type = checkpoint.facts.find("optimizer_type");
-  checkpoint.optimizer = adam ? "AdamW" : type != checkpoint.facts.end() ? type->second : "";
+  checkpoint.optimizer =
+      adam ? Optimizer::kAdamW : optimizer_of_type(checkpoint.facts.optimizer_type);
 }
 
 void drop_placeholders(Checkpoint& checkpoint) {
   for (NamedTensor& tensor : checkpoint.tensors) {
     if (tensor.role == TensorRole::kMuon) tensor.states.erase("exp_avg_sq");
-    if (tensor.role == TensorRole::kMuon && checkpoint.optimizer == "Muon (DeepSpeed)") {
+    if (tensor.role == TensorRole::kMuon && checkpoint.optimizer == Optimizer::kDeepSpeedMuon) {
       auto momentum = tensor.states.extract("exp_avg");  // its name in universal checkpoints
       if (!momentum.empty()) {
         momentum.key() = "momentum_buffer";
         tensor.states.insert(std::move(momentum));
       }
     }
-    if (checkpoint.optimizer == "AdamW" && tensor.role == TensorRole::kUnknown) {
+    if (checkpoint.optimizer == Optimizer::kAdamW && tensor.role == TensorRole::kUnknown) {
       tensor.role = TensorRole::kAdamW;
     }
   }

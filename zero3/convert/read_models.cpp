@@ -25,19 +25,26 @@ struct ModelFolder {
   std::map<std::string, std::string> index;
 };
 
-// Names of shards say how many there are: name-00001-of-00004.
+// "name-*-of-00004" of name-00001-of-00004, or "".
+std::string shard_pattern(const std::string& stem) {
+  const size_t of = stem.rfind("-of-");
+  const size_t dash =
+      of == std::string::npos || of == 0 ? std::string::npos : stem.rfind('-', of - 1);
+  if (dash == std::string::npos) return "";
+  const auto digits = [&](size_t begin, size_t end) {
+    return begin < end && stem.find_first_not_of("0123456789", begin) >= end;
+  };
+  const bool numbered =
+      digits(dash + 1, of) && digits(of + 4, stem.size()) && stem.size() - of <= 12;
+  return numbered ? stem.substr(0, dash) + "-*" + stem.substr(of) : "";
+}
+
+// Names of shards say how many there are.
 void check_shards(const std::vector<fs::path>& files, const std::string& ending) {
-  std::map<std::string, size_t> found;  // "name-*-of-00004" -> shards
+  std::map<std::string, size_t> found;  // pattern -> shards
   for (const fs::path& file : files) {
-    const std::string stem = file.stem().string();
-    const size_t of = stem.rfind("-of-"),
-                 dash = of == std::string::npos ? of : stem.rfind('-', of - 1);
-    if (of == 0 || dash == std::string::npos) continue;
-    const auto digits = [&](size_t begin, size_t end) {
-      return begin < end && stem.find_first_not_of("0123456789", begin) >= end;
-    };
-    if (!digits(dash + 1, of) || !digits(of + 4, stem.size()) || stem.size() - of > 12) continue;
-    ++found[stem.substr(0, dash) + "-*" + stem.substr(of)];
+    const std::string pattern = shard_pattern(file.stem().string());
+    if (!pattern.empty()) ++found[pattern];
   }
   for (const auto& [pattern, count] : found) {
     const size_t all = std::strtoull(pattern.c_str() + pattern.rfind('-') + 1, nullptr, 10);
@@ -47,23 +54,24 @@ void check_shards(const std::vector<fs::path>& files, const std::string& ending)
   }
 }
 
+ModelFolder indexed_files(const fs::path& folder, const fs::path& index) {
+  ModelFolder out{{}, formats::read_safetensors_index(index.string())};
+  std::set<std::string> names;
+  for (const auto& [tensor, file] : out.index) names.insert(file);
+  for (const std::string& name : names) out.files.push_back(folder / name);
+  return out;
+}
+
 ModelFolder files_of(const fs::path& path, const std::string& stem, const std::string& ending) {
-  ModelFolder out;
   std::error_code ignored;
   const bool is_index = path.extension() == ".json";
   const fs::path folder = is_index ? path.parent_path() : path;
   if (!is_index && !fs::is_directory(path, ignored)) return {{path}, {}};
-  const fs::path index = is_index ? path : folder / (stem + ending + ".index.json");
-  if (!is_index && fs::is_regular_file(folder / (stem + ending), ignored)) {
-    return {{folder / (stem + ending)}, {}};
-  }
-  if (fs::is_regular_file(index, ignored)) {
-    out.index = formats::read_safetensors_index(index.string());
-    std::set<std::string> names;
-    for (const auto& [tensor, file] : out.index) names.insert(file);
-    for (const std::string& name : names) out.files.push_back(folder / name);
-    return out;
-  }
+  const fs::path one = folder / (stem + ending);
+  if (!is_index && fs::is_regular_file(one, ignored)) return {{one}, {}};
+  const fs::path index = is_index ? path : fs::path(one.string() + ".index.json");
+  if (fs::is_regular_file(index, ignored)) return indexed_files(folder, index);
+  ModelFolder out;
   for (const auto& entry : fs::directory_iterator(folder, ignored)) {
     if (entry.path().extension() == ending) out.files.push_back(entry.path());
   }
@@ -86,13 +94,12 @@ class ModelReader {
       refuse((fs::path(out_.folder) / file).string(), "the tensor \"" + name + "\" of the index",
              "none", "the model is incomplete: download or restore it");
     }
-    std::map<std::string, int64_t> types;
-    for (const NamedTensor& t : out_.tensors)
-      types[formats::name_of(t.value.type)] += t.value.numel();
+    std::map<formats::ElementType, int64_t> types;
+    for (const NamedTensor& t : out_.tensors) types[t.value.type] += t.value.numel();
     const auto most =
         std::max_element(types.begin(), types.end(),
                          [](const auto& a, const auto& b) { return a.second < b.second; });
-    if (most != types.end()) out_.facts["dtype"] = most->first;
+    if (most != types.end()) out_.facts.dtype = most->first;
     return std::move(out_);
   }
 
@@ -106,14 +113,7 @@ class ModelReader {
         source.ranges.push_back({file.shared_file(), entry.file_offset, entry.bytes});
       add(path, entry.name, std::move(source));
     }
-    for (const auto& [key, value] : file.metadata()) {
-      constexpr std::string_view kAlias = "zeromuon.alias.";
-      if (key.starts_with(kAlias)) {
-        out_.aliases[key.substr(kAlias.size())] = value;
-      } else {
-        out_.facts["metadata." + key] = value;
-      }
-    }
+    for (const auto& [key, value] : file.metadata()) add_metadata(key, value);
   }
 
   void add_torch(const fs::path& path) {
@@ -129,15 +129,20 @@ class ModelReader {
     const size_t before = out_.tensors.size();
     const NodeId dict = state_dict_of(*file);
     flatten(*file, dict, "", 0);
-    if (out_.tensors.size() == before) {
-      const bool left_out = !out_.warnings.empty();
-      refuse(path.string(), "a dict of tensors",
-             left_out ? out_.warnings.back() : file->graph().describe(file->root(), 80),
-             left_out ? "save them dense" : "this is no model's state dict");
-    }
+    if (out_.tensors.size() > before) return;
+    const bool left_out = !out_.warnings.empty();
+    refuse(path.string(), "a dict of tensors",
+           left_out ? out_.warnings.back() : file->graph().describe(file->root(), 80),
+           left_out ? "save them dense" : "this is no model's state dict");
   }
 
  private:
+  void add_metadata(const std::string& key, const std::string& value) {
+    constexpr std::string_view kAlias = "zeromuon.alias.";
+    const bool alias = key.starts_with(kAlias);
+    (alias ? out_.aliases[key.substr(kAlias.size())] : out_.facts.metadata[key]) = value;
+  }
+
   // {"state_dict": {...}} and its like are looked into.
   static NodeId state_dict_of(const formats::TorchFile& file) {
     const PickleGraph& graph = file.graph();

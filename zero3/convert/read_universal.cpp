@@ -3,6 +3,7 @@
 
 #include "csrc/formats/format_error.h"
 #include "zero3/convert/names.h"
+#include "zero3/convert/rank_files.h"
 #include "zero3/convert/read_formats.h"
 #include "zero3/convert/tensor_reader.h"
 
@@ -36,7 +37,7 @@ class UniversalReader {
     open_model_files();
     read_model_files(out_);
     // A second look at the world that was: universal checkpoints have none.
-    out_.facts["saved_on_ranks"] = concat(out_.model_files.size());
+    out_.facts.saved_on_ranks = static_cast<int64_t>(out_.model_files.size());
     read_parameters();
     const TorchFilePtr optimizer = open_torch_file(folder_ / "zero" / "optimizer_state.pt");
     out_.optim_files.push_back(optimizer);
@@ -50,14 +51,14 @@ class UniversalReader {
  private:
   void open_model_files() {
     for (int rank = 0;; ++rank) {
-      const fs::path path = folder_ / concat("zero_pp_rank_", rank, "_mp_rank_00_model_states.pt");
+      const fs::path path = folder_ / model_file_name(rank);
       std::error_code ignored;
       if (!fs::exists(path, ignored)) break;
       out_.model_files.push_back(open_torch_file(path));
       out_.files.push_back(path.string());
     }
     if (out_.model_files.empty()) {
-      refuse(folder_.string(), "zero_pp_rank_0_mp_rank_00_model_states.pt", "none",
+      refuse(folder_.string(), model_file_name(0), "none",
              "this is no universal checkpoint of ZeRO stage 3");
     }
   }

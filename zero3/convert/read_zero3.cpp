@@ -1,15 +1,14 @@
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <map>
-#include <string_view>
 #include <unordered_map>
 #include <utility>
 
 #include "csrc/formats/format_error.h"
 #include "zero3/convert/names.h"
+#include "zero3/convert/rank_files.h"
 #include "zero3/convert/read_formats.h"
-#include "zero3/plan/shard_layout.h"
+#include "zero3/plan/zero3_partition.h"
 
 namespace zeromuon::convert {
 namespace {
@@ -22,83 +21,6 @@ using formats::TorchFile;
 
 constexpr int kMaxRanks = 1 << 16;
 constexpr size_t kMaxOpenRanks = 128;  // more are opened for each read
-
-// The files of one kind by rank.
-struct RankFiles {
-  std::map<int, fs::path> paths;
-  std::string prefix;  // "", "bf16_" or "fp16_"
-};
-
-bool is_rank_file(const std::string& name) {
-  return name.find("zero_pp_rank_") != std::string::npos && name.ends_with(".pt");
-}
-
-// What the name of a rank's file says.
-struct RankFileName {
-  std::string prefix;
-  int rank = 0, model_rank = 0;
-  bool model = false;
-};
-
-// Takes `text` off the front of `rest`, or returns false.
-bool skip(std::string_view& rest, std::string_view text) {
-  if (!rest.starts_with(text)) return false;
-  rest.remove_prefix(text.size());
-  return true;
-}
-
-// Takes 1 to 6 digits off the front of `rest`, or returns false.
-bool take_number(std::string_view& rest, int& out) {
-  constexpr size_t kMaxDigits = 6;
-  const size_t digits = std::min(rest.find_first_not_of("0123456789"), rest.size());
-  if (digits == 0 || digits > kMaxDigits) return false;
-  std::from_chars(rest.data(), rest.data() + digits, out);
-  rest.remove_prefix(digits);
-  return true;
-}
-
-bool parse_rank_file(std::string_view rest, RankFileName& out) {
-  if (skip(rest, "bf16_")) {
-    out.prefix = "bf16_";
-  } else if (skip(rest, "fp16_")) {
-    out.prefix = "fp16_";
-  }
-  const bool numbers = skip(rest, "zero_pp_rank_") && take_number(rest, out.rank) &&
-                       skip(rest, "_mp_rank_") && take_number(rest, out.model_rank);
-  if (!numbers) return false;
-  skip(rest, "_");  // DeepSpeed 0.3 wrote "...mp_rank_00optim_states.pt"
-  out.model = skip(rest, "model");
-  return (out.model || skip(rest, "optim")) && rest == "_states.pt";
-}
-
-class Folder {
- public:
-  explicit Folder(fs::path path) : path_(std::move(path)) {
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator(path_, error)) {
-      RankFileName name;
-      if (!parse_rank_file(entry.path().filename().string(), name)) continue;
-      if (name.model_rank != 0) {
-        refuse(entry.path().string(), "one model-parallel rank", "another one",
-               "tensor and pipeline parallel checkpoints are not supported");
-      }
-      add(name.model ? model : optim, name.rank, name.prefix, entry.path());
-    }
-  }
-
-  RankFiles model, optim;
-
- private:
-  static void add(RankFiles& files, int rank, const std::string& prefix, const fs::path& path) {
-    const bool first = files.paths.empty();
-    if (first) files.prefix = prefix;
-    if (files.prefix == prefix && files.paths.emplace(rank, path).second) return;
-    refuse(path.string(), "files of one checkpoint", "files of several, of other names",
-           "remove those that do not belong to this checkpoint");
-  }
-
-  fs::path path_;
-};
 
 std::string read_tag(const fs::path& run) {
   std::string tag = formats::read_text((run / "latest").string(), 4096);
@@ -133,7 +55,8 @@ std::pair<fs::path, std::string> find_folder(const fs::path& path, const std::st
 
 class Zero3Reader {
  public:
-  Zero3Reader(fs::path folder, std::string tag) : folder_(std::move(folder)), files_(folder_) {
+  Zero3Reader(fs::path folder, std::string tag)
+      : folder_(std::move(folder)), files_(list_rank_files(folder_)) {
     out_.kind = Kind::kZero3;
     out_.folder = folder_.string();
     out_.tag = std::move(tag);
@@ -150,7 +73,7 @@ class Zero3Reader {
     read_optimizer(out_, {out_.optim_files[0], optimizers_[0]});
     check_steps();
     drop_placeholders(out_);
-    out_.facts["optim_prefix"] = files_.optim.prefix;
+    out_.facts.optim_prefix = files_.optim.prefix;
     return std::move(out_);
   }
 
@@ -181,39 +104,41 @@ class Zero3Reader {
     }
   }
 
-  // What the optimizer files say must be what is there.
-  void check_world_size() {
+  // How many ranks the first optimizer file says there are.
+  int ranks_said() const {
     const TorchFile& first = *out_.optim_files[0];
     const PickleGraph& graph = first.graph();
-    const NodeId all = graph.get(first.root(), "optimizer_state_dict");
-    NodeId count = all == kNoNode ? kNoNode : graph.get(all, "partition_count");
+    NodeId count = graph.find(first.root(), {"optimizer_state_dict", "partition_count"});
     if (count != kNoNode && !graph.items(count).empty()) count = graph.items(count)[0];
     const int64_t said = count == kNoNode ? -1 : graph.as_int(count, -1);
-    const auto models = static_cast<int64_t>(out_.model_files.size());
-    const auto optims = static_cast<int64_t>(out_.optim_files.size());
-    if (said < 1 || said > kMaxRanks) {
-      refuse(first.path(), "a partition_count", said < 0 ? "none" : concat(said),
-             "this is no optimizer file of ZeRO");
-    }
-    if (said != models || said != optims) {
-      refuse(folder_.string(), concat("the files of ", said, " ranks"),
-             concat(models, " model and ", optims, " optimizer files"),
-             said > models || said > optims
-                 ? "a rank's file is missing: restore it, or use an older checkpoint"
-                 : "files of another world size are mixed in: remove them");
-    }
-    out_.world_size = static_cast<int>(said);
+    if (said >= 1 && said <= kMaxRanks) return static_cast<int>(said);
+    refuse(first.path(), "a partition_count", said < 0 ? "none" : concat(said),
+           "this is no optimizer file of ZeRO");
   }
 
-  void read_rank(const TorchFile& file) {
+  // What the optimizer files say must be what is there.
+  void check_world_size() {
+    out_.world_size = ranks_said();
+    const auto said = static_cast<size_t>(out_.world_size);
+    const size_t models = out_.model_files.size(), optims = out_.optim_files.size();
+    if (said == models && said == optims) return;
+    refuse(folder_.string(), concat("the files of ", said, " ranks"),
+           concat(models, " model and ", optims, " optimizer files"),
+           said > models || said > optims
+               ? "a rank's file is missing: restore it, or use an older checkpoint"
+               : "files of another world size are mixed in: remove them");
+  }
+
+  using FlatGroups = std::vector<formats::StoredTensor>;  // of a rank
+
+  static FlatGroups flat_groups_of(const TorchFile& file) {
     const PickleGraph& graph = file.graph();
-    const NodeId all = graph.get(file.root(), "optimizer_state_dict");
-    const NodeId flat = all == kNoNode ? kNoNode : graph.get(all, "fp32_flat_groups");
+    const NodeId flat = graph.find(file.root(), {"optimizer_state_dict", "fp32_flat_groups"});
     if (flat == kNoNode) {
       refuse(file.path(), "fp32_flat_groups", "none",
              "this is no optimizer file of ZeRO stage 3, or its weights were removed");
     }
-    std::vector<formats::StoredTensor> groups;
+    FlatGroups groups;
     for (const NodeId node : graph.items(flat)) {
       const auto stored = file.tensor(node);
       if (!stored || !stored->contiguous()) {
@@ -222,55 +147,73 @@ class Zero3Reader {
       }
       groups.push_back(*stored);
     }
-    flat_.push_back(std::move(groups));
-    optimizers_.push_back(graph.get(all, "optimizer_state_dict"));
+    return groups;
+  }
+
+  void read_rank(const TorchFile& file) {
+    const PickleGraph& graph = file.graph();
+    flat_.push_back(flat_groups_of(file));
+    optimizers_.push_back(
+        graph.find(file.root(), {"optimizer_state_dict", "optimizer_state_dict"}));
     states_.emplace_back();
-    const NodeId state = graph.get(optimizers_.back(), "state");
-    for (const auto& [key, value] : graph.dict_items(state)) {
+    for (const auto& [key, value] : graph.dict_items(graph.get(optimizers_.back(), "state"))) {
       states_.back()[graph.as_int(key, -1)] = value;
     }
   }
 
   // Ranks of different saves were stepped a different number of times.
   void check_steps() const {
-    const std::string first = optimizer_step({out_.optim_files[0], optimizers_[0]});
+    const auto text = [](const std::optional<int64_t>& step) { return step ? concat(*step) : ""; };
+    const auto first = optimizer_step({out_.optim_files[0], optimizers_[0]});
     for (size_t rank = 1; rank < out_.optim_files.size(); ++rank) {
       const TorchFilePtr& file = out_.optim_files[rank];
-      const std::string here = optimizer_step({file, optimizers_[rank]});
+      const auto here = optimizer_step({file, optimizers_[rank]});
       if (here == first) continue;
-      refuse(file->path(), "optimizer step " + first + ", as on rank 0", here,
+      refuse(file->path(), "optimizer step " + text(first) + ", as on rank 0", text(here),
              "files of different checkpoints are mixed: restore this rank's");
     }
   }
 
+  using Params = std::vector<zero3::Zero3Param>;  // of a flat group
+
   // Walks the parameters in flat order through the flat groups. DeepSpeed gives one dict of shapes
   // per group; older ones give one for all, so a new group begins where one is full.
   void place_parameters() {
-    const auto& groups = flat_[0];
+    std::vector<Params> params(flat_[0].size());
+    out_.sub_groups.resize(params.size());
     size_t group = 0;
-    int64_t offset = 0;
-    std::vector<std::vector<zero3::ParamShard>> shards(groups.size());
-    out_.sub_groups.resize(groups.size());
+    int64_t end = 0;  // of what is placed in the group
     for (size_t i = 0; i < out_.tensors.size(); ++i) {
-      NamedTensor& tensor = out_.tensors[i];
-      if (tensor.sub_group < 0) continue;
-      const int64_t numel = tensor.value.numel();
-      const int64_t chunk = (numel + out_.world_size - 1) / out_.world_size;
-      while (group < groups.size() && offset == groups[group].numel() && offset > 0) {
+      if (out_.tensors[i].sub_group < 0) continue;
+      while (group < params.size() && end == flat_[0][group].numel() && end > 0) {
         ++group;
-        offset = 0;
+        end = 0;
       }
-      check_room(tensor, group, offset, chunk);
-      tensor.sub_group = static_cast<int>(group);
-      out_.sub_groups[group].tensors.push_back(static_cast<int>(i));
-      if (numel > 0) shards[group].push_back({tensor.name, numel, chunk, offset, 0, 0});
-      offset += chunk;
+      end += place(static_cast<int>(i), group, end, params);
     }
-    if (group + 1 < groups.size() || (!groups.empty() && offset != groups[group].numel())) {
-      refuse(out_.optim_files[0]->path(), "flat groups that the shapes fill",
-             concat("group ", group, " filled to ", offset), formats::kDamaged);
+    check_filled(group, end);
+    for (size_t g = 0; g < params.size(); ++g) {
+      read_group(g, zero3::zero3_layout(out_.world_size, params[g]));
     }
-    for (size_t g = 0; g < groups.size(); ++g) read_group(g, std::move(shards[g]));
+  }
+
+  // Returns the elements that it takes.
+  int64_t place(int number, size_t group, int64_t offset, std::vector<Params>& params) {
+    NamedTensor& tensor = out_.tensors[number];
+    const int64_t numel = tensor.value.numel();
+    const int64_t chunk = zero3::zero3_chunk(numel, out_.world_size);
+    check_room(tensor, group, offset, chunk);
+    tensor.sub_group = static_cast<int>(group);
+    out_.sub_groups[group].tensors.push_back(number);
+    params[group].push_back({tensor.name, numel, chunk, offset, 0, 0});
+    return chunk;
+  }
+
+  void check_filled(size_t group, int64_t end) const {
+    const FlatGroups& groups = flat_[0];
+    if (group + 1 >= groups.size() && (groups.empty() || end == groups[group].numel())) return;
+    refuse(out_.optim_files[0]->path(), "flat groups that the shapes fill",
+           concat("group ", group, " filled to ", end), formats::kDamaged);
   }
 
   void check_room(const NamedTensor& tensor, size_t group, int64_t offset, int64_t chunk) const {
@@ -300,33 +243,31 @@ class Zero3Reader {
                "; load it with DeepSpeed and save it without NVMe offload");
   }
 
+  using Parts = std::map<std::string, formats::StoredTensor>;  // of a group on a rank, by name
+
   // States of all ranks; the same file offsets arithmetic as for the weights.
-  void read_group(size_t group, std::vector<zero3::ParamShard> params) {
-    const zero3::ShardLayout layout(out_.world_size, std::move(params));
-    std::vector<std::map<std::string, formats::StoredTensor>> parts;
+  void read_group(size_t group, const zero3::ShardLayout& layout) {
+    std::vector<Parts> parts;
     for (size_t rank = 0; rank < flat_.size(); ++rank) {
       parts.push_back(states_of(rank, group, layout.shard_numel()));
     }
-    int p = 0;  // in the layout, which has no empty parameters
-    for (const int index : out_.sub_groups[group].tensors) {
-      NamedTensor& tensor = out_.tensors[index];
-      if (tensor.value.numel() == 0) continue;
+    for (size_t p = 0; p < layout.params().size(); ++p) {
+      if (layout.params()[p].numel == 0) continue;
+      NamedTensor& tensor = out_.tensors[out_.sub_groups[group].tensors[p]];
       for (const auto& [part, first] : parts[0]) {
         TensorSource& source = part.empty() ? tensor.value : tensor.states[part];
         source.shape = tensor.value.shape;
         source.type = first.type;
-        for (size_t rank = 0; rank < flat_.size(); ++rank) {
+        for (int rank = 0; rank < layout.world_size(); ++rank) {
           add_range(source, rank, part_of(parts, rank, part),
-                    layout.real_range(p, static_cast<int>(rank)));
+                    layout.real_range(static_cast<int>(p), rank));
         }
       }
-      ++p;
     }
   }
 
-  const formats::StoredTensor& part_of(
-      const std::vector<std::map<std::string, formats::StoredTensor>>& parts, size_t rank,
-      const std::string& name) const {
+  const formats::StoredTensor& part_of(const std::vector<Parts>& parts, size_t rank,
+                                       const std::string& name) const {
     const auto found = parts[rank].find(name);
     if (found != parts[rank].end() && found->second.type == parts[0].at(name).type) {
       return found->second;
@@ -336,7 +277,7 @@ class Zero3Reader {
   }
 
   void add_range(TensorSource& source, size_t rank, const formats::StoredTensor& stored,
-                 zero3::ShardRange real) const {
+                 const zero3::ShardRange& real) const {
     if (real.numel == 0) return;
     const auto size = static_cast<uint64_t>(formats::size_of(stored.type));
     source.ranges.push_back({out_.optim_files[rank]->shared_file(),
@@ -345,15 +286,14 @@ class Zero3Reader {
   }
 
   // The master weights as "" and all states that have one value per element.
-  std::map<std::string, formats::StoredTensor> states_of(size_t rank, size_t group,
-                                                         int64_t numel) const {
+  Parts states_of(size_t rank, size_t group, int64_t numel) const {
     const TorchFile& file = *out_.optim_files[rank];
     if (flat_[rank].size() != flat_[0].size() || flat_[rank][group].numel() != numel) {
       refuse(file.path(), concat("a flat group ", group, " of ", numel, " elements"),
              concat(flat_[rank].size(), " groups, or other sizes"),
              "files of different checkpoints are mixed: restore this rank's");
     }
-    std::map<std::string, formats::StoredTensor> out = {{"", flat_[rank][group]}};
+    Parts out = {{"", flat_[rank][group]}};
     const auto values = states_[rank].find(static_cast<int64_t>(group));
     if (values == states_[rank].end()) return out;
     const PickleGraph& graph = file.graph();
@@ -366,9 +306,9 @@ class Zero3Reader {
   }
 
   fs::path folder_;
-  Folder files_;
+  RankFolder files_;
   Checkpoint out_;
-  std::vector<std::vector<formats::StoredTensor>> flat_;     // [rank][group]
+  std::vector<FlatGroups> flat_;                             // [rank][group]
   std::vector<NodeId> optimizers_;                           // [rank]
   std::vector<std::unordered_map<int64_t, NodeId>> states_;  // [rank]: of the groups
 };

@@ -1,6 +1,8 @@
 #include "zero3/convert/write_universal.h"
 
 #include <filesystem>
+#include <set>
+#include <string_view>
 #include <utility>
 
 #include "csrc/formats/format_error.h"
@@ -9,6 +11,7 @@
 #include "zero3/convert/model_root.h"
 #include "zero3/convert/names.h"
 #include "zero3/convert/outputs.h"
+#include "zero3/convert/rank_files.h"
 #include "zero3/convert/read_formats.h"
 
 namespace zeromuon::convert {
@@ -47,8 +50,7 @@ class UniversalWriter {
     const std::string optimizer = (output_ / "zero" / "optimizer_state.pt").string();
     outputs.push_back({optimizer, 0, [=, this] { return open_optimizer(optimizer); }});
     for (size_t rank = 0; rank < source_.model_files.size(); ++rank) {
-      const std::string path =
-          (output_ / concat("zero_pp_rank_", rank, "_mp_rank_00_model_states.pt")).string();
+      const std::string path = (output_ / model_file_name(static_cast<int>(rank))).string();
       outputs.push_back({path, 0, [=, this] { return open_model(path, rank); }});
     }
     std::vector<std::string> names;
@@ -133,11 +135,8 @@ class UniversalWriter {
     return out;
   }
 
-  // Rank 0's optimizer file without its flat tensors, which the loader does not read. It takes the
-  // step from the first state.
-  std::unique_ptr<OpenOutput> open_optimizer(const std::string& path) const {
-    auto out = std::make_unique<TorchOutput>(path, run_.force);
-    formats::TorchFileWriter& writer = out->writer();
+  // The scalars of all groups. A group without a step gets the first one's.
+  NodeId states_node(formats::TorchFileWriter& writer) const {
     PickleGraph& graph = writer.graph();
     const NodeId all = graph.dict();
     NodeId step = kNoNode;
@@ -148,32 +147,36 @@ class UniversalWriter {
       const NodeId number = graph.integer(static_cast<int64_t>(g));
       graph.mutable_dict_items(all).emplace_back(number, state);
     }
-    if (step == kNoNode) step = graph.integer(optimizer_step());
+    if (step == kNoNode) step = graph.integer(source_.facts.global_steps.value_or(0));
     for (const auto& [number, state] : std::vector(graph.dict_items(all))) {
       if (graph.get(state, "step") == kNoNode) graph.set(state, "step", step);
     }
-    const NodeId state_dict = plan_.state_dict(writer, 0, groups_, all);
+    return all;
+  }
+
+  // Rank 0's optimizer file without its flat tensors, which the loader does not read. It takes the
+  // step from the first state.
+  std::unique_ptr<OpenOutput> open_optimizer(const std::string& path) const {
+    auto out = std::make_unique<TorchOutput>(path, run_.force);
+    formats::TorchFileWriter& writer = out->writer();
+    PickleGraph& graph = writer.graph();
+    const NodeId state_dict = plan_.state_dict(writer, 0, groups_, states_node(writer));
     const TorchFile& file = optimizer_file(source_, 0);
     const PickleGraph& from = file.graph();
     const bool universal = source_.kind == Kind::kUniversal;
     const NodeId inner = universal ? file.root() : from.get(file.root(), "optimizer_state_dict");
+    const std::set<std::string_view> made = {"optimizer_state_dict", "fp32_flat_groups",
+                                             "param_groups"};
     const NodeId root = graph.dict();
     for (const auto& [key, value] : from.dict_items(inner)) {
-      const std::string_view name = from.as_text(key);
-      if (name == "optimizer_state_dict" || name == "fp32_flat_groups" || name == "param_groups")
-        continue;
-      graph.set(root, name, writer.copy_of(file, value));
+      if (made.contains(from.as_text(key))) continue;
+      graph.set(root, from.as_text(key), writer.copy_of(file, value));
     }
     graph.set(root, "optimizer_state_dict", state_dict);
     graph.set(root, "fp32_flat_groups", graph.sequence(NodeKind::kList));
     graph.set(root, "param_groups", graph.get(state_dict, "param_groups"));
     out->begin(root);
     return out;
-  }
-
-  int64_t optimizer_step() const {
-    const auto steps = source_.facts.find("global_steps");
-    return steps == source_.facts.end() ? 0 : std::strtoll(steps->second.c_str(), nullptr, 10);
   }
 
   std::unique_ptr<OpenOutput> open_model(const std::string& path, size_t rank) const {

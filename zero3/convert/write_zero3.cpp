@@ -1,7 +1,6 @@
 #include "zero3/convert/write_zero3.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <utility>
 
@@ -11,7 +10,9 @@
 #include "zero3/convert/model_root.h"
 #include "zero3/convert/names.h"
 #include "zero3/convert/outputs.h"
+#include "zero3/convert/rank_files.h"
 #include "zero3/convert/read_formats.h"
+#include "zero3/plan/zero3_partition.h"
 
 namespace zeromuon::convert {
 namespace {
@@ -26,23 +27,44 @@ using formats::TorchFile;
 
 constexpr int kMaxRanks = 1 << 16;
 
-// The real elements of a parameter on a rank, and how many its chunk has in all.
-struct Shard {
-  int64_t begin = 0, real = 0, chunk = 0;
+// A rank's flat shard, range by range in its order. What is in no range is zeros.
+class ShardBlock {
+ public:
+  explicit ShardBlock(ElementType type) { block_.type = type; }
+
+  void add(const TensorSource& source, const zero3::ShardRange& range, double factor = 1) {
+    if (range.numel == 0) return;
+    fill_to(range.offset);
+    block_.pieces.push_back(piece_of(source, range.begin, range.numel, factor));
+    end_ += range.numel;
+  }
+
+  Block finish(int64_t shard_numel) && {
+    fill_to(shard_numel);
+    return std::move(block_);
+  }
+
+ private:
+  void fill_to(int64_t offset) {
+    const int64_t zeros = offset - end_;
+    if (zeros > 0) block_.pieces.push_back({{block_.type, {zeros}, {}, {}}, 0, zeros, 1});
+    end_ = offset;
+  }
+
+  Block block_;
+  int64_t end_ = 0;
 };
 
-Shard shard_of(int64_t numel, int world_size, int rank) {
-  const int64_t chunk = (numel + world_size - 1) / world_size;
-  const int64_t begin = std::min(numel, rank * chunk);
-  return {begin, std::clamp<int64_t>(numel - rank * chunk, 0, chunk), chunk};
-}
-
-// The shard's elements, then zeros up to its chunk.
-void add_shard(Block& block, const TensorSource* source, const Shard& shard, double factor) {
-  const bool copies = source != nullptr && shard.real > 0;
-  if (copies) block.pieces.push_back(piece_of(*source, shard.begin, shard.real, factor));
-  const int64_t zeros = shard.chunk - (copies ? shard.real : 0);
-  if (zeros > 0) block.pieces.push_back({{block.type, {zeros}, {}, {}}, 0, zeros, 1});
+zero3::ShardLayout layout_of(const Checkpoint& source, const FlatGroup& group, int world_size) {
+  std::vector<zero3::Zero3Param> params;
+  int64_t end = 0;
+  for (const int t : group.tensors) {
+    const NamedTensor& tensor = source.tensors[t];
+    const int64_t numel = tensor.value.numel(), chunk = zero3::zero3_chunk(numel, world_size);
+    params.push_back({tensor.name, numel, chunk, end, 0, 0});
+    end += chunk;
+  }
+  return zero3::zero3_layout(world_size, params);
 }
 
 class Zero3Writer {
@@ -57,19 +79,17 @@ class Zero3Writer {
     require(target.sub_group_size >= 1, "sub_group_size: expected at least 1, got ",
             target.sub_group_size);
     groups_ = cut_groups(source, plan.groups(), target.world_size, target.sub_group_size);
+    for (const FlatGroup& group : groups_) {
+      layouts_.push_back(layout_of(source, group, target.world_size));
+    }
     folder_ = fs::path(target.output) / target.tag;
-    prefix_ = source.facts.contains("optim_prefix")    ? source.facts.at("optim_prefix")
-              : source.facts.at("dtype") == "bfloat16" ? "bf16_"
-                                                       : "";
+    const bool bf16 = source.facts.dtype == ElementType::kBFloat16;
+    prefix_ = source.facts.optim_prefix.value_or(bf16 ? "bf16_" : "");
   }
 
   void write(OutputReport& report) {
-    std::vector<PlannedOutput> outputs;
+    std::vector<PlannedOutput> outputs = plan_outputs();
     std::vector<std::string> names;
-    for (int rank = 0; rank < target_.world_size; ++rank) {
-      outputs.push_back({model_path(rank), 0, [=, this] { return open_model(rank); }});
-      outputs.push_back({optim_path(rank), optim_bytes(), [=, this] { return open_optim(rank); }});
-    }
     for (const PlannedOutput& output : outputs) names.push_back(output.path);
     check_other_ranks(names);
     for (const fs::path& place : {fs::path(target_.output), folder_}) {
@@ -87,12 +107,18 @@ class Zero3Writer {
   }
 
  private:
-  std::string model_path(int rank) const {
-    return (folder_ / concat("zero_pp_rank_", rank, "_mp_rank_00_model_states.pt")).string();
+  std::vector<PlannedOutput> plan_outputs() const {
+    std::vector<PlannedOutput> out;
+    for (int rank = 0; rank < target_.world_size; ++rank) {
+      out.push_back({model_path(rank), 0, [=, this] { return open_model(rank); }});
+      out.push_back({optim_path(rank), optim_bytes(), [=, this] { return open_optim(rank); }});
+    }
+    return out;
   }
+
+  std::string model_path(int rank) const { return (folder_ / model_file_name(rank)).string(); }
   std::string optim_path(int rank) const {
-    return (folder_ / concat(prefix_, "zero_pp_rank_", rank, "_mp_rank_00_optim_states.pt"))
-        .string();
+    return (folder_ / optim_file_name(prefix_, rank)).string();
   }
 
   // Files of another world size beside ours would make the checkpoint unreadable.
@@ -109,16 +135,13 @@ class Zero3Writer {
 
   int64_t optim_bytes() const {
     int64_t sum = 0;
-    for (const FlatGroup& group : groups_) {
-      for (const int t : group.tensors) {
-        const int64_t chunk =
-            shard_of(source_.tensors[t].value.numel(), target_.world_size, 0).chunk;
-        sum += chunk * formats::size_of(source_.tensors[t].value.type);
-        for (const auto& [name, state] : plan_.states(t)) {
-          if (state.fill != PlannedState::Fill::kOneZero)
-            sum += chunk * formats::size_of(state.type);
-        }
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      const int first = groups_[g].tensors.at(0);
+      int64_t element = formats::size_of(source_.tensors[first].value.type);
+      for (const auto& [name, state] : plan_.states(first)) {
+        if (state.fill != PlannedState::Fill::kOneZero) element += formats::size_of(state.type);
       }
+      sum += element * layouts_[g].shard_numel();
     }
     return sum;
   }
@@ -130,32 +153,41 @@ class Zero3Writer {
     return out.add_tensor(std::move(block), {numel}, requires_grad);
   }
 
-  Block weights_of(const FlatGroup& group, int rank) const {
-    Block block;
-    block.type = source_.tensors[group.tensors.at(0)].value.type;
-    for (const int t : group.tensors) {
-      const TensorSource& value = source_.tensors[t].value;
-      add_shard(block, &value, shard_of(value.numel(), target_.world_size, rank), 1);
+  Block weights_of(size_t group, int rank) const {
+    const std::vector<int>& tensors = groups_[group].tensors;
+    ShardBlock block(source_.tensors[tensors.at(0)].value.type);
+    for (size_t p = 0; p < tensors.size(); ++p) {
+      block.add(source_.tensors[tensors[p]].value,
+                layouts_[group].real_range(static_cast<int>(p), rank));
     }
-    return block;
+    return std::move(block).finish(layouts_[group].shard_numel());
   }
 
-  NodeId state_tensor(TorchOutput& out, const FlatGroup& group, const std::string& name,
-                      int rank) const {
-    Block block;
-    block.type = plan_.states(group.tensors.at(0)).at(name).type;
+  NodeId state_tensor(TorchOutput& out, size_t group, const std::string& name, int rank) const {
+    const std::vector<int>& tensors = groups_[group].tensors;
+    const int64_t numel = layouts_[group].shard_numel();
+    const ElementType type = plan_.states(tensors.at(0)).at(name).type;
+    ShardBlock block(type);
     bool one_zero = true;
-    for (const int t : group.tensors) {
-      const PlannedState& state = plan_.states(t).at(name);
-      const Shard shard = shard_of(source_.tensors[t].value.numel(), target_.world_size, rank);
+    for (size_t p = 0; p < tensors.size(); ++p) {
+      const PlannedState& state = plan_.states(tensors[p]).at(name);
       one_zero = one_zero && state.fill == PlannedState::Fill::kOneZero;
-      const bool copies = state.fill == PlannedState::Fill::kSource;
-      add_shard(block, copies ? &state.source : nullptr, shard, state.factor);
+      if (state.fill != PlannedState::Fill::kSource) continue;
+      block.add(state.source, layouts_[group].real_range(static_cast<int>(p), rank), state.factor);
     }
-    if (!one_zero) return flat_tensor(out, std::move(block), false);
-    const int64_t numel = block.numel();
-    block.pieces = {{{block.type, {1}, {}, {}}, 0, 1, 1}};
-    return out.add_repeated(std::move(block), numel);
+    if (!one_zero) return flat_tensor(out, std::move(block).finish(numel), false);
+    return out.add_repeated(std::move(ShardBlock(type)).finish(1), numel);
+  }
+
+  // What DeepSpeed keeps of a flat group: its scalars and its flat states.
+  NodeId state_node(TorchOutput& out, size_t group, int rank) const {
+    PickleGraph& graph = out.writer().graph();
+    const NodeId state = graph.dict();
+    plan_.add_scalars(out.writer(), rank, groups_[group], state);
+    for (const std::string& name : state_names(source_, plan_, groups_[group])) {
+      graph.set(state, name, state_tensor(out, group, name, rank));
+    }
+    return state;
   }
 
   std::unique_ptr<OpenOutput> open_optim(int rank) const {
@@ -165,48 +197,49 @@ class Zero3Writer {
     const NodeId all = graph.dict();
     std::vector<NodeId> flat;
     for (size_t g = 0; g < groups_.size(); ++g) {
-      const NodeId state = graph.dict();
-      plan_.add_scalars(writer, rank, groups_[g], state);
-      for (const std::string& name : state_names(source_, plan_, groups_[g])) {
-        graph.set(state, name, state_tensor(*out, groups_[g], name, rank));
-      }
-      flat.push_back(flat_tensor(*out, weights_of(groups_[g], rank), true));
-      if (!graph.dict_items(state).empty()) {
-        const NodeId number = graph.integer(static_cast<int64_t>(g));
-        graph.mutable_dict_items(all).emplace_back(number, state);
-      }
+      const NodeId state = state_node(*out, g, rank);
+      flat.push_back(flat_tensor(*out, weights_of(g, rank), true));
+      if (graph.dict_items(state).empty()) continue;
+      const NodeId number = graph.integer(static_cast<int64_t>(g));
+      graph.mutable_dict_items(all).emplace_back(number, state);
     }
     const NodeId state_dict = plan_.state_dict(writer, rank, groups_, all);
     out->begin(optim_root(writer, rank, state_dict, graph.sequence(NodeKind::kList, flat)));
     return out;
   }
 
-  // The source's file around the new optimizer and flat groups.
-  NodeId optim_root(formats::TorchFileWriter& writer, int rank, NodeId state_dict,
-                    NodeId flat) const {
-    const TorchFile& file = optimizer_file(source_, rank);
+  // The source's entries around the new optimizer and flat groups.
+  NodeId zero_node(formats::TorchFileWriter& writer, const TorchFile& file, NodeId state_dict,
+                   NodeId flat) const {
     PickleGraph& graph = writer.graph();
     const PickleGraph& from = file.graph();
     const bool universal = source_.kind == Kind::kUniversal;
     const NodeId inner = universal ? file.root() : from.get(file.root(), "optimizer_state_dict");
     const NodeId zero = graph.dict();
+    const std::pair<std::string_view, NodeId> made[] = {
+        {"fp32_flat_groups", flat},
+        {"partition_count", graph.integer(target_.world_size)},
+        {"optimizer_state_dict", state_dict}};
     for (const auto& [key, value] : from.dict_items(inner)) {
       const std::string_view name = from.as_text(key);
       if (universal && name == "param_groups") continue;
-      const NodeId node = name == "optimizer_state_dict" ? state_dict
-                          : name == "fp32_flat_groups"   ? flat
-                          : name == "partition_count"    ? graph.integer(target_.world_size)
-                                                         : writer.copy_of(file, value);
-      graph.set(zero, name, node);
+      const auto* own = std::find_if(std::begin(made), std::end(made),
+                                     [&](const auto& m) { return m.first == name; });
+      graph.set(zero, name, own != std::end(made) ? own->second : writer.copy_of(file, value));
     }
-    graph.set(zero, "fp32_flat_groups", flat);
-    graph.set(zero, "partition_count", graph.integer(target_.world_size));
-    graph.set(zero, "optimizer_state_dict", state_dict);
+    for (const auto& [name, node] : made) graph.set(zero, name, node);
+    return zero;
+  }
+
+  NodeId optim_root(formats::TorchFileWriter& writer, int rank, NodeId state_dict,
+                    NodeId flat) const {
+    const TorchFile& file = optimizer_file(source_, rank);
+    PickleGraph& graph = writer.graph();
     const NodeId root = graph.dict();
-    graph.set(root, "optimizer_state_dict", zero);
+    graph.set(root, "optimizer_state_dict", zero_node(writer, file, state_dict, flat));
     const TorchFile& model = *source_.model_files.at(rank % source_.model_files.size());
+    const TorchFile& owner = source_.kind == Kind::kUniversal ? model : file;
     for (const char* key : {"ds_config", "ds_version"}) {
-      const TorchFile& owner = universal ? model : file;
       const NodeId value = owner.graph().get(owner.root(), key);
       if (value != kNoNode) graph.set(root, key, writer.copy_of(owner, value));
     }
@@ -220,11 +253,12 @@ class Zero3Writer {
     std::vector<std::pair<NodeId, NodeId>> items;
     for (const NamedTensor& tensor : source_.tensors) {
       if (tensor.role != TensorRole::kFrozen) continue;
-      Block block;
-      block.type = tensor.value.type;
-      add_shard(block, &tensor.value, shard_of(tensor.value.numel(), target_.world_size, rank), 1);
+      const int64_t numel = tensor.value.numel();
+      ShardBlock block(tensor.value.type);
+      block.add(tensor.value, zero3::zero3_range(numel, target_.world_size, rank));
+      const int64_t chunk = zero3::zero3_chunk(numel, target_.world_size);
       const NodeId name = graph.string(tensor.name);
-      items.emplace_back(name, flat_tensor(out, std::move(block), false));
+      items.emplace_back(name, flat_tensor(out, std::move(block).finish(chunk), false));
     }
     return graph.ordered_dict(std::move(items));
   }
@@ -247,19 +281,12 @@ class Zero3Writer {
   const Zero3Target& target_;
   const RunOptions& run_;
   std::vector<FlatGroup> groups_;
+  std::vector<zero3::ShardLayout> layouts_;  // of the groups
   fs::path folder_;
   std::string prefix_;
 };
 
 }  // namespace
-
-int64_t sub_group_size_of(const Checkpoint& source) {
-  constexpr int64_t kDefault = 1'000'000'000;  // DeepSpeed's
-  const auto said = source.facts.find("sub_group_size");
-  const int64_t own =
-      said == source.facts.end() ? 0 : std::strtoll(said->second.c_str(), nullptr, 10);
-  return own > 0 ? own : kDefault;
-}
 
 void write_zero3(const Checkpoint& source, const OptimizerPlan& plan, const Zero3Target& target,
                  const RunOptions& run, OutputReport& report) {

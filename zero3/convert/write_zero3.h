@@ -16,9 +16,8 @@ struct Zero3Target {
   std::string what;  // verb and options, for the journal
 };
 
-// At how many elements of a rank a sub-group closes: as the checkpoint's configuration says, or
-// DeepSpeed's default.
-int64_t sub_group_size_of(const Checkpoint& source);
+// Of DeepSpeed, where a checkpoint's configuration says nothing.
+constexpr int64_t kDefaultSubGroupSize = 1'000'000'000;
 
 // Raises FormatError, and ValueError for a world size below 1.
 void write_zero3(const Checkpoint& source, const OptimizerPlan& plan, const Zero3Target& target,

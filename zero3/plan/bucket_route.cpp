@@ -76,19 +76,30 @@ BucketRoute route_of(const StepPlan& plan, int sub_group, int bucket_index, int 
 
 namespace {
 
-void grow(offload::BufferSizes& sizes, const StepPlan& plan, const BucketRoute& route) {
-  const auto raise = [](int64_t& size, int64_t to) { size = std::max(size, to); };
-  const Flow& flow = plan.options.flow;
-  const bool computed_there = flow.momentum != offload::MomentumHome::kShard;
-  raise(sizes.slot.exchange_bytes, total(route.shard_bytes));
-  raise(sizes.slot.owner_bytes, total(route.owner_bytes));
-  if (flow.staged) raise(sizes.slot.shard_wire_bytes, total(route.shard_bytes));
-  if (flow.staged && flow.casts_weights) {
-    raise(sizes.slot.low_precision_bytes, 2 * route.shard_numel);
+// Of one bucket.
+int64_t bytes_of(offload::SlotBuffer buffer, const StepPlan& plan, const BucketRoute& route) {
+  using enum offload::SlotBuffer;
+  switch (buffer) {
+    case kShardWire:
+    case kExchange:
+      return total(route.shard_bytes);
+    case kOwnerWire:
+      return total(route.owner_bytes);
+    case kLowPrecision:
+      return kCastBytes * route.shard_numel;
+    case kGradient:
+      return size_of(DType::kFloat32) * route.shard_numel;
+    case kMomentum:
+      return size_of(plan.options.flow.momentum_dtype) * route.shard_numel;
   }
-  if (flow.staged && computed_there) raise(sizes.slot.gradient_bytes, 4 * route.shard_numel);
-  if (flow.staged && flow.momentum == offload::MomentumHome::kStreamed) {
-    raise(sizes.slot.momentum_bytes, size_of(flow.momentum_dtype) * route.shard_numel);
+  return 0;
+}
+
+void raise(int64_t& size, int64_t to) { size = std::max(size, to); }
+
+void grow(offload::BufferSizes& sizes, const StepPlan& plan, const BucketRoute& route) {
+  for (const StageRow& row : plan.stages.bucket()) {
+    for (const auto buffer : row.buffers) raise(sizes.slot[buffer], bytes_of(buffer, plan, route));
   }
   raise(sizes.matrix_numel, route.matrix_numel);
   for (const OwnedShape& shape : route.owned_shapes) {
@@ -110,11 +121,36 @@ offload::BufferSizes buffer_sizes(const StepPlan& plan, int rank) {
     }
   }
   sizes.slots = std::clamp(buckets, 1, plan.options.slots);
-  if (plan.options.flow.staged && plan.options.flow.casts_weights) {
-    sizes.adamw_low_precision_bytes = kAdamWWorkers * 2 * kAdamWChunkNumel;
+  for (const StageRow& row : plan.stages.adamw) {
+    if (row.buffers.empty()) continue;
+    sizes.adamw_low_precision_bytes = kAdamWWorkers * kCastBytes * kAdamWChunkNumel;
   }
   sizes.record_bytes = 2 * plan.options.world_size * kRecordBytes;
   return sizes;
+}
+
+// Joins what touches and decays alike, then cuts it.
+std::vector<AdamWChunk> adamw_chunks(const SubGroupPlan& group, int rank) {
+  std::vector<AdamWChunk> ranges, chunks;
+  if (group.role != Role::kAdamW) return chunks;
+  for (size_t p = 0; p < group.layout.params().size(); ++p) {
+    const ShardRange real = group.layout.real_range(static_cast<int>(p), rank);
+    if (real.numel == 0) continue;
+    const bool joins = !ranges.empty() && ranges.back().decay == group.decay[p] &&
+                       ranges.back().range.offset + ranges.back().range.numel == real.offset;
+    if (joins) {
+      ranges.back().range.numel += real.numel;
+    } else {
+      ranges.push_back({real, group.decay[p]});
+    }
+  }
+  for (const auto& [range, decay] : ranges) {
+    for (int64_t done = 0; done < range.numel; done += kAdamWChunkNumel) {
+      chunks.push_back(
+          {{range.offset + done, std::min(kAdamWChunkNumel, range.numel - done)}, decay});
+    }
+  }
+  return chunks;
 }
 
 }  // namespace zeromuon::zero3

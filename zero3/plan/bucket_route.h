@@ -71,6 +71,17 @@ BucketRoute route_of(const StepPlan& plan, int sub_group, int bucket, int rank);
 constexpr int64_t kAdamWChunkNumel = int64_t{1} << 20;
 constexpr int kAdamWWorkers = 8;
 
+// A contiguous range of a flat shard without padding, decayed alike.
+struct AdamWChunk {
+  ShardRange range;
+  bool decay;
+};
+
+// The real elements of a sub-group on a rank, in rising order; none of a Muon sub-group.
+std::vector<AdamWChunk> adamw_chunks(const SubGroupPlan& group, int rank);
+
+constexpr int64_t kCastBytes = 2;  // of a low-precision weight
+
 // What each rank tells each other when a call ends.
 constexpr int64_t kRecordBytes = 512;
 

@@ -10,6 +10,22 @@
 namespace zeromuon::zero3 {
 namespace {
 
+void write_stages(std::ostream& out, const StepPlan& plan) {
+  out << "    stages of a bucket:";
+  for (const StageRow& row : plan.stages.bucket()) {
+    out << " " << row.stage << " (" << name_of(row.lane) << ")";
+  }
+  out << "\n";
+}
+
+// What ranks compare of a row.
+void write_row(std::ostream& out, const StageRow& row) {
+  out << "stage " << row.stage << " " << row.body << " " << name_of(row.lane)
+      << (row.urgency == offload::Urgency::kFiller ? " filler" : " urgent") << " dram "
+      << row.cost.dram_bytes << " link " << row.cost.link_bytes << " device "
+      << row.cost.device_bytes << " changes " << name_of(row.changes) << "\n";
+}
+
 std::string block_label(const SubGroupPlan& group, int block) {
   const MatrixBlock& b = group.blocks[block].block;
   const ParamShard& p = group.layout.params()[b.param];
@@ -56,6 +72,15 @@ std::string fnv1a(const std::string& text) {
   return out.str();
 }
 
+// Where each rank holds which elements.
+std::string range_text(const ParamShard& shard) {
+  std::ostringstream out;
+  for (const ShardRange& range : shard.ranges) {
+    out << range.begin << "+" << range.numel << "@" << range.offset << " ";
+  }
+  return out.str();
+}
+
 }  // namespace
 
 std::string StepPlan::table() const {
@@ -69,13 +94,14 @@ std::string StepPlan::table() const {
       << std::setw(15) << "form" << std::setw(10) << "products" << std::setw(10) << "GFLOP"
       << std::setw(7) << "owner"
       << "\n";
+  write_stages(out, *this);
   for (size_t i = 0; i < sub_groups.size(); ++i) write_sub_group(out, *this, i);
   for (size_t r = 0; r < loads.size(); ++r) {
     const offload::BufferSizes sizes = buffer_sizes(*this, static_cast<int>(r));
     out << "rank " << r << ": " << std::setprecision(1) << loads[r] * 1e3
         << " ms of Newton-Schulz expected on one core, " << mebibytes(sizes.device_bytes())
         << " MiB of buffers for " << sizes.slots << " buckets in flight";
-    if (options.flow.staged) out << ", " << mebibytes(sizes.host_bytes()) << " MiB pinned";
+    if (sizes.host_bytes() > 0) out << ", " << mebibytes(sizes.host_bytes()) << " MiB pinned";
     out << "\n";
   }
   return out.str();
@@ -88,9 +114,10 @@ std::string StepPlan::canonical_text() const {
       << name_of(options.wire_dtype) << "\nbucket_bytes " << options.bucket_bytes << "\nslots "
       << options.slots << "\nstaged " << options.flow.staged << "\nmomentum "
       << name_of(options.flow.momentum) << " " << name_of(options.flow.momentum_dtype)
-      << "\ncasts_weights " << options.flow.casts_weights << "\nsafety "
-      << options.newton_schulz.coefficients.safety << "\nscale_rows "
+      << "\nsafety " << options.newton_schulz.coefficients.safety << "\nscale_rows "
       << options.newton_schulz.coefficients.scale_rows << "\n";
+  for (const StageRow& row : stages.bucket()) write_row(out, row);
+  for (const StageRow& row : stages.adamw) write_row(out, row);
   for (const ops::Triple& t : options.newton_schulz.coefficients.triples) {
     out << "triple " << t.a << " " << t.b << " " << t.c << "\n";
   }
@@ -102,9 +129,8 @@ std::string StepPlan::canonical_text() const {
     out << "sub_group " << i << " " << (group.role == Role::kMuon ? "muon" : "adamw") << "\n";
     for (size_t p = 0; p < group.layout.params().size(); ++p) {
       const ParamShard& s = group.layout.params()[p];
-      out << "param " << s.name << " numel " << s.numel << " chunk " << s.chunk << " offset "
-          << s.shard_offset << " view " << s.rows << " " << s.cols << " decay " << group.decay[p]
-          << "\n";
+      out << "param " << s.name << " numel " << s.numel << " ranges " << fnv1a(range_text(s))
+          << " view " << s.rows << " " << s.cols << " decay " << group.decay[p] << "\n";
     }
     for (size_t b = 0; b < group.blocks.size(); ++b) {
       const PlannedBlock& planned = group.blocks[b];

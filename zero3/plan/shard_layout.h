@@ -1,8 +1,8 @@
-// How ZeRO-3 cuts parameters into flat shards, and where the pieces of a matrix block lie in them.
+// Where the elements of parameters lie in flat shards, and the pieces of a matrix block in them.
 //
-// A parameter of `numel` elements is cut into W chunks of chunk = ceil(numel/W) elements; rank r
-// holds row-major elements [r*chunk, min((r+1)*chunk, numel)) at `shard_offset` of its flat shard.
-// The rest of its chunk is padding: never read, never written.
+// Of every parameter a rank holds one contiguous range of its row-major elements, perhaps an empty
+// one; no other element of a flat shard is ever read or written. How a host cuts is not known here:
+// zero3_partition.h makes the layouts of ZeRO-3.
 #pragma once
 
 #include <cstdint>
@@ -11,13 +11,16 @@
 
 namespace zeromuon::zero3 {
 
+// A contiguous range of a rank's flat shard, and the parameter's element that it begins with.
+struct ShardRange {
+  int64_t offset = 0, numel = 0, begin = 0;
+};
+
 struct ParamShard {
   std::string name;
   int64_t numel = 0;
-  int64_t chunk = 0;         // elements per rank, padding included
-  int64_t shard_offset = 0;  // where the chunk begins in the flat shard, the same on all ranks
-  int64_t rows = 0;          // 2-D view of the parameter; 0 x 0 when it has none
-  int64_t cols = 0;
+  int64_t rows = 0, cols = 0;      // 2-D view of the parameter; 0 x 0 when it has none
+  std::vector<ShardRange> ranges;  // [W]
 };
 
 // Rows [row_begin, row_end) and columns [col_begin, col_end) of a parameter's 2-D view: the unit
@@ -42,32 +45,30 @@ struct StridedRun {
   int64_t numel() const { return length * count; }
 };
 
-// A contiguous range of a flat shard.
-struct ShardRange {
-  int64_t offset = 0, numel = 0;
-};
-
 class ShardLayout {
  public:
-  // Raises ValueError when a chunk is not ceil(numel/W), shapes and sizes disagree, or two chunks
-  // overlap.
-  ShardLayout(int world_size, std::vector<ParamShard> params);
+  // shard_numel: of every rank's flat shard, padding and gaps included. The ranges of a parameter
+  // may be in any order of ranks, and the parameters in any order in a shard. Raises ValueError
+  // when a view has another size than its parameter, when ranges leave out an element or hold one
+  // twice, and when two overlap in a shard or reach outside it.
+  ShardLayout(int world_size, int64_t shard_numel, std::vector<ParamShard> params);
 
   int world_size() const { return world_size_; }
   const std::vector<ParamShard>& params() const { return params_; }
-  // Elements of the flat shard, padding included.
   int64_t shard_numel() const { return shard_numel_; }
 
-  // The real (non-padding) elements of a parameter on a rank; numel 0 on ranks that hold none.
-  ShardRange real_range(int param, int rank) const;
+  // The elements of a parameter on a rank; numel 0 on ranks that hold none.
+  const ShardRange& real_range(int param, int rank) const { return params_[param].ranges[rank]; }
 
   // The part of `block` that `rank` holds, in row-major order: at most three strided runs.
   std::vector<StridedRun> runs(const MatrixBlock& block, int rank) const;
 
  private:
+  void check_shard(int rank) const;
+
   int world_size_;
+  int64_t shard_numel_;
   std::vector<ParamShard> params_;
-  int64_t shard_numel_ = 0;
 };
 
 }  // namespace zeromuon::zero3

@@ -6,9 +6,6 @@ namespace zeromuon::zero3 {
 namespace {
 
 using offload::Cost;
-using offload::MomentumHome;
-
-constexpr int64_t kFloatBytes = 4, kCastBytes = 2;
 
 // Either exchange moves both of these to or from others: one way each, at the same time.
 int64_t wire_bytes(const BucketRoute& route, int rank) {
@@ -24,54 +21,44 @@ double owned_flops(const SubGroupPlan& group, const BucketRoute& route) {
   return flops;
 }
 
-// Bytes per element that go to the device before the gather, and come back after the scatter.
-int64_t bytes_down(const Flow& flow, int64_t wire) {
-  if (flow.momentum == MomentumHome::kShard) return wire;
-  return kFloatBytes +
-         (flow.momentum == MomentumHome::kStreamed ? size_of(flow.momentum_dtype) : 0);
-}
-int64_t bytes_up(const Flow& flow, int64_t wire) {
-  return wire + (flow.momentum == MomentumHome::kStreamed ? size_of(flow.momentum_dtype) : 0);
-}
-
 }  // namespace
 
-offload::Cost bucket_cost(const StepPlan& plan, const SubGroupPlan& group, const BucketRoute& route,
-                          int rank, Stage stage) {
-  const Flow& flow = plan.options.flow;
-  const int64_t n = route.shard_numel, wire = size_of(plan.options.wire_dtype);
-  const int64_t stored = size_of(flow.momentum_dtype);
-  switch (stage) {
-    case Stage::kMomentum:
-      if (flow.staged && flow.momentum != MomentumHome::kShard) return {};
-      return {.dram_bytes = n * (kFloatBytes + 2 * stored + wire)};
-    case Stage::kToDevice:
-      return {.dram_bytes = 0, .link_bytes = n * bytes_down(flow, wire)};
-    case Stage::kGather:
-    case Stage::kScatter:
-      return {.wire_bytes = wire_bytes(route, rank)};
-    case Stage::kNewtonSchulz:
-      return {.flops = owned_flops(group, route)};
-    case Stage::kToHost:
-      return {.link_bytes = n * bytes_up(flow, wire)};
-    case Stage::kApply:
-      return {.dram_bytes = n * (2 * kFloatBytes + wire + (flow.casts_weights ? kCastBytes : 0))};
-    case Stage::kWeightsToDevice:
-      return cast_weights_cost(n);
-    case Stage::kAdamW:
-    case Stage::kClosing:
-      return {};
+Cost bucket_cost(const StageRow& row, const SubGroupPlan& group, const BucketRoute& route,
+                 int rank) {
+  Cost cost = chunk_cost(row, route.shard_numel);
+  if (row.cost.exchanges) cost.wire_bytes = wire_bytes(route, rank);
+  if (row.cost.multiplies) cost.flops = owned_flops(group, route);
+  return cost;
+}
+
+Cost chunk_cost(const StageRow& row, int64_t numel) {
+  return {.dram_bytes = numel * row.cost.dram_bytes,
+          .link_bytes = numel * row.cost.link_bytes,
+          .device_bytes = numel * row.cost.device_bytes};
+}
+
+Cost closing_cost(int world_size) { return {.wire_bytes = (world_size - 1) * kRecordBytes}; }
+
+std::array<double, offload::kLaneKinds> busy_seconds(const StepPlan& plan, int rank,
+                                                     const offload::Rates& rates) {
+  std::array<double, offload::kLaneKinds> seconds{};
+  const auto add = [&](const StageRow& row, const Cost& cost) {
+    seconds[static_cast<int>(row.lane)] += seconds_of(cost, row.lane, rates);
+  };
+  const std::vector<StageRow> rows = plan.stages.bucket();
+  for (size_t g = 0; g < plan.sub_groups.size(); ++g) {
+    const SubGroupPlan& group = plan.sub_groups[g];
+    for (size_t k = 0; k < group.buckets.size(); ++k) {
+      const BucketRoute route = route_of(plan, static_cast<int>(g), static_cast<int>(k), rank);
+      for (const StageRow& row : rows) add(row, bucket_cost(row, group, route, rank));
+    }
+    for (const AdamWChunk& chunk : adamw_chunks(group, rank)) {
+      for (const StageRow& row : plan.stages.adamw) add(row, chunk_cost(row, chunk.range.numel));
+    }
   }
-  return {};
+  add(plan.stages.closing, closing_cost(plan.options.world_size));
+  return seconds;
 }
-
-offload::Cost adamw_cost(const StepPlan& plan, int64_t numel) {
-  const int64_t cast = plan.options.flow.casts_weights ? kCastBytes : 0;
-  // Weight and two states, read and written, and the gradient.
-  return {.dram_bytes = numel * (7 * kFloatBytes + cast)};
-}
-
-offload::Cost cast_weights_cost(int64_t numel) { return {.link_bytes = numel * kCastBytes}; }
 
 int64_t framing_bytes(const StepPlan& plan, int rank) {
   const int64_t wire = size_of(plan.options.wire_dtype);

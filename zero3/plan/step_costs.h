@@ -1,20 +1,28 @@
-// What the stages of a bucket take of the machine, for lanes that turn it into time.
+// What the stages of a plan take of the machine, and how long at given rates. See Note [Bytes] in
+// docs/memory.md.
 #pragma once
 
-#include "offload/lane.h"
+#include <array>
+
+#include "offload/rates.h"
 #include "zero3/plan/bucket_route.h"
-#include "zero3/plan/stage.h"
 
 namespace zeromuon::zero3 {
 
-// rank: whose route it is. Stages that the plan's flow has no use for cost nothing.
-offload::Cost bucket_cost(const StepPlan& plan, const SubGroupPlan& group, const BucketRoute& route,
-                          int rank, Stage stage);
+// Of a row on one bucket. rank: whose route it is.
+offload::Cost bucket_cost(const StageRow& row, const SubGroupPlan& group, const BucketRoute& route,
+                          int rank);
 
-// AdamW on `numel` elements with fp32 gradients and states: 32 bytes of host memory each, and 2 for
-// a cast weight.
-offload::Cost adamw_cost(const StepPlan& plan, int64_t numel);
-offload::Cost cast_weights_cost(int64_t numel);
+// Of a row on `numel` elements of an AdamW sub-group.
+offload::Cost chunk_cost(const StageRow& row, int64_t numel);
+
+// Of the exchange that ends a call.
+offload::Cost closing_cost(int world_size);
+
+// Of a step in one call, how long each lane of a rank is busy: no schedule is shorter than the
+// longest of them.
+std::array<double, offload::kLaneKinds> busy_seconds(const StepPlan& plan, int rank,
+                                                     const offload::Rates& rates);
 
 // Bytes that a rank sends in a step of one call beside the elements themselves: flag words, what
 // aligns the segments, and the records with which the call ends.

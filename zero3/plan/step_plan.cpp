@@ -47,10 +47,14 @@ void check_blocks(const ParamShard& p, const std::vector<MatrixBlock>& blocks) {
           p.numel, " elements; the rest would have no owner");
 }
 
+StageTable table_of(const PlanOptions& options) {
+  return stages_of(options.flow, options.wire_dtype, options.target.cuda && !options.flow.staged);
+}
+
 class Planner {
  public:
   explicit Planner(const PlanOptions& options)
-      : ownership_(options.world_size), plan_{options, {}, {}, {}} {}
+      : ownership_(options.world_size), plan_{options, table_of(options), {}, {}, {}} {}
 
   void add(const SubGroupSpec& spec) {
     plan_.sub_groups.push_back(layout_of(spec));
@@ -68,21 +72,22 @@ class Planner {
 
  private:
   SubGroupPlan layout_of(const SubGroupSpec& spec) const {
-    std::vector<ParamShard> shards;
+    std::vector<Zero3Param> shards;
     std::vector<bool> decay;
     for (const ParamSpec& p : spec.params) {
+      require(p.shard.numel > 0, "parameter \"", p.shard.name, "\" has no elements");
       shards.push_back(p.shard);
       decay.push_back(p.decay);
     }
     return {spec.role,
-            ShardLayout(plan_.options.world_size, std::move(shards)),
+            zero3_layout(plan_.options.world_size, shards),
             std::move(decay),
             {},
             {}};
   }
 
   void add_blocks(SubGroupPlan& group, const ParamSpec& spec, size_t param) {
-    const ParamShard& p = spec.shard;
+    const ParamShard& p = group.layout.params()[param];
     require(p.rows > 0, "parameter \"", p.name, "\" has role muon but no 2-D view");
     std::vector<MatrixBlock> blocks = spec.blocks;
     if (blocks.empty()) blocks.push_back({0, 0, p.rows, 0, p.cols});
@@ -178,10 +183,6 @@ const std::string& SubGroupPlan::name_of_block(int block) const {
 
 namespace {
 
-constexpr int kSlots = 3;  // one being filled, one multiplied, one applied
-// Two are multiplied, because the matrices of one are not even over the ranks, and results cross
-// the link before they are applied.
-constexpr int kStagedSlots = 5;
 constexpr int64_t kLeastBucket = int64_t{8} << 20, kMostBucket = int64_t{128} << 20;
 constexpr int kBucketsWanted = 24;  // so that the first's way in and the last's way out are short
 
@@ -221,7 +222,7 @@ StepPlan make_step_plan(const PlanOptions& options, const std::vector<SubGroupSp
           "ns: a plan needs a coefficient set");
   PlanOptions chosen = options;
   if (chosen.bucket_bytes == 0) chosen.bucket_bytes = wanted_bucket_bytes(options, sub_groups);
-  if (chosen.slots == 0) chosen.slots = options.flow.staged ? kStagedSlots : kSlots;
+  if (chosen.slots == 0) chosen.slots = table_of(options).slots;
   const int64_t limit = options.max_bytes_in_flight;
   for (;;) {
     StepPlan plan = plan_with(chosen, sub_groups);

@@ -8,8 +8,9 @@
 
 #include "csrc/base/dtype.h"
 #include "csrc/ops/newton_schulz/plan.h"
-#include "offload/momentum_home.h"
 #include "zero3/plan/shard_layout.h"
+#include "zero3/plan/stages.h"
+#include "zero3/plan/zero3_partition.h"
 
 namespace zeromuon::zero3 {
 
@@ -28,7 +29,7 @@ double scale_factor(Scale scale, int64_t rows, int64_t cols);
 
 // What the host says of one parameter.
 struct ParamSpec {
-  ParamShard shard;
+  Zero3Param shard;
   bool decay = true;                // weight decay applies
   bool transposed = false;          // stored as (inputs, outputs): the scale uses out/in
   std::vector<MatrixBlock> blocks;  // Muon only; empty: the whole 2-D view is one block
@@ -38,14 +39,6 @@ struct ParamSpec {
 struct SubGroupSpec {
   Role role = Role::kMuon;
   std::vector<ParamSpec> params;
-};
-
-// What crosses between the memories of the flat shard and of the compute device.
-struct Flow {
-  bool staged = false;  // whether they are two
-  offload::MomentumHome momentum = offload::MomentumHome::kShard;
-  DType momentum_dtype = DType::kFloat32;
-  bool casts_weights = false;  // a step writes low-precision weights
 };
 
 struct PlanOptions {
@@ -89,6 +82,7 @@ struct SubGroupPlan {
 
 struct StepPlan {
   PlanOptions options;
+  StageTable stages;
   std::vector<ops::NewtonSchulzPlan> newton_schulz;  // one per shape
   std::vector<SubGroupPlan> sub_groups;
   std::vector<double>

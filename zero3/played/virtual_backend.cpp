@@ -16,8 +16,8 @@ int64_t nanoseconds(double seconds) { return std::llround(1e9 * seconds); }
 
 class VirtualLane : public Lane {
  public:
-  VirtualLane(std::string name, VirtualClock& clock, std::function<double(const Cost&)> seconds)
-      : clock_(clock), name_(std::move(name)), seconds_(std::move(seconds)) {}
+  VirtualLane(LaneKind kind, VirtualClock& clock, const Rates& rates)
+      : clock_(clock), kind_(kind), rates_(rates) {}
 
   void submit(Task task, Done done) override {
     (task.urgency == Urgency::kUrgent ? urgent_ : filler_)
@@ -25,8 +25,8 @@ class VirtualLane : public Lane {
     if (!busy_) start();
   }
   std::string state() const override {
-    return concat(name_, ": ", busy_ ? "busy" : "idle", ", ", urgent_.size() + filler_.size(),
-                  " waiting");
+    return concat(name_of(kind_), ": ", busy_ ? "busy" : "idle", ", ",
+                  urgent_.size() + filler_.size(), " waiting");
   }
 
  protected:
@@ -50,7 +50,7 @@ class VirtualLane : public Lane {
     busy_ = true;
     Entry entry = std::move(queue.front());
     queue.pop_front();
-    const int64_t duration_ns = nanoseconds(seconds_(entry.task.cost));
+    const int64_t duration_ns = nanoseconds(seconds_of(entry.task.cost, kind_, rates_));
     play(duration_ns, [this, done = std::move(entry.done)](int64_t begin, int64_t end) {
       done({nullptr, begin, end});
       busy_ = false;
@@ -58,17 +58,16 @@ class VirtualLane : public Lane {
     });
   }
 
-  std::string name_;
-  std::function<double(const Cost&)> seconds_;
+  const LaneKind kind_;
+  const Rates rates_;
   std::deque<Entry> urgent_, filler_;
   bool busy_ = false;
 };
 
 class VirtualCollectiveLane final : public VirtualLane {
  public:
-  VirtualCollectiveLane(VirtualClock& clock, VirtualFabric& fabric, int process,
-                        std::function<double(const Cost&)> seconds)
-      : VirtualLane("comm", clock, std::move(seconds)), fabric_(fabric), process_(process) {}
+  VirtualCollectiveLane(VirtualClock& clock, VirtualFabric& fabric, int process, const Rates& rates)
+      : VirtualLane(LaneKind::kCollective, clock, rates), fabric_(fabric), process_(process) {}
 
  private:
   void play(int64_t duration_ns, std::function<void(int64_t, int64_t)> finish) override {
@@ -116,58 +115,17 @@ class VirtualDevice final : public Device {
 
 }  // namespace
 
-void VirtualClock::at(int64_t time_ns, std::function<void()> event) {
-  queue_.push({time_ns, events_++, std::move(event)});
-}
-
-bool VirtualClock::advance() {
-  if (queue_.empty()) return false;
-  const Event next = queue_.top();
-  queue_.pop();
-  now_ns_ = next.time_ns;
-  next.run();
-  return true;
-}
-
-void VirtualFabric::join(int process, int64_t duration_ns,
-                         std::function<void(int64_t, int64_t)> ended) {
-  invariant(!waiting_[process].here, "process ", process, " joins a collective twice");
-  waiting_[process] = {true, duration_ns, std::move(ended)};
-  int64_t longest = 0;
-  for (const Waiting& w : waiting_) {
-    if (!w.here) return;
-    longest = std::max(longest, w.duration_ns);
-  }
-  const int64_t begin = clock_.now_ns(), end = begin + longest;
-  for (Waiting& w : waiting_) {
-    clock_.at(end, [ended = std::move(w.ended), begin, end] { ended(begin, end); });
-    w = {};
-  }
-}
-
 Backend make_virtual_backend(VirtualClock& clock, VirtualFabric& fabric, int process,
                              const Rates& rates) {
   Backend backend;
   backend.shard_memory = std::make_unique<VirtualDevice>();
   backend.compute = std::make_unique<VirtualDevice>();
   backend.first_touch = [](std::byte*, int64_t) {};
-  const auto add = [&](const char* name, LaneKind kind, std::function<double(const Cost&)> of) {
-    const double latency = rates.task_latency_s;
-    backend.lanes.add(
-        std::make_unique<VirtualLane>(name, clock, [=](const Cost& c) { return latency + of(c); }),
-        {kind});
-  };
-  add("cpu", LaneKind::kCpu, [=](const Cost& c) { return c.dram_bytes / rates.dram_bytes_per_s; });
-  add("h2d", LaneKind::kToDevice,
-      [=](const Cost& c) { return c.link_bytes / rates.to_device_bytes_per_s; });
-  add("compute", LaneKind::kCompute, [=](const Cost& c) { return c.flops / rates.flops_per_s; });
-  add("d2h", LaneKind::kToHost,
-      [=](const Cost& c) { return c.link_bytes / rates.to_host_bytes_per_s; });
-  backend.lanes.add(std::make_unique<VirtualCollectiveLane>(
-                        clock, fabric, process,
-                        [=](const Cost& c) {
-                          return rates.wire_latency_s + c.wire_bytes / rates.wire_bytes_per_s;
-                        }),
+  for (const auto kind :
+       {LaneKind::kCpu, LaneKind::kToDevice, LaneKind::kCompute, LaneKind::kToHost}) {
+    backend.lanes.add(std::make_unique<VirtualLane>(kind, clock, rates), {kind});
+  }
+  backend.lanes.add(std::make_unique<VirtualCollectiveLane>(clock, fabric, process, rates),
                     {LaneKind::kCollective});
   return backend;
 }

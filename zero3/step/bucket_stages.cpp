@@ -5,7 +5,7 @@ namespace {
 
 using offload::Alarm;
 using offload::Device;
-using offload::MomentumHome;
+using enum offload::SlotBuffer;
 
 FlagWord* word_at(std::byte* at) { return reinterpret_cast<FlagWord*>(at); }
 
@@ -56,53 +56,71 @@ void read_flags(Device& device, std::byte* buffer, const std::vector<int64_t>& s
 
 }  // namespace
 
-void BucketStages::update_momentum_on_shard() const {
-  update_momentum(backend.shard(), slot.shard_wire, false);
+// Where the momentum's kernel finds its arrays. packed: laid end to end in the slot, else at their
+// places in the flat shard.
+struct BucketStages::MomentumSource {
+  Device& device;
+  const float* gradient;
+  bool gradient_packed;
+  std::byte* momentum;
+  bool momentum_packed;
+};
+
+void BucketStages::momentum_on_shard() const {
+  mix({backend.shard(), call.gradient, false, call.momentum, false}, slot[kShardWire]);
 }
 
-void BucketStages::update_momentum_on_device() const {
-  update_momentum(*backend.compute, slot.exchange, true);
+void BucketStages::momentum_on_device() const {
+  const auto* gradient = reinterpret_cast<const float*>(slot[kGradient]);
+  mix({*backend.compute, gradient, true, call.momentum, false}, slot[kExchange]);
 }
 
-// packed: gradients lie in the slot, piece after piece, and so do momenta that are streamed.
-void BucketStages::update_momentum(Device& device, std::byte* out, bool packed) const {
-  const ops::MomentumElement element(hyper.kind, hyper.momentum, hyper.nesterov,
-                                     hyper.gradient_scale);
+void BucketStages::momentum_streamed() const {
+  const auto* gradient = reinterpret_cast<const float*>(slot[kGradient]);
+  mix({*backend.compute, gradient, true, slot[kMomentum], true}, slot[kExchange]);
+}
+
+void BucketStages::mix(const MomentumSource& source, std::byte* out) const {
+  const ops::MomentumElement element(call.hyper);
   const DType wire = plan.options.wire_dtype, stored = plan.options.flow.momentum_dtype;
-  const bool streamed = packed && plan.options.flow.momentum == MomentumHome::kStreamed;
-  const auto* gradient = packed ? reinterpret_cast<const float*>(slot.gradient) : shard.gradient;
-  std::byte* momentum = streamed ? slot.momentum : shard.momentum;
-  device.set_word(word_at(out), 0);
+  source.device.set_word(word_at(out), 0);
   for_runs(route.shard_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
-    const int64_t g = packed ? run.packed : run.shard, m = streamed ? run.packed : run.shard;
-    device.update_momentum(
-        element, {gradient + g, {momentum + m * size_of(stored), stored}, {out + run.wire, wire}},
-        run.length, Alarm{word_at(out), code_of(piece)});
+    const int64_t g = source.gradient_packed ? run.packed : run.shard;
+    const int64_t m = source.momentum_packed ? run.packed : run.shard;
+    source.device.update_momentum(element,
+                                  {source.gradient + g,
+                                   {source.momentum + m * size_of(stored), stored},
+                                   {out + run.wire, wire}},
+                                  run.length, Alarm{word_at(out), code_of(piece)});
   });
-  spread_flag(device, out, route.shard_bytes);
+  spread_flag(source.device, out, route.shard_bytes);
 }
 
 void BucketStages::wire_to_device() const {
-  backend.compute->copy_to_device(slot.exchange, slot.shard_wire, total(route.shard_bytes));
+  backend.compute->copy_to_device(slot[kExchange], slot[kShardWire], total(route.shard_bytes));
 }
 
-void BucketStages::inputs_to_device() const {
-  const int64_t stored = size_of(plan.options.flow.momentum_dtype);
-  const bool streamed = plan.options.flow.momentum == MomentumHome::kStreamed;
+void BucketStages::gradient_to_device() const {
   for_runs(route.shard_pieces, 0, [&](const RoutePiece&, const Run& run) {
-    backend.compute->copy_to_device(slot.gradient + 4 * run.packed, shard.gradient + run.shard,
-                                    4 * run.length);
-    if (!streamed) return;
-    backend.compute->copy_to_device(slot.momentum + stored * run.packed,
-                                    shard.momentum + stored * run.shard, stored * run.length);
+    backend.compute->copy_to_device(slot[kGradient] + sizeof(float) * run.packed,
+                                    call.gradient + run.shard, sizeof(float) * run.length);
+  });
+}
+
+void BucketStages::gradient_and_momentum_to_device() const {
+  gradient_to_device();
+  const int64_t stored = size_of(plan.options.flow.momentum_dtype);
+  for_runs(route.shard_pieces, 0, [&](const RoutePiece&, const Run& run) {
+    backend.compute->copy_to_device(slot[kMomentum] + stored * run.packed,
+                                    call.momentum + stored * run.shard, stored * run.length);
   });
 }
 
 void BucketStages::exchange(comm::Collectives& collectives, Direction direction, bool failed,
                             std::span<FlagWord> words) const {
   const bool gathers = direction == Direction::kGather;
-  std::byte* const from = gathers ? slot.exchange : slot.owner_wire;
-  std::byte* const to = gathers ? slot.owner_wire : slot.exchange;
+  std::byte* const from = gathers ? slot[kExchange] : slot[kOwnerWire];
+  std::byte* const to = gathers ? slot[kOwnerWire] : slot[kExchange];
   const auto& sends = gathers ? route.shard_bytes : route.owner_bytes;
   const auto& receives = gathers ? route.owner_bytes : route.shard_bytes;
   Device& device = *backend.compute;
@@ -112,68 +130,78 @@ void BucketStages::exchange(comm::Collectives& collectives, Direction direction,
   read_flags(device, to, receives, words);
 }
 
-void BucketStages::orthogonalize(std::span<const ops::NewtonSchulz> newton_schulz, float* matrices,
-                                 float* scratch, std::vector<float*>& owned) const {
-  unpack_matrices(matrices);
+void BucketStages::orthogonalize() const {
+  unpack_matrices();
   for (const OwnedShape& shape : route.owned_shapes) {
-    owned.clear();
-    for (const int64_t offset : shape.matrix_offsets) owned.push_back(matrices + offset);
-    backend.compute->orthogonalize(newton_schulz[shape.newton_schulz], owned, scratch, shape.lanes);
+    bench.owned.clear();
+    for (const int64_t offset : shape.matrix_offsets) {
+      bench.owned.push_back(bench.matrices + offset);
+    }
+    backend.compute->orthogonalize(bench.shapes[shape.newton_schulz], bench.owned, bench.scratch,
+                                   shape.lanes);
   }
-  pack_updates(matrices);
+  pack_updates();
 }
 
-void BucketStages::unpack_matrices(float* matrices) const {
+void BucketStages::unpack_matrices() const {
   const DType wire = plan.options.wire_dtype;
   for_runs(route.owner_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
-    backend.compute->decode_wire({slot.owner_wire + run.wire, wire},
-                                 matrices + piece.matrix_offset + run.block, run.length);
+    backend.compute->decode_wire({slot[kOwnerWire] + run.wire, wire},
+                                 bench.matrices + piece.matrix_offset + run.block, run.length);
   });
 }
 
-void BucketStages::pack_updates(const float* matrices) const {
+void BucketStages::pack_updates() const {
   const DType wire = plan.options.wire_dtype;
   Device& device = *backend.compute;
-  device.set_word(word_at(slot.owner_wire), 0);
+  std::byte* const out = slot[kOwnerWire];
+  device.set_word(word_at(out), 0);
   for_runs(route.owner_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
-    device.encode_wire(matrices + piece.matrix_offset + run.block,
-                       {slot.owner_wire + run.wire, wire}, run.length,
-                       Alarm{word_at(slot.owner_wire), code_of(piece)});
+    device.encode_wire(bench.matrices + piece.matrix_offset + run.block, {out + run.wire, wire},
+                       run.length, Alarm{word_at(out), code_of(piece)});
   });
-  spread_flag(device, slot.owner_wire, route.owner_bytes);
+  spread_flag(device, out, route.owner_bytes);
 }
 
-void BucketStages::results_to_host() const {
-  backend.compute->copy_to_host(slot.shard_wire, slot.exchange, total(route.shard_bytes));
-  if (plan.options.flow.momentum != MomentumHome::kStreamed) return;
+void BucketStages::update_to_host() const {
+  backend.compute->copy_to_host(slot[kShardWire], slot[kExchange], total(route.shard_bytes));
+}
+
+void BucketStages::update_and_momentum_to_host() const {
+  update_to_host();
   const int64_t stored = size_of(plan.options.flow.momentum_dtype);
   for_runs(route.shard_pieces, 0, [&](const RoutePiece&, const Run& run) {
-    backend.compute->copy_to_host(shard.momentum + stored * run.shard,
-                                  slot.momentum + stored * run.packed, stored * run.length);
+    backend.compute->copy_to_host(call.momentum + stored * run.shard,
+                                  slot[kMomentum] + stored * run.packed, stored * run.length);
   });
 }
 
-void BucketStages::apply() const {
+void BucketStages::apply() const { update_weights(false); }
+
+void BucketStages::apply_through_slot() const { update_weights(true); }
+
+void BucketStages::update_weights(bool through_slot) const {
   const DType wire = plan.options.wire_dtype;
   for_runs(route.shard_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
     const PlannedBlock& block = group.blocks[piece.block];
-    const double decay = group.decay[block.block.param] ? hyper.weight_decay : 0.0;
-    ops::Typed low;
-    if (shard.low_precision != nullptr) {
-      std::byte* base = casts_through_slot() ? slot.low_precision + 2 * run.packed
-                                             : shard.low_precision + 2 * run.shard;
-      low = {base, shard.low_dtype};
+    const ops::ApplyElement element(call.hyper, group.decay[block.block.param], block.scale);
+    ops::Typed cast;
+    if (low() != nullptr) {
+      std::byte* const to = through_slot ? slot[kLowPrecision] + kCastBytes * run.packed
+                                         : low() + kCastBytes * run.shard;
+      cast = {to, call.low_precision.dtype};
     }
     backend.shard().apply_update(
-        ops::ApplyElement(hyper.lr, decay, block.scale),
-        {shard.weight + run.shard, {slot.shard_wire + run.wire, wire}, low}, run.length);
+        element, {call.weight + run.shard, {slot[kShardWire] + run.wire, wire}, cast}, run.length);
   });
 }
 
 void BucketStages::weights_to_device() const {
+  if (low() == nullptr) return;
   for_runs(route.shard_pieces, 0, [&](const RoutePiece&, const Run& run) {
-    backend.compute->copy_to_device(shard.low_precision + 2 * run.shard,
-                                    slot.low_precision + 2 * run.packed, 2 * run.length);
+    backend.compute->copy_to_device(low() + kCastBytes * run.shard,
+                                    slot[kLowPrecision] + kCastBytes * run.packed,
+                                    kCastBytes * run.length);
   });
 }
 

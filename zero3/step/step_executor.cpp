@@ -1,12 +1,11 @@
 #include "zero3/step/step_executor.h"
 
-#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <chrono>
 #include <utility>
 
 #include "csrc/base/check.h"
-#include "zero3/step/step_progress.h"
+#include "zero3/step/conductor.h"
 
 namespace zeromuon::zero3 {
 namespace {
@@ -19,71 +18,23 @@ at::ScalarType type_of(DType dtype) {
   return dtype == DType::kBFloat16 ? at::kBFloat16 : at::kFloat;
 }
 
-DType low_dtype_of(const at::Tensor& t) {
-  return t.scalar_type() == at::kHalf ? DType::kFloat16 : DType::kBFloat16;
+ops::Typed low_of(const at::Tensor& t) {
+  if (!t.defined()) return {};
+  return {t.data_ptr(), t.scalar_type() == at::kHalf ? DType::kFloat16 : DType::kBFloat16};
 }
 
-// The real elements of a sub-group on a rank, joined where they touch and decay alike, in chunks.
-std::vector<AdamWChunk> adamw_chunks(const SubGroupPlan& group, int rank) {
-  std::vector<AdamWChunk> ranges, chunks;
-  for (size_t p = 0; p < group.layout.params().size(); ++p) {
-    const ShardRange real = group.layout.real_range(static_cast<int>(p), rank);
-    if (real.numel == 0) continue;
-    const bool joins = !ranges.empty() && ranges.back().decay == group.decay[p] &&
-                       ranges.back().range.offset + ranges.back().range.numel == real.offset;
-    if (joins) {
-      ranges.back().range.numel += real.numel;
-    } else {
-      ranges.push_back({real, group.decay[p]});
-    }
-  }
-  for (const auto& [range, decay] : ranges) {
-    for (int64_t done = 0; done < range.numel; done += kAdamWChunkNumel) {
-      const int64_t numel = std::min(kAdamWChunkNumel, range.numel - done);
-      chunks.push_back({{range.offset + done, numel}, decay});
-    }
-  }
-  return chunks;
-}
-
-StepResources make_resources(StepPlan plan, offload::Backend backend,
-                             std::unique_ptr<comm::Collectives> collectives) {
-  StepResources made{
-      std::move(plan), std::move(collectives), std::move(backend), {}, {}, {}, {}, {}, {}, {}};
-  const int rank = made.collectives->rank(), world = made.collectives->world_size();
-  require(world == made.plan.options.world_size, "the process group has ", world,
-          " ranks, the plan was made for ", made.plan.options.world_size);
-  require(made.backend.staged() == made.plan.options.flow.staged,
-          "the plan was made for another placement: staged is ", made.plan.options.flow.staged);
-  for (const ops::NewtonSchulzPlan& shape : made.plan.newton_schulz) {
-    made.newton_schulz.emplace_back(shape, made.backend.compute->products());
-  }
-  size_t most_owned = 0;
-  for (size_t g = 0; g < made.plan.sub_groups.size(); ++g) {
-    const SubGroupPlan& group = made.plan.sub_groups[g];
-    std::vector<BucketRoute>& routes = made.routes.emplace_back();
-    for (int k = 0; k < static_cast<int>(group.buckets.size()); ++k) {
-      routes.push_back(route_of(made.plan, static_cast<int>(g), k, rank));
-      most_owned = std::max(most_owned, routes.back().owned.size());
-    }
-    made.adamw_chunks.push_back(group.role == Role::kAdamW ? adamw_chunks(group, rank)
-                                                           : std::vector<AdamWChunk>{});
-  }
-  made.buffers =
-      std::make_unique<offload::StepBuffers>(buffer_sizes(made.plan, rank), made.backend);
-  made.owned_matrices.reserve(most_owned);
-  made.flags.assign(made.buffers->slots().size(), std::vector<FlagWord>(world));
-  made.records.resize(2 * world * kRecordBytes);
-  return made;
+int sub_group_of(const SubGroupTask& task) {
+  return std::visit([](const auto& t) { return t.sub_group; }, task);
 }
 
 }  // namespace
 
 StepExecutor::StepExecutor(StepPlan plan, const offload::Placement& placement,
                            offload::Backend backend, std::unique_ptr<comm::Collectives> collectives,
-                           StepLimits limits)
+                           StepLimits limits, StageBodies bodies)
     : placement_(placement),
-      resources_(make_resources(std::move(plan), std::move(backend), std::move(collectives))),
+      resources_(make_resources(std::move(plan), std::move(backend), std::move(collectives),
+                                std::move(bodies))),
       limits_(std::move(limits)) {
   require(resources_.plan.options.target.cuda == placement.compute.is_cuda(),
           "the plan was made for ", resources_.plan.options.target.name(),
@@ -118,13 +69,13 @@ void StepExecutor::check_tensor(int sub_group, const char* what, const at::Tenso
 void StepExecutor::check_low_precision(int sub_group, const at::Tensor& tensor) const {
   if (!tensor.defined()) return;
   const at::ScalarType type = tensor.scalar_type();
-  require(resources_.plan.options.flow.casts_weights, "sub-group ", sub_group,
+  const CastWeights casts = resources_.plan.options.flow.casts;
+  require(casts != CastWeights::kNone, "sub-group ", sub_group,
           ": low-precision weights are given, and the plan was made without");
   require(type == at::kBFloat16 || type == at::kHalf, "sub-group ", sub_group,
           ": the low-precision weight is ", type, ", expected BFloat16 or Half");
-  const bool with_shard = tensor.device() == placement_.shard;
   check_tensor(sub_group, "the low-precision weight", tensor, type,
-               with_shard ? placement_.shard : placement_.compute);
+               casts == CastWeights::kWithShard ? placement_.shard : placement_.compute);
 }
 
 void StepExecutor::check(const MuonTask& task) const {
@@ -151,98 +102,78 @@ void StepExecutor::check(const AdamWTask& task) const {
   require(task.hyper.step >= 1, "adamw step must count from 1, got ", task.hyper.step);
 }
 
-MuonCall StepExecutor::call_of(const MuonTask& task) const {
-  const at::Tensor& low = task.shard.low_precision;
-  const bool casts = low.defined();
-  return {task.sub_group,
-          {floats_of(task.shard.weight), floats_of(task.shard.gradient),
-           bytes_of(task.shard.momentum), casts ? bytes_of(low) : nullptr,
-           casts ? low_dtype_of(low) : DType::kBFloat16, casts && low.device() == placement_.shard},
-          task.hyper};
-}
-
-AdamWCall StepExecutor::call_of(const AdamWTask& task) const {
-  const at::Tensor& low = task.shard.low_precision;
-  const bool casts = low.defined();
-  return {task.sub_group,
-          floats_of(task.shard.weight),
-          floats_of(task.shard.gradient),
-          floats_of(task.shard.exp_avg),
-          floats_of(task.shard.exp_avg_sq),
-          casts ? bytes_of(low) : nullptr,
-          casts ? low_dtype_of(low) : DType::kBFloat16,
-          casts && low.device() == placement_.shard,
-          task.hyper};
-}
-
-StepCall StepExecutor::begin(std::span<const SubGroupTask> tasks) {
-  require(!tasks.empty(), "a step needs at least one sub-group");
+StepCall StepExecutor::call_of(std::span<const SubGroupTask> tasks) const {
   StepCall call;
-  int last = -1;
   for (const SubGroupTask& task : tasks) {
-    const int sub_group = std::visit([](const auto& t) { return t.sub_group; }, task);
-    require(sub_group > last, "sub-group ", sub_group, " comes after ", last,
-            "; sub-groups are stepped in rising order, each once");
-    last = sub_group;
-    std::visit([&](const auto& t) { check(t); }, task);
-    if (const auto* muon = std::get_if<MuonTask>(&task)) call.muon.push_back(call_of(*muon));
-    if (const auto* adamw = std::get_if<AdamWTask>(&task)) call.adamw.push_back(call_of(*adamw));
+    if (const auto* muon = std::get_if<MuonTask>(&task)) {
+      const MuonShard& t = muon->shard;
+      call.muon.push_back({muon->sub_group, floats_of(t.weight), floats_of(t.gradient),
+                           bytes_of(t.momentum), low_of(t.low_precision), muon->hyper});
+    } else {
+      const auto& adamw = std::get<AdamWTask>(task);
+      const AdamWShard& t = adamw.shard;
+      call.adamw.push_back({adamw.sub_group, floats_of(t.weight), floats_of(t.gradient),
+                            floats_of(t.exp_avg), floats_of(t.exp_avg_sq), low_of(t.low_precision),
+                            adamw.hyper});
+    }
   }
-  if (!poison_.empty()) {
-    throw StepError(concat("the optimizer is poisoned by an earlier failure: ", poison_));
-  }
-  // Sub-groups come in rising order within a step.
-  const int first = std::visit([](const auto& t) { return t.sub_group; }, tasks.front());
-  if (first <= last_sub_group_ || step_ == 0) {
-    ++step_;
-    record_.changes.clear();
-  }
-  last_sub_group_ = last;
   return call;
 }
 
-std::unique_ptr<StepPipeline> StepExecutor::pipeline(boost::asio::io_context& io,
-                                                     const StepCall& call) {
-  return std::make_unique<StepPipeline>(io, resources_, call, limits_, record_);
+void StepExecutor::step(std::span<const SubGroupTask> tasks) {
+  require(!tasks.empty(), "a step needs at least one sub-group");
+  if (!poison_.empty()) {
+    throw StepError(concat("the optimizer is poisoned by an earlier failure: ", poison_));
+  }
+  int expected = next_sub_group_;
+  for (const SubGroupTask& task : tasks) {
+    std::visit([&](const auto& t) { check(t); }, task);
+    require(sub_group_of(task) == expected, "sub-group ", sub_group_of(task), " comes where ",
+            expected, " is next; sub-groups are stepped in rising order, each once");
+    ++expected;
+  }
+  if (next_sub_group_ == 0) record_.changes.clear();
+  run(call_of(tasks));
+  next_sub_group_ = expected % static_cast<int>(resources_.plan.sub_groups.size());
+  if (next_sub_group_ == 0) ++steps_;
 }
-
-void StepExecutor::step(std::span<const SubGroupTask> tasks) { run(begin(tasks)); }
 
 void StepExecutor::run(const StepCall& call) {
   const auto start = std::chrono::steady_clock::now();
   resources_.backend.compute->wait_for_caller();
-  const auto running = pipeline(io_, call);
+  Conductor conductor(io_, resources_, call, limits_, record_);
   io_.restart();
   std::exception_ptr broken;
   {
     const auto busy = boost::asio::make_work_guard(io_);
     bool done = false;
-    boost::asio::co_spawn(io_, running->run(), [&](const std::exception_ptr& error) {
+    boost::asio::co_spawn(io_, conductor.run(), [&](const std::exception_ptr& error) {
       done = true;
       broken = error;
     });
     while (!done) io_.run_one();
   }
   io_.run();  // what only ends
-  group_gone_ = group_gone_ || running->broken();
-  if (broken) poison(text_of(broken));
+  group_gone_ = group_gone_ || conductor.broken();
   record_.counters.wall_seconds +=
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  end(*running);
+  if (broken) fail(text_of(broken));
+  if (conductor.fault()) fail(conductor.fault()->what);
 }
 
-void StepExecutor::end(const StepPipeline& pipeline) {
-  if (pipeline.fault()) poison(pipeline.fault()->what);
-}
-
-void StepExecutor::poison(const std::string& what) {
+void StepExecutor::fail(const std::string& what) {
   const char* remedy = group_gone_
                            ? ", and the process group is aborted: start all ranks again from a "
                              "checkpoint"
                            : ": load a checkpoint with its optimizer states to go on";
-  poison_ = concat("step ", step_, ", ", what, " (seen from rank ", resources_.collectives->rank(),
-                   ": ", progress(), "). Weights and states are between two steps", remedy);
+  poison(concat("step ", steps_ + 1, ", ", what, " (seen from rank ",
+                resources_.collectives->rank(), ": ", progress(),
+                "). Weights and states are between two steps", remedy));
   throw StepError(poison_);
+}
+
+void StepExecutor::poison(const std::string& what) {
+  if (poison_.empty()) poison_ = what;
 }
 
 std::string StepExecutor::progress() const {
@@ -254,7 +185,7 @@ std::string StepExecutor::progress() const {
 void StepExecutor::recover() {
   if (group_gone_) throw StepError(poison_);
   poison_.clear();
-  last_sub_group_ = static_cast<int>(resources_.plan.sub_groups.size()) - 1;
+  next_sub_group_ = 0;
 }
 
 }  // namespace zeromuon::zero3

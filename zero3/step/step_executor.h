@@ -1,5 +1,5 @@
-// Carries out a StepPlan on one rank: checks what it is given, runs it through the pipeline, and
-// refuses to go on after a step that broke half way.
+// Carries out a StepPlan on one rank: checks what it is given, conducts it, and refuses to go on
+// after a step that broke half way.
 #pragma once
 
 #include <boost/asio/io_context.hpp>
@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "offload/placement.h"
-#include "zero3/step/step_pipeline.h"
+#include "zero3/step/step_call.h"
+#include "zero3/step/step_resources.h"
 
 namespace zeromuon::zero3 {
 
@@ -17,10 +18,11 @@ namespace zeromuon::zero3 {
 // same order.
 class StepExecutor {
  public:
-  // placement: what the plan's flow says, with devices. Raises ValueError when plan, placement,
-  // backend and group do not fit together.
+  // placement: what the plan's flow says, with devices. bodies: of the stages of the plan, which
+  // may have more than those of stages_of(). Raises ValueError when these do not fit together.
   StepExecutor(StepPlan plan, const offload::Placement& placement, offload::Backend backend,
-               std::unique_ptr<comm::Collectives> collectives, StepLimits limits = {});
+               std::unique_ptr<comm::Collectives> collectives, StepLimits limits = {},
+               StageBodies bodies = product_bodies());
 
   // Gives up the buffers that an aborted collective still uses.
   ~StepExecutor();
@@ -30,24 +32,25 @@ class StepExecutor {
   const comm::Traffic& traffic() const { return resources_.collectives->traffic(); }
   const offload::StepBuffers& buffers() const { return *resources_.buffers; }
 
-  // Steps some sub-groups, in rising order, each once. Raises ValueError when a tensor is not what
-  // the plan expects (nothing is changed then), and StepError, on every rank with the same cause,
-  // when a value is not finite on any rank or a stage fails.
+  // Steps some sub-groups: the next ones, see next_sub_group(). Raises ValueError when they are
+  // others or a tensor is not what the plan expects (nothing is changed then), and StepError, on
+  // every rank with the same cause, when a value is not finite on any rank or a stage fails.
   void step(std::span<const SubGroupTask> tasks);
 
+  // What step() must begin with. A step is one pass over all sub-groups.
+  int next_sub_group() const { return next_sub_group_; }
+  int64_t steps() const { return steps_; }  // that came to their end
+
+  // What ended a step half way; "": nothing. Until recover() every step raises it.
+  const std::string& poisoned() const { return poison_; }
+  // The caller's own part of a step failed. The first cause stays.
+  void poison(const std::string& what);
   // Weights and states were loaded anew: what went wrong before is past. All ranks, together.
+  // Raises StepError when the process group is gone.
   void recover();
 
   void record_trace(bool on) { record_.traces = on; }
   std::vector<TraceEvent> take_trace() { return std::exchange(record_.trace, {}); }
-
-  // The parts of step(): what it makes of its tasks, and the rest.
-  StepCall begin(std::span<const SubGroupTask> tasks);
-  void run(const StepCall& call);
-  // The parts of run(), for many ranks in one io_context.
-  std::unique_ptr<StepPipeline> pipeline(boost::asio::io_context& io, const StepCall& call);
-  void end(const StepPipeline& pipeline);
-  [[noreturn]] void poison(const std::string& what);
 
  private:
   void check_tensor(int sub_group, const char* what, const at::Tensor& tensor, at::ScalarType type,
@@ -56,8 +59,9 @@ class StepExecutor {
   void check(const AdamWTask& task) const;
   void check_low_precision(int sub_group, const at::Tensor& tensor) const;
   void check_sub_group(int sub_group, Role role) const;
-  MuonCall call_of(const MuonTask& task) const;
-  AdamWCall call_of(const AdamWTask& task) const;
+  StepCall call_of(std::span<const SubGroupTask> tasks) const;
+  void run(const StepCall& call);
+  [[noreturn]] void fail(const std::string& what);
   std::string progress() const;
 
   offload::Placement placement_;
@@ -66,8 +70,8 @@ class StepExecutor {
   StepRecord record_;
   boost::asio::io_context io_;
 
-  int64_t step_ = 0;
-  int last_sub_group_ = -1;
+  int64_t steps_ = 0;
+  int next_sub_group_ = 0;
   std::string poison_;
   bool group_gone_ = false;  // aborted: no collective can follow
 };

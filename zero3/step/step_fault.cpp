@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "csrc/base/check.h"
+
 namespace zeromuon::zero3 {
 namespace {
 
@@ -14,7 +16,7 @@ static_assert(sizeof(Record) == kRecordBytes);
 
 }  // namespace
 
-void write_record(const std::optional<Fault>& fault, std::byte* out) {
+void write_record(const std::optional<StepFault>& fault, std::byte* out) {
   Record record{};
   if (fault) {
     record.present = 1;
@@ -25,16 +27,23 @@ void write_record(const std::optional<Fault>& fault, std::byte* out) {
   std::memcpy(out, &record, sizeof record);
 }
 
-std::optional<Fault> first_fault(std::span<const std::byte> records) {
-  std::optional<Fault> first;
+std::optional<StepFault> first_fault(std::span<const std::byte> records) {
+  std::optional<StepFault> first;
   for (size_t at = 0; at + kRecordBytes <= records.size(); at += kRecordBytes) {
     Record record;
     std::memcpy(&record, records.data() + at, sizeof record);
     if (record.present == 0 || (first && first->position <= record.position)) continue;
     record.what[sizeof record.what - 1] = '\0';
-    first = Fault{record.position, record.what};
+    first = StepFault{record.position, record.what};
   }
   return first;
+}
+
+std::string place(const char* stage, Where where, int rank) {
+  const std::string bucket = where.bucket < 0 ? "" : concat(", bucket ", where.bucket);
+  const std::string group =
+      where.sub_group < 0 ? "" : concat("sub-group ", where.sub_group, bucket, ", ");
+  return concat(group, "stage ", stage, ", rank ", rank);
 }
 
 std::string text_of(const std::exception_ptr& error) {

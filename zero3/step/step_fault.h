@@ -12,7 +12,7 @@
 
 namespace zeromuon::zero3 {
 
-struct Fault {
+struct StepFault {
   // Collectives of the call that the rank had finished: of several faults, the one with the least
   // is the first, and of those the one of the lowest rank.
   int64_t position = 0;
@@ -20,10 +20,17 @@ struct Fault {
 };
 
 // kRecordBytes at `out`. A text that is too long is cut.
-void write_record(const std::optional<Fault>& fault, std::byte* out);
+void write_record(const std::optional<StepFault>& fault, std::byte* out);
 
 // The first fault in the records of all ranks, [W * kRecordBytes]; empty when no rank has any.
-std::optional<Fault> first_fault(std::span<const std::byte> records);
+std::optional<StepFault> first_fault(std::span<const std::byte> records);
+
+// Where in a step something happens.
+struct Where {
+  int sub_group = -1, bucket = -1;  // -1: none
+};
+// "sub-group G, bucket B, stage S, rank R", for errors.
+std::string place(const char* stage, Where where, int rank);
 
 // What an exception says of itself.
 std::string text_of(const std::exception_ptr& error);

@@ -37,7 +37,7 @@ bool same_place(const Change& a, const Change& b) {
 bool complete(std::span<const Change> changes, const Change& of, size_t tasks) {
   return tasks ==
          static_cast<size_t>(std::count_if(changes.begin(), changes.end(), [&](const Change& c) {
-           return c.finished && c.stage == of.stage && same_place(c, of);
+           return c.finished && c.what == of.what && same_place(c, of);
          }));
 }
 
@@ -47,14 +47,14 @@ std::string progress_text(std::span<const Change> changes, std::span<const size_
   Names applied, applied_in_part, advanced, advanced_in_part, casts_missing;
   const auto weights_begun = [&](const Change& cast) {
     return std::any_of(changes.begin(), changes.end(), [&](const Change& c) {
-      return same_place(c, cast) && (c.stage == Stage::kApply || c.stage == Stage::kAdamW);
+      return same_place(c, cast) && c.what == Changes::kWeights;
     });
   };
   for (const Change& c : changes) {
-    const size_t tasks = c.stage == Stage::kAdamW ? adamw_chunks[c.sub_group] : 1;
-    if (c.stage == Stage::kWeightsToDevice) {
+    const size_t tasks = c.bucket < 0 ? adamw_chunks[c.sub_group] : 1;
+    if (c.what == Changes::kCasts) {
       if (!c.finished && weights_begun(c)) casts_missing.add(c);
-    } else if (c.stage == Stage::kApply || c.stage == Stage::kAdamW) {
+    } else if (c.what == Changes::kWeights) {
       (complete(changes, c, tasks) ? applied : applied_in_part).add(c);
     } else {
       (c.finished ? advanced : advanced_in_part).add(c);

@@ -4,14 +4,13 @@
 #include <span>
 #include <string>
 
-#include "zero3/plan/stage.h"
+#include "zero3/plan/stages.h"
 
 namespace zeromuon::zero3 {
 
-// A task that changes weights or states: begun, and perhaps finished. A momentum's stage is the one
-// that writes to where it is stored.
+// A task that changes weights or states: begun, and perhaps finished.
 struct Change {
-  Stage stage;
+  Changes what;
   int sub_group, bucket;  // bucket -1: a chunk of an AdamW sub-group
   bool finished;
 };

@@ -3,29 +3,19 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <array>
 #include <cstdint>
+#include <map>
 #include <stdexcept>
+#include <string>
 #include <variant>
 
 #include "csrc/ops/elements.h"
-#include "zero3/plan/stage.h"
+#include "zero3/plan/stages.h"
 
 namespace zeromuon::zero3 {
 
-struct MuonHyperParameters {
-  double lr, weight_decay, momentum;
-  ops::MomentumKind kind;
-  bool nesterov;
-  float gradient_scale = 1.0f;  // multiplied into every gradient first
-};
-
-struct AdamWHyperParameters {
-  double lr, weight_decay, beta1, beta2, eps;
-  int64_t step;  // 1 at the first step
-  ops::Decay decay = ops::Decay::kDecoupled;
-  float gradient_scale = 1.0f;
-};
+using ops::AdamWHyperParameters;
+using ops::MuonHyperParameters;
 
 // One sub-group's tensors, [L] contiguous. L: the flat shard's elements, padding included.
 // low_precision: bf16 or fp16, gets the new weight; on the compute device or on the shard's;
@@ -59,15 +49,22 @@ class StepError : public std::runtime_error {
 };
 
 struct Counters {
-  std::array<double, kStages> seconds{};  // that lanes were busy with each stage
-  double wall_seconds = 0;                // of all calls
+  std::map<std::string, double> seconds = zero_seconds();  // that lanes were busy with each stage
+  double wall_seconds = 0;                                 // of all calls
   int64_t newton_schulz_matrices = 0;
+
+ private:
+  static std::map<std::string, double> zero_seconds() {
+    std::map<std::string, double> zeros;
+    for (const char* stage : kStageNames) zeros[stage] = 0.0;
+    return zeros;
+  }
 };
 
 // One task of a lane. Times are nanoseconds of the lanes' clock.
 struct TraceEvent {
-  Stage stage;
-  uint8_t lane;  // offload::LaneKind
+  const char* stage;  // static string
+  offload::LaneKind lane;
   int sub_group, bucket;
   int64_t begin_ns, end_ns;
 };

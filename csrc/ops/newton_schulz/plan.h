@@ -60,9 +60,9 @@ struct Tile {
   int64_t row, col, rows, cols;
 };
 
-// How one product is computed. Note [Tiles]: the tiles depend on the shape only, and one thread
-// computes a whole tile, so that the bits of a result do not depend on the number of threads; and
-// a symmetric result costs half, because only the tiles of one triangle are computed.
+// How one product is computed. The tiles depend on the shape only, and one thread computes a whole
+// tile, so that the bits of a result do not depend on the number of threads; and a symmetric result
+// costs half, because only the tiles of one triangle are computed.
 struct ProductPlan {
   ProductBackend backend = ProductBackend::kBlas;
   // Symmetric factors are read transposed, which some kernels prefer.

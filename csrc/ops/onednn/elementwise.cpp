@@ -208,6 +208,8 @@ void adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t numel
            const KernelTable& casts) {
   expect_float32("adamw", "the gradient", arrays.gradient.dtype);
   expect_float32("adamw", "exp_avg and exp_avg_sq", arrays.exp_avg.dtype);
+  require(!element.cautious,
+          "adamw: cpu_kernels \"onednn\" has no cautious weight decay; use \"auto\"");
   const auto* gradient = static_cast<const float*>(arrays.gradient.data);
   auto* exp_avg = static_cast<float*>(arrays.exp_avg.data);
   auto* exp_avg_sq = static_cast<float*>(arrays.exp_avg_sq.data);

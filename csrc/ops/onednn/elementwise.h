@@ -2,7 +2,7 @@
 // fits L2 after the other goes through one primitive per operation, in the order of elements.h.
 //
 // Results do not depend on the number of threads. Raise ValueError for element types they do not
-// take. Casts of the outputs are those of `casts`.
+// take, and for cautious decay. Casts of the outputs are those of `casts`.
 #pragma once
 
 #include <cstdint>

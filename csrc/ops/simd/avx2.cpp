@@ -16,6 +16,9 @@ inline F sub(F a, F b) { return _mm256_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
 inline F div(F a, F b) { return _mm256_div_ps(a, b); }
 inline F root(F a) { return _mm256_sqrt_ps(a); }
+inline F where_at_least_zero(F x, F a, F b) {
+  return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GE_OQ));
+}
 
 inline __m128i read_halves(const void* at) {
   return _mm_loadu_si128(static_cast<const __m128i*>(at));

@@ -10,6 +10,9 @@ inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
 inline F div(F a, F b) { return _mm512_div_ps(a, b); }
 inline F root(F a) { return _mm512_sqrt_ps(a); }
+inline F where_at_least_zero(F x, F a, F b) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ), b, a);
+}
 
 inline __m256i read_halves(const void* at) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(at));

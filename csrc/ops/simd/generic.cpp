@@ -28,6 +28,7 @@ inline Vector read(const void* at) {
 
 inline U select(U mask, U yes, U no) { return (mask & yes) | (~mask & no); }
 inline U greater(U a, uint32_t b) { return (U)(a > b); }
+inline F where_at_least_zero(F x, F a, F b) { return (F)select((U)(x >= F{}), (U)a, (U)b); }
 inline void store_halves(void* at, U halves) {
   const H narrow = __builtin_convertvector(halves, H);
   __builtin_memcpy(at, &narrow, sizeof narrow);

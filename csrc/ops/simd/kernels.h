@@ -3,6 +3,7 @@
 //
 //   F, kLanes           a vector of kLanes floats
 //   splat, add, sub, mul, div, root
+//   where_at_least_zero(x, a, b)   per lane a where x >= 0, else (a NaN too) b
 //   load(const T*) -> F, store(T*, F) for T in float, BFloat16, Float16: any address
 //   stream(float*, F)   past the caches; address a multiple of kLanes * sizeof(float)
 //   fence()             orders the streamed stores before what follows
@@ -39,6 +40,14 @@ inline T* advance(T* at, int64_t i) {
 }
 inline None* advance(None* at, int64_t) { return at; }
 
+template <bool kCautious>
+inline F decayed(F weight, F factor, F update) {
+  const F smaller = mul(weight, factor);
+  if constexpr (!kCautious) return smaller;
+  return where_at_least_zero(mul(update, weight), smaller, weight);
+}
+
+template <bool kCautious>
 struct AdamWStep {
   F scale, beta1, one_minus_beta1, beta2, one_minus_beta2, decay, l2, step_size, root_correction2,
       eps;
@@ -68,7 +77,8 @@ struct AdamWStep {
     store(exp_avg, m);
     store(exp_avg_sq, v);
     const F denominator = add(div(root(v), root_correction2), eps);
-    w = sub(mul(w, decay), mul(step_size, div(m, denominator)));
+    const F update = div(m, denominator);
+    w = sub(decayed<kCautious>(w, decay, update), mul(step_size, update));
     store(weight, w);
     store(low, w);
   }
@@ -84,8 +94,8 @@ inline void prefetch(const T* at) {
   __builtin_prefetch(reinterpret_cast<const char*>(at) + 512);
 }
 
-template <typename Gradient, typename State, typename Low>
-void adamw_run(const AdamWStep& step, float* weight, const Gradient* gradient, State* exp_avg,
+template <typename Step, typename Gradient, typename State, typename Low>
+void adamw_run(const Step& step, float* weight, const Gradient* gradient, State* exp_avg,
                State* exp_avg_sq, Low* low, int64_t count) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
@@ -108,8 +118,8 @@ void adamw_run(const AdamWStep& step, float* weight, const Gradient* gradient, S
   l.write(advance(low, i), rest);
 }
 
-void adamw(const AdamWElement& element, const AdamWArrays& a, int64_t begin, int64_t end) {
-  const AdamWStep step(element);
+template <typename Step>
+void adamw_with(const Step& step, const AdamWArrays& a, int64_t begin, int64_t end) {
   with_type(a.gradient, begin, [&](auto* gradient) {
     with_type(a.exp_avg, begin, [&](auto* m) {
       with_low_precision(a.low_precision, begin, [&](auto* low) {
@@ -118,6 +128,11 @@ void adamw(const AdamWElement& element, const AdamWArrays& a, int64_t begin, int
       });
     });
   });
+}
+
+void adamw(const AdamWElement& element, const AdamWArrays& a, int64_t begin, int64_t end) {
+  if (element.cautious) return adamw_with(AdamWStep<true>(element), a, begin, end);
+  adamw_with(AdamWStep<false>(element), a, begin, end);
 }
 
 struct MomentumStep {
@@ -173,6 +188,7 @@ uint32_t momentum(const MomentumElement& element, const MomentumArrays& a, int64
   });
 }
 
+template <bool kCautious>
 struct ApplyStep {
   F decay, step_size;
 
@@ -181,15 +197,15 @@ struct ApplyStep {
 
   template <typename Update, typename Low>
   void run(float* weight, const Update* update, Low* low) const {
-    const F w = sub(mul(load(weight), decay), mul(step_size, load(update)));
+    const F u = load(update);
+    const F w = sub(decayed<kCautious>(load(weight), decay, u), mul(step_size, u));
     store(weight, w);
     store(low, w);
   }
 };
 
-template <typename Update, typename Low>
-void apply_run(const ApplyStep& step, float* weight, const Update* update, Low* low,
-               int64_t count) {
+template <typename Step, typename Update, typename Low>
+void apply_run(const Step& step, float* weight, const Update* update, Low* low, int64_t count) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     step.run(weight + i, update + i, advance(low, i));
@@ -204,13 +220,18 @@ void apply_run(const ApplyStep& step, float* weight, const Update* update, Low* 
   l.write(advance(low, i), rest);
 }
 
-void apply(const ApplyElement& element, const ApplyArrays& a, int64_t begin, int64_t end) {
-  const ApplyStep step(element);
+template <typename Step>
+void apply_with(const Step& step, const ApplyArrays& a, int64_t begin, int64_t end) {
   with_type(a.update, begin, [&](auto* update) {
     with_low_precision(a.low_precision, begin, [&](auto* low) {
       apply_run(step, a.weight + begin, update, low, end - begin);
     });
   });
+}
+
+void apply(const ApplyElement& element, const ApplyArrays& a, int64_t begin, int64_t end) {
+  if (element.cautious) return apply_with(ApplyStep<true>(element), a, begin, end);
+  apply_with(ApplyStep<false>(element), a, begin, end);
 }
 
 template <typename Out>

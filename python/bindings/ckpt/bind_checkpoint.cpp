@@ -40,9 +40,9 @@ py::dict inspect(const std::string& path, const std::string& tag) {
   out["folder"] = text(checkpoint.folder);
   out["tag"] = text(checkpoint.tag);
   out["world_size"] = checkpoint.world_size;
-  out["optimizer"] = text(checkpoint.optimizer);
+  out["optimizer"] = text(checkpoint.optimizer_name());
   out["momentum_kind"] = text(checkpoint.momentum_kind);
-  out["facts"] = texts(checkpoint.facts);
+  out["facts"] = texts(convert::texts_of(checkpoint.facts));
   out["tensors"] = tensors;
   out["aliases"] = texts(checkpoint.aliases);
   out["sub_groups"] = checkpoint.sub_groups.size();

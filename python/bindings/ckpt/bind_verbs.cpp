@@ -59,26 +59,45 @@ py::dict as_dict(const OutputReport& report) {
   return out;
 }
 
+py::dict as_dict(const convert::TensorHealth& health) {
+  py::dict out;
+  out["name"] = text(health.name);
+  out["part"] = text(health.part);
+  out["nan"] = health.nan;
+  out["infinite"] = health.infinite;
+  out["norm"] = health.norm;
+  return out;
+}
+
+py::dict as_dict(const convert::TensorDifference& d) {
+  py::dict out;
+  out["name"] = text(d.name);
+  out["part"] = text(d.part);
+  out["reason"] = d.reason;
+  out["in_a"] = text(d.in_a);
+  out["in_b"] = text(d.in_b);
+  out["different"] = d.different;
+  out["max_abs"] = d.max_abs;
+  out["max_rel"] = d.max_rel;
+  return out;
+}
+
+template <typename Item>
+py::list as_dicts(const std::vector<Item>& items) {
+  py::list out;
+  for (const Item& item : items) out.append(as_dict(item));
+  return out;
+}
+
 py::dict verify(const std::string& path, const std::string& tag, bool check_crc,
                 const py::object& progress, int64_t max_memory, int threads) {
   const convert::VerifyOptions options{
       {path, tag}, check_crc, run_options(progress, max_memory, threads, false, false)};
   const convert::VerifyReport report = without_gil([&] { return convert::verify(options); });
-  py::list problems, tensors;
-  for (const auto& problem : report.problems) problems.append(as_dict(problem));
-  for (const convert::TensorHealth& health : report.tensors) {
-    py::dict item;
-    item["name"] = text(health.name);
-    item["part"] = text(health.part);
-    item["nan"] = health.nan;
-    item["infinite"] = health.infinite;
-    item["norm"] = health.norm;
-    tensors.append(item);
-  }
   py::dict out;
   out["ok"] = report.problems.empty();
-  out["problems"] = problems;
-  out["tensors"] = tensors;
+  out["problems"] = as_dicts(report.problems);
+  out["tensors"] = as_dicts(report.tensors);
   out["bytes_read"] = report.bytes_read;
   return out;
 }
@@ -89,24 +108,11 @@ py::dict diff(const std::string& a, const std::string& b, const std::string& tag
   const convert::DiffOptions options{
       {a, tag_a}, {b, tag_b}, states, run_options(progress, max_memory, threads, false, false)};
   const convert::DiffReport report = without_gil([&] { return convert::diff(options); });
-  py::list differences;
-  for (const convert::TensorDifference& d : report.differences) {
-    py::dict item;
-    item["name"] = text(d.name);
-    item["part"] = text(d.part);
-    item["reason"] = d.reason;
-    item["in_a"] = text(d.in_a);
-    item["in_b"] = text(d.in_b);
-    item["different"] = d.different;
-    item["max_abs"] = d.max_abs;
-    item["max_rel"] = d.max_rel;
-    differences.append(item);
-  }
   py::dict out;
   out["same"] = report.only_in_a.empty() && report.only_in_b.empty() && report.differences.empty();
   out["only_in_a"] = texts(report.only_in_a);
   out["only_in_b"] = texts(report.only_in_b);
-  out["differences"] = differences;
+  out["differences"] = as_dicts(report.differences);
   out["compared"] = report.compared;
   out["equal"] = report.equal;
   return out;

@@ -33,13 +33,10 @@ void step(StepExecutor& self, const std::vector<SubGroupTask>& tasks) {
   self.step(tasks);
 }
 
-py::dict as_dict(const zero3::Counters& counters, const comm::Traffic& traffic) {
-  py::dict seconds;
-  for (int s = 0; s < zero3::kStages; ++s) {
-    seconds[name_of(static_cast<zero3::Stage>(s))] = counters.seconds[s];
-  }
+py::dict as_dict(int64_t steps, const zero3::Counters& counters, const comm::Traffic& traffic) {
   py::dict out;
-  out["seconds"] = seconds;
+  out["steps"] = steps;
+  out["seconds"] = counters.seconds;
   out["bytes_sent"] = traffic.bytes_sent;
   out["bytes_self"] = traffic.bytes_self;
   out["collectives"] = traffic.calls;
@@ -57,9 +54,14 @@ void bind_executor(py::module_& m) {
            py::arg("cpu_kernels"), py::arg("stage_timeout_s"))
       .def(
           "step", &step, py::arg("tasks"),
-          "Steps sub-groups, in rising order, at the same time. Raises ValueError when a tensor is "
-          "not what the plan expects (nothing is changed then), and StepError on every rank when "
-          "a stage failed on any.")
+          "Steps the next sub-groups, in rising order, at the same time. Raises ValueError when "
+          "they are others or a tensor is not what the plan expects (nothing is changed then), and "
+          "StepError on every rank when a stage failed on any.")
+      .def_property_readonly("next_sub_group", &StepExecutor::next_sub_group)
+      .def_property_readonly("poisoned", &StepExecutor::poisoned,
+                             "What ended a step half way; empty: nothing.")
+      .def("poison", &StepExecutor::poison, py::arg("what"),
+           "The caller's part of a step failed: no step until recover().")
       .def("record_trace", &StepExecutor::record_trace, py::arg("on"))
       .def(
           "take_trace", [](StepExecutor& self) { return trace_rows(self.take_trace()); },
@@ -67,11 +69,14 @@ void bind_executor(py::module_& m) {
       .def("host_bytes", [](const StepExecutor& self) { return self.buffers().host_bytes(); })
       .def("pinned_bytes", [](const StepExecutor& self) { return self.buffers().pinned_bytes(); })
       .def("warning", [](const StepExecutor& self) { return self.buffers().warning(); })
-      .def("recover", &StepExecutor::recover, "Forgets an earlier failure, after a load.")
-      .def("counters",
-           [](const StepExecutor& self) { return as_dict(self.counters(), self.traffic()); });
+      .def("recover", &StepExecutor::recover,
+           "Forgets an earlier failure, after a load. Raises StepError when the group is gone.")
+      .def("counters", [](const StepExecutor& self) {
+        return as_dict(self.steps(), self.counters(), self.traffic());
+      });
   m.def(
-      "no_counts", [] { return as_dict({}, {}); }, "The counters of an executor that did nothing.");
+      "no_counts", [] { return as_dict(0, {}, {}); },
+      "The counters of an executor that did nothing.");
 }
 
 }  // namespace zeromuon::bindings

@@ -1,5 +1,7 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "python/bindings/core/bindings.h"
 #include "python/bindings/core/names.h"
 #include "zero3/plan/bucket_route.h"
@@ -23,6 +25,11 @@ ParamSpec make_param(std::string name, int64_t numel, int64_t chunk, int64_t sha
   return {{std::move(name), numel, chunk, shard_offset, rows, cols}, decay, transposed, {}};
 }
 
+std::pair<int64_t, int64_t> real_range(int64_t numel, int world_size, int rank) {
+  const zero3::ShardRange range = zero3::zero3_range(numel, world_size, rank);
+  return {range.begin, range.numel};
+}
+
 void bind_layout(py::module_& m) {
   py::class_<ParamSpec>(m, "ParamSpec")
       .def(py::init(&make_param), py::kw_only(), py::arg("name"), py::arg("numel"),
@@ -30,6 +37,13 @@ void bind_layout(py::module_& m) {
            py::arg("decay"), py::arg("transposed"));
   py::class_<SubGroupSpec>(m, "SubGroupSpec")
       .def(py::init<Role, std::vector<ParamSpec>>(), py::arg("role"), py::arg("params"));
+  m.def("zero3_chunk", &zero3::zero3_chunk, py::arg("numel"), py::arg("world_size"),
+        "Elements of a parameter's chunk on every rank, padding included.");
+  m.def("zero3_range", &real_range, py::arg("numel"), py::arg("world_size"), py::arg("rank"),
+        "The first element of a parameter that a rank holds, and how many.");
+  m.def("zero3_sub_groups", &zero3::zero3_sub_groups, py::arg("numels"), py::arg("world_size"),
+        py::arg("sub_group_size"),
+        "How many of the parameters of a group, by their sizes and in order, each sub-group takes.");
 }
 
 void bind_newton_schulz(py::module_& m) {
@@ -46,10 +60,11 @@ void bind_newton_schulz(py::module_& m) {
 void bind_options(py::module_& m) {
   py::class_<Flow>(m, "Flow",
                    "staged: the flat shard is on the CPU and the compute device is another. "
-                   "momentum_home: shard, device or streamed. casts_weights: steps write "
-                   "low-precision weights.")
-      .def(py::init<bool, offload::MomentumHome, DType, bool>(), py::kw_only(), py::arg("staged"),
-           py::arg("momentum_home"), py::arg("momentum_dtype"), py::arg("casts_weights"));
+                   "momentum_home: shard, device or streamed. casts: none, with_shard or "
+                   "on_device: where the low-precision weights lie that steps write.")
+      .def(py::init<bool, offload::MomentumHome, DType, zero3::CastWeights>(), py::kw_only(),
+           py::arg("staged"), py::arg("momentum_home"), py::arg("momentum_dtype"),
+           py::arg("casts"));
   py::class_<PlanOptions>(m, "PlanOptions",
                           "target: what Newton-Schulz runs on. lanes: threads that may take a "
                           "small matrix each. bucket_bytes, slots: 0 lets the plan choose; "
@@ -69,6 +84,47 @@ py::dict buffer_bytes(const StepPlan& plan, int rank) {
   return bytes;
 }
 
+py::list rows_of(const StepPlan& plan) {
+  py::list out;
+  for (const zero3::StageRow& row : plan.stages.bucket()) {
+    py::dict entry;
+    entry["stage"] = row.stage;
+    entry["lane"] = name_of(row.lane);
+    entry["urgent"] = row.urgency == offload::Urgency::kUrgent;
+    entry["dram_bytes"] = row.cost.dram_bytes;
+    entry["link_bytes"] = row.cost.link_bytes;
+    entry["device_bytes"] = row.cost.device_bytes;
+    py::list buffers;
+    for (const auto buffer : row.buffers) buffers.append(name_of(buffer));
+    entry["buffers"] = buffers;
+    entry["changes"] = name_of(row.changes);
+    out.append(entry);
+  }
+  return out;
+}
+
+// Of the rank where each lane is busy longest.
+py::dict seconds_of(const StepPlan& plan, double dram, double to_device, double to_host,
+                    double device, double flops) {
+  const offload::Rates rates{.dram_bytes_per_s = dram,
+                             .to_device_bytes_per_s = to_device,
+                             .to_host_bytes_per_s = to_host,
+                             .flops_per_s = flops,
+                             .device_bytes_per_s = device};
+  std::array<double, offload::kLaneKinds> longest{};
+  for (int rank = 0; rank < plan.options.world_size; ++rank) {
+    const auto busy = zero3::busy_seconds(plan, rank, rates);
+    for (size_t lane = 0; lane < busy.size(); ++lane) {
+      longest[lane] = std::max(longest[lane], busy[lane]);
+    }
+  }
+  py::dict seconds;
+  for (size_t lane = 0; lane < longest.size(); ++lane) {
+    seconds[name_of(static_cast<offload::LaneKind>(lane))] = longest[lane];
+  }
+  return seconds;
+}
+
 }  // namespace
 
 void bind_plan(py::module_& m) {
@@ -85,9 +141,26 @@ void bind_plan(py::module_& m) {
       .def("buffer_bytes", &buffer_bytes, py::arg("rank"),
            "Bytes of the buffers that serve every bucket on a rank: on the compute device, and on "
            "the host, pinned.")
+      .def_property_readonly(
+          "stages", &rows_of,
+          "The stages of a bucket in order, each a dict: stage, lane, urgent, buffers, changes, "
+          "and "
+          "the bytes per element of the rank's part of the bucket: dram_bytes, link_bytes, "
+          "device_bytes.")
+      .def("seconds", &seconds_of, py::kw_only(), py::arg("dram_bytes_per_s"),
+           py::arg("to_device_bytes_per_s"), py::arg("to_host_bytes_per_s"),
+           py::arg("device_bytes_per_s"), py::arg("flops_per_s"),
+           "{lane: seconds that it is busy in a step, on the rank where that is longest} at rates "
+           "of "
+           "one rank; collectives take no time.")
       .def("framing_bytes", &zero3::framing_bytes, py::arg("rank"),
            "Bytes that a rank sends in a step of one call beside the elements: flag words, what "
            "aligns the segments, and the records with which the call ends.");
+  py::list lanes;
+  for (int lane = 0; lane < offload::kLaneKinds; ++lane) {
+    lanes.append(name_of(static_cast<offload::LaneKind>(lane)));
+  }
+  m.attr("LANES") = py::tuple(lanes);
   m.def("make_step_plan", &zero3::make_step_plan, py::arg("options"), py::arg("sub_groups"),
         "Plans the optimizer step. Raises ValueError for a layout that does not add up and a limit "
         "that cannot be kept.");

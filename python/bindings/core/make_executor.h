@@ -16,9 +16,9 @@ offload::Placement placement_of(const zero3::StepPlan& plan, const at::Device& s
                                 const at::Device& compute);
 
 // Raises ValueError when the four do not fit together.
-std::unique_ptr<zero3::StepExecutor> make_executor(const zero3::StepPlan& plan, Group group,
-                                                   const offload::Placement& placement,
-                                                   offload::Backend backend,
-                                                   double stage_timeout_s);
+std::unique_ptr<zero3::StepExecutor> make_executor(
+    const zero3::StepPlan& plan, Group group, const offload::Placement& placement,
+    offload::Backend backend, double stage_timeout_s,
+    zero3::StageBodies bodies = zero3::product_bodies());
 
 }  // namespace zeromuon::bindings

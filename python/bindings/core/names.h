@@ -27,6 +27,11 @@ inline ops::MomentumKind parse_momentum_kind(const std::string& name) {
                                                       : ops::MomentumKind::kHeavyBall;
 }
 
+inline zero3::CastWeights parse_casts(const std::string& name) {
+  static constexpr const char* kNames[] = {"none", "with_shard", "on_device"};
+  return static_cast<zero3::CastWeights>(index_of(kNames, name, "casts"));
+}
+
 inline zero3::Role parse_role(const std::string& name) {
   static constexpr const char* kNames[] = {"muon", "adamw"};
   return static_cast<zero3::Role>(index_of(kNames, name, "role"));
@@ -56,6 +61,9 @@ struct type_caster<zeromuon::ops::MomentumKind>
 template <>
 struct type_caster<zeromuon::zero3::Role>
     : named_caster<zeromuon::zero3::Role, zeromuon::bindings::parse_role> {};
+template <>
+struct type_caster<zeromuon::zero3::CastWeights>
+    : named_caster<zeromuon::zero3::CastWeights, zeromuon::bindings::parse_casts> {};
 template <>
 struct type_caster<zeromuon::zero3::Scale>
     : named_caster<zeromuon::zero3::Scale, zeromuon::zero3::parse_scale> {};

@@ -10,8 +10,8 @@ py::list trace_rows(const std::vector<zero3::TraceEvent>& events) {
   py::list out;
   for (const zero3::TraceEvent& event : events) {
     py::dict row;
-    row["lane"] = name_of(static_cast<offload::LaneKind>(event.lane));
-    row["stage"] = name_of(event.stage);
+    row["lane"] = name_of(event.lane);
+    row["stage"] = event.stage;
     row["sub_group"] = event.sub_group;
     row["bucket"] = event.bucket;
     row["begin_ns"] = event.begin_ns;

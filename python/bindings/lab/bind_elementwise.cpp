@@ -96,10 +96,18 @@ void expect_beta(const char* where, const char* name, double value) {
           " of at least 0 and below 1, got ", value);
 }
 
+ops::Decay decay_of(const char* where, const std::string& name) {
+  if (name == "decoupled") return ops::Decay::kDecoupled;
+  if (name == "cautious") return ops::Decay::kCautious;
+  require(name == "coupled", where, ": expected decay decoupled, cautious or coupled, got \"", name,
+          "\"");
+  return ops::Decay::kCoupled;
+}
+
 void adamw(const at::Tensor& weight, const at::Tensor& gradient, const at::Tensor& exp_avg,
            const at::Tensor& exp_avg_sq, const OptionalTensor& low, double lr,
            std::pair<double, double> betas, double eps, double weight_decay, int64_t step,
-           float gradient_scale, bool decoupled, ops::CpuKernels kernels) {
+           float gradient_scale, const std::string& decay, ops::CpuKernels kernels) {
   constexpr const char* kWhere = "adamw_";
   const int64_t numel = check_arrays(kWhere,
                                      {{"weight", weight},
@@ -114,9 +122,8 @@ void adamw(const at::Tensor& weight, const at::Tensor& gradient, const at::Tenso
   expect_positive_or_zero(kWhere, "weight_decay", weight_decay);
   expect_finite(kWhere, "gradient_scale", gradient_scale);
   require(step >= 1, kWhere, ": expected a step of at least 1, got ", step);
-  const auto decay = decoupled ? ops::Decay::kDecoupled : ops::Decay::kCoupled;
-  const ops::AdamWElement element(lr, betas.first, betas.second, eps, weight_decay, step, decay,
-                                  gradient_scale);
+  const ops::AdamWElement element(lr, betas.first, betas.second, eps, weight_decay, step,
+                                  decay_of(kWhere, decay), gradient_scale);
   const ops::AdamWArrays arrays{
       floats_of(kWhere, {"weight", weight}), typed(kWhere, {"gradient", gradient}),
       typed(kWhere, {"exp_avg", exp_avg}), typed(kWhere, {"exp_avg_sq", exp_avg_sq}),
@@ -142,13 +149,14 @@ bool momentum(const at::Tensor& gradient, const at::Tensor& momentum, const at::
 }
 
 void apply(const at::Tensor& weight, const at::Tensor& update, const OptionalTensor& low, double lr,
-           double weight_decay, double scale, ops::CpuKernels kernels) {
+           double weight_decay, double scale, bool cautious, ops::CpuKernels kernels) {
   constexpr const char* kWhere = "apply_";
   const int64_t numel = check_arrays(kWhere, {{"weight", weight}, {"update", update}}, low);
   expect_finite(kWhere, "lr", lr);
   expect_positive_or_zero(kWhere, "weight_decay", weight_decay);
   expect_finite(kWhere, "scale", scale);
-  const ops::ApplyElement element(lr, weight_decay, scale);
+  const ops::ApplyElement element(lr, weight_decay, scale,
+                                  cautious ? ops::Decay::kCautious : ops::Decay::kDecoupled);
   const ops::ApplyArrays arrays{floats_of(kWhere, {"weight", weight}),
                                 typed(kWhere, {"update", update}),
                                 typed(kWhere, "low_precision", low)};
@@ -224,21 +232,25 @@ void bind_elementwise(py::module_& m) {
   m.def("adamw_", &adamw, py::arg("weight"), py::arg("gradient"), py::arg("exp_avg"),
         py::arg("exp_avg_sq"), py::arg("low_precision") = py::none(), py::kw_only(), py::arg("lr"),
         py::arg("betas"), py::arg("eps"), py::arg("weight_decay"), py::arg("step"),
-        py::arg("gradient_scale") = 1.0f, py::arg("decoupled") = true, py::arg("kernels") = "auto",
+        py::arg("gradient_scale") = 1.0f, py::arg("decay") = "decoupled",
+        py::arg("kernels") = "auto",
         "One AdamW step in place on contiguous (L,) CPU tensors: weight float32; gradient float32 "
-        "or bfloat16, multiplied by gradient_scale; states both float32 or both bfloat16; "
-        "low_precision, bfloat16 or float16, receives the cast of the new weight. Raises "
+        "or bfloat16, multiplied by gradient_scale; states both float32 or both bfloat16; decay: "
+        "decoupled, cautious or coupled; low_precision, bfloat16 or float16, receives the cast of "
+        "the new weight. Raises "
         "ValueError for other tensors, overlapping memory and hyper-parameters out of range.");
   m.def("momentum_", &momentum, py::arg("gradient"), py::arg("momentum"), py::arg("wire"),
         py::kw_only(), py::arg("beta"), py::arg("kind") = "ema", py::arg("nesterov") = true,
         py::arg("gradient_scale") = 1.0f, py::arg("kernels") = "auto",
         "Advances momentum in place and writes the tensor to orthogonalise to wire; each (L,) "
         "float32 or bfloat16. False when a written value is NaN or infinite. Raises as adamw_.");
-  m.def("apply_", &apply, py::arg("weight"), py::arg("update"),
-        py::arg("low_precision") = py::none(), py::kw_only(), py::arg("lr"),
-        py::arg("weight_decay"), py::arg("scale"), py::arg("kernels") = "auto",
-        "weight = weight*(1 - lr*weight_decay) - lr*scale*update in place; update float32 or "
-        "bfloat16, low_precision as in adamw_. Raises as adamw_.");
+  m.def(
+      "apply_", &apply, py::arg("weight"), py::arg("update"), py::arg("low_precision") = py::none(),
+      py::kw_only(), py::arg("lr"), py::arg("weight_decay"), py::arg("scale"),
+      py::arg("cautious") = false, py::arg("kernels") = "auto",
+      "weight = weight*(1 - lr*weight_decay) - lr*scale*update in place, cautious: the factor only "
+      "where update*weight >= 0; update float32 or bfloat16, low_precision as in adamw_. Raises as "
+      "adamw_.");
 }
 
 }  // namespace zeromuon::bindings

@@ -13,8 +13,13 @@ void bind_played(py::module_& m) {
       "play_step",
       [](const zero3::StepPlan& plan, double dram, double to_device, double to_host, double flops,
          double wire, double wire_latency_s, double task_latency_s, bool fused) {
-        const offload::Rates rates{dram, to_device,      to_host,       flops,
-                                   wire, wire_latency_s, task_latency_s};
+        const offload::Rates rates{.dram_bytes_per_s = dram,
+                                   .to_device_bytes_per_s = to_device,
+                                   .to_host_bytes_per_s = to_host,
+                                   .flops_per_s = flops,
+                                   .wire_bytes_per_s = wire,
+                                   .wire_latency_s = wire_latency_s,
+                                   .task_latency_s = task_latency_s};
         zero3::PlayedStep step;
         {
           const py::gil_scoped_release released;

@@ -5,6 +5,7 @@
 
 namespace zeromuon::bindings {
 
+void bind_added_stage(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);
 void bind_newton_schulz(pybind11::module_& m);
 void bind_products(pybind11::module_& m);

@@ -16,4 +16,5 @@ PYBIND11_MODULE(_lab, m) {
   zeromuon::bindings::bind_products(m);
   zeromuon::bindings::bind_played(m);
   zeromuon::bindings::bind_fake_device(m);
+  zeromuon::bindings::bind_added_stage(m);
 }

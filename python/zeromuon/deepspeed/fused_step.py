@@ -1,6 +1,5 @@
 """Steps all sub-groups at once, in place of DeepSpeed's loop over them.
 
-Note [Fused step]
 ZeRO-3's ``step()`` goes through five methods for one sub-group after the other: prepare, unscale and clip, step, copy
 to the low-precision weights, release. Here these, on the one ZeRO-3 object that was bound, only record; when the last
 sub-group is released, one call of ``optimizer.step()`` does the work of all. So Muon and AdamW sub-groups overlap,

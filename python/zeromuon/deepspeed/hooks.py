@@ -1,7 +1,7 @@
 """Every function of DeepSpeed that zeromuon replaces is replaced here, checked before, and put back from here.
 
 An owner is a module, a class, or one object, of which then only that object's method is replaced. No owner is kept
-alive. The registry is of this process; it changes when engines are built, when an optimizer binds, and at an undo.
+alive. Thread: the one that builds and steps engines.
 """
 
 from __future__ import annotations

@@ -125,7 +125,14 @@ def core_sub_groups(zero3, sub_groups: list[SubGroup]):
     ]
 
 
-def check_layout(zero3, sub_groups: list[SubGroup], rank: int) -> None:
+def real_numel(zero3, param) -> int:
+    """Elements of a parameter on this rank, padding left out."""
+    group = process_group(zero3)
+    world_size, rank = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
+    return _core.zero3_range(param.ds_numel, world_size, rank)[1]
+
+
+def check_layout(zero3, sub_groups: list[SubGroup]) -> None:
     """Compares the flat master weights with each parameter's own shard, padding left out.
 
     Raises ValueError naming the parameter and the DeepSpeed release when they differ.
@@ -138,8 +145,8 @@ def check_layout(zero3, sub_groups: list[SubGroup], rank: int) -> None:
                 f"elements on this rank, its parameters add up to {total}; not supported"
             )
         for param, spec in zip(group.params, group.specs):
-            _, offset, chunk = zero3.grad_position[zero3.get_param_id(param)]
-            real = min(max(param.ds_numel - rank * chunk, 0), chunk)
+            _, offset, _ = zero3.grad_position[zero3.get_param_id(param)]
+            real = real_numel(zero3, param)
             _check_same(param, spec.name, group.flat.detach()[offset : offset + real], real)
 
 
@@ -170,6 +177,4 @@ def local_gradient(zero3, sub_group: SubGroup, position: int):
         part = parts[position] if parts else None
     if part is None:
         return None
-    rank = torch.distributed.get_rank(process_group(zero3))
-    real = min(max(sub_group.params[position].ds_numel - rank * chunk, 0), chunk)
-    return part.detach().reshape(-1)[:real]
+    return part.detach().reshape(-1)[: real_numel(zero3, sub_group.params[position])]

@@ -27,18 +27,8 @@ KEYS = (
     "foreach",
     "per_head_muon",
 )
-# Not DeepSpeed's: which parameters get Muon, as in param_groups, and how it is computed, as in ZeroMuon.
+# Not DeepSpeed's: which parameters get Muon, as in param_groups.
 SELECTION_KEYS = ("include", "exclude")
-_COMPUTE_KEYS = (
-    "ns_dtype",
-    "cpu_kernels",
-    "momentum_device",
-    "momentum_dtype",
-    "fused_step",
-    "max_bytes_in_flight",
-    "stage_timeout_s",
-)
-OUR_KEYS = (*SELECTION_KEYS, *_COMPUTE_KEYS)
 
 
 @dataclass(frozen=True)
@@ -49,15 +39,15 @@ class MuonSettings:
     decoupled_decay: bool
 
 
-def read_muon_params(params: dict) -> MuonSettings:
-    """Settings from the ``params`` of ``"type": "Muon"`` (:data:`KEYS`).
+def read_muon_params(params: dict, ours: tuple[str, ...] = ()) -> MuonSettings:
+    """Settings from the ``params`` of ``"type": "Muon"`` (:data:`KEYS`). ours: options of ZeroMuon that it takes, too.
 
     lr goes for both roles, muon_lr and adam_lr before it. torch_adam and foreach choose between DeepSpeed's own
     implementations of the same AdamW and have nothing to choose here.
 
     Raises ValueError for an unknown key, a switch that is no boolean, an unknown ns_method, and per_head_muon.
     """
-    _check_keys(params)
+    _check_keys(params, (*KEYS, *SELECTION_KEYS, *ours))
     for key in ("torch_adam", "adam_w_mode", "fp32_optimizer_states", "foreach", "per_head_muon"):
         if not isinstance(params.get(key), (bool, type(None))):
             raise ValueError(f'"type": "Muon": {key}: got {params[key]!r}, expected true or false')
@@ -85,13 +75,12 @@ def read_muon_params(params: dict) -> MuonSettings:
         "scale": "original",
         "ns": "jordan",
         "ns_form": _FORMS[method],
-        **{key: params[key] for key in _COMPUTE_KEYS if key in params},
+        **{key: params[key] for key in ours if key in params},
     }
     return MuonSettings(options, params.get("adam_w_mode", True) is not False)
 
 
-def _check_keys(params: dict) -> None:
-    known = (*KEYS, *OUR_KEYS)
+def _check_keys(params: dict, known: tuple[str, ...]) -> None:
     for key in params:
         if key not in known:
             found = nearest(key.lower(), known, cutoff=0.5)

@@ -101,23 +101,26 @@ def _exchange(zero3, group, options: dict) -> _Ranks:
 
 def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
     sub_groups = layout.read_sub_groups(zero3, specs)
-    layout.check_layout(zero3, sub_groups, dist.get_rank(group))
+    layout.check_layout(zero3, sub_groups)
     shard, compute = sub_groups[0].flat.device, layout.compute_device()
     fused = _takes_over(zero3, options["fused_step"], dist.get_rank(group) == 0)
     staged = backend.staged(shard, compute)
+    casts = _casts(zero3, sub_groups) if fused else "none"
+    core_groups = layout.core_sub_groups(zero3, sub_groups)
     wire = _wire_dtype(options["wire_dtype"], sub_groups)
-    low_precision = _low_precision(zero3, sub_groups) if fused else None
-    home = _momentum_home(options, sub_groups, (wire, low_precision), ranks, group)
-    flow = _core.Flow(
-        staged=staged,
-        momentum_home=MOMENTUM_HOMES[home] if staged else "shard",
-        momentum_dtype=options["momentum_dtype"],
-        casts_weights=low_precision is not None,
-    )
-    plan = _core.make_step_plan(
-        _plan_options(options, compute, dist.get_world_size(group), _name_of(wire), flow),
-        layout.core_sub_groups(zero3, sub_groups),
-    )
+
+    def plan_for(home: str):
+        flow = _core.Flow(
+            staged=staged,
+            momentum_home=MOMENTUM_HOMES[home] if staged else "shard",
+            momentum_dtype=options["momentum_dtype"],
+            casts=casts,
+        )
+        return _core.make_step_plan(
+            _plan_options(options, compute, dist.get_world_size(group), wire, flow), core_groups
+        )
+
+    home, plan = _planned(options, sub_groups, plan_for, ranks, group)
     momentum_dtype, on_device = getattr(torch, options["momentum_dtype"]), staged and home == "device"
     _check_memory(plan, dist.get_rank(group), sub_groups, states, ranks.on_this_host, (momentum_dtype, on_device))
     executor = backend.make_executor(
@@ -158,59 +161,68 @@ def _takes_over(zero3, option: str, is_first_rank: bool) -> bool:
     return option != "off" and obstacle is None
 
 
-def _low_precision(zero3, sub_groups) -> torch.dtype | None:
-    """Of the weights that the kernels write; None unless that is one type for all sub-groups."""
-    flats = [loop.low_precision_shard(zero3, g.index) for g in sub_groups]
-    dtypes = {None if flat is None else flat.dtype for flat in flats}
-    return dtypes.pop() if len(dtypes) == 1 else None
+def _casts(zero3, sub_groups) -> str:
+    """Where the low-precision weights lie that the kernels write, with_shard or on_device; "none" unless that is one data
+    type in one place for all sub-groups."""
+    found = set()
+    for group in sub_groups:
+        low = loop.low_precision_shard(zero3, group.index)
+        found.add(None if low is None else (low.dtype, low.device == group.flat.device))
+    only = found.pop() if len(found) == 1 else None
+    if only is None:
+        return "none"
+    return "with_shard" if only[1] else "on_device"
 
 
-def _wire_dtype(option: str, sub_groups) -> torch.dtype:
+def _wire_dtype(option: str, sub_groups) -> str:
     """ "auto" is float32 when the model trains in float32, else bfloat16."""
     if option != "auto":
-        return getattr(torch, option)
-    return torch.float32 if layout.trains_in_float32(sub_groups) else torch.bfloat16
+        return option
+    return "float32" if layout.trains_in_float32(sub_groups) else "bfloat16"
 
 
-def _name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _momentum_home(options: dict, sub_groups, dtypes: tuple, ranks: _Ranks, group) -> str:
-    """ "cpu", "cpu_streamed" or "device". dtypes: on the wire, of the low-precision weights. Rank 0 prints what "auto"
-    took where there was a choice, and why."""
+def _planned(options: dict, sub_groups, plan_for: Callable, ranks: _Ranks, group) -> tuple:
+    """The home of the momentum ("cpu", "cpu_streamed" or "device") and the plan for it. Rank 0 prints what "auto" took
+    where there was a choice, and why."""
     option, shard, compute = options["momentum_device"], sub_groups[0].flat.device, layout.compute_device()
     if not backend.staged(shard, compute):
         placement.check_momentum_device(option, shard, compute)
-        return "cpu" if shard.type == "cpu" else "device"
+        home = "cpu" if shard.type == "cpu" else "device"
+        return home, plan_for(home)
     if option != "auto":
-        return option
-    if ranks.rates is None:
-        choice = placement.Choice(
-            "cpu", "momentum: cpu (computed there): the rates of the device could not be measured"
-        )
-    else:
-        load = _load(options, sub_groups, dtypes, dist.get_world_size(group))
-        choice = placement.choose_momentum(ranks.rates, load, ranks.free_device_bytes)
+        return option, plan_for(option)
+    plans = _candidates(plan_for)
+    choice = placement.Choice(
+        next(iter(plans)), "momentum: cpu (computed there): the rates of the device could not be measured"
+    )
+    if ranks.rates is not None:
+        device_bytes = _device_bytes(plans, options, sub_groups, dist.get_world_size(group))
+        choice = placement.choose_momentum(plans, ranks.rates, device_bytes, ranks.free_device_bytes)
     if dist.get_rank(group) == 0:
         print(f"zeromuon: {choice.reason}", flush=True)
-    return choice.home
+    return choice.home, plans[choice.home]
 
 
-def _load(options: dict, sub_groups, dtypes: tuple, world_size: int) -> placement.Load:
-    numels = {role: sum(g.flat.numel() for g in sub_groups if g.role == role) for role in ("muon", "adamw")}
-    shapes = [(s.rows, s.cols) for g in sub_groups if g.role == "muon" for s in g.specs]
-    ns = options["ns"]
-    iterations = len(_core.coefficient_set(ns)["coefficients"] if isinstance(ns, str) else ns)
-    wire, low_precision = (dtype.itemsize if dtype else 0 for dtype in dtypes)
-    return placement.Load(
-        numels["muon"],
-        numels["adamw"],
-        wire,
-        getattr(torch, options["momentum_dtype"]).itemsize,
-        low_precision,
-        placement.newton_schulz_flops(shapes, iterations, world_size),
-    )
+def _candidates(plan_for: Callable) -> dict:
+    """A plan for each home, without those that max_bytes_in_flight refuses. Raises ValueError when it refuses all."""
+    plans, refused = {}, None
+    for home in placement.MEANINGS:
+        try:
+            plans[home] = plan_for(home)
+        except ValueError as error:
+            refused = refused or error
+    if not plans:
+        raise refused
+    return plans
+
+
+def _device_bytes(plans: dict, options: dict, sub_groups, world_size: int) -> int:
+    """Of the home "device": momenta and, on the rank with most, buffers."""
+    if "device" not in plans:
+        return 0
+    numel = sum(g.flat.numel() for g in sub_groups if g.role == "muon")
+    buffers = max(plans["device"].buffer_bytes(rank)["device"] for rank in range(world_size))
+    return numel * getattr(torch, options["momentum_dtype"]).itemsize + buffers
 
 
 def _check_memory(

@@ -16,7 +16,7 @@ from ..selection.rules import ParamSpec
 from . import trace
 from .bind import Binding, bind
 from .groups import check_keys, params_and_specs
-from .options import check_value, validate_options
+from .options import check_together, check_value, declares_options, options_given, validate_options
 from .state import (
     ENTRY,
     adopt_universal,
@@ -30,6 +30,7 @@ from .state import (
 from .tasks import Values, make_task
 
 
+@declares_options
 class ZeroMuon(torch.optim.Optimizer):
     """Muon (K. Jordan et al., 2024) with an AdamW fallback (arXiv 1711.05101), sharded by ZeRO-3.
 
@@ -42,21 +43,7 @@ class ZeroMuon(torch.optim.Optimizer):
     Args:
         params: the groups of :func:`zeromuon.param_groups`, or groups whose parameters carry a
             boolean ``use_muon`` attribute. A bare list of parameters carries no roles and is refused.
-        lr: learning rate of Muon, per optimizer step. With the default scale a good AdamW value.
-        adam_lr: learning rate of AdamW; None means lr.
-        momentum: decay of the momentum, in [0, 1).
-        nesterov: orthogonalise the look-ahead momentum.
-        momentum_kind: "ema" or "heavy_ball".
-        weight_decay: decoupled, multiplied by lr; parameters with fewer than two dimensions are left
-            out, unless their group names a ``weight_decay`` of its own.
-        betas, eps: of AdamW.
-        scale: "match_rms_adamw", "original", "spectral_unclamped" or "none".
-        ns: name of a coefficient set or a list of (a, b, c) triples.
-        ns_form: "auto", "standard", "gram" or "gram_restarts".
-        ns_dtype: "auto", "float32" or "bfloat16": of the factors in Newton-Schulz' products.
-        cpu_kernels: "auto", or the name of the kernels that AdamW, momentum and apply take on the CPU.
-        fused_step: "auto", "on" or "off": all sub-groups in one go (fused_step.py), or one by one.
-        wire_dtype, momentum_device, momentum_dtype, max_bytes_in_flight, stage_timeout_s: see docs/options.md.
+        {options}
 
     It binds itself when the first step begins; :func:`zeromuon.attach` binds earlier.
 
@@ -64,40 +51,13 @@ class ZeroMuon(torch.optim.Optimizer):
         ValueError: an option is unknown or out of range, or a parameter has no role.
     """
 
-    def __init__(
-        self,
-        params,
-        lr=1e-3,
-        adam_lr=None,
-        momentum=0.95,
-        nesterov=True,
-        momentum_kind="ema",
-        weight_decay=0.0,
-        betas=(0.9, 0.95),
-        eps=1e-8,
-        scale="match_rms_adamw",
-        ns="jordan",
-        ns_form="auto",
-        ns_dtype="auto",
-        wire_dtype="auto",
-        momentum_device="auto",
-        momentum_dtype="float32",
-        cpu_kernels="auto",
-        fused_step="auto",
-        max_bytes_in_flight="auto",
-        stage_timeout_s=600.0,
-        **unknown,
-    ):
-        given = {k: v for k, v in locals().items() if k not in ("self", "params", "unknown", "__class__")}
-        self._options = validate_options({**given, **unknown})
+    def __init__(self, params, *positional, **keywords):
+        self._options = validate_options(options_given(positional, keywords))
         self._specs: dict[int, ParamSpec] = {}
         self._params: list = []
         self._given_group: list[int] = []  # of each group after the split, which one it comes from
         self._binding: Binding | None = None
         self._requests: list[Request] = []  # within a fused step: what it is made of
-        self._next_sub_group = 0  # what DeepSpeed must step next
-        self._poison: str | None = None  # what went wrong half way
-        self._steps = 0
         self._skipped_steps = 0
         self._in_skip_streak = False
         groups = self._split_by_role(params)
@@ -174,7 +134,9 @@ class ZeroMuon(torch.optim.Optimizer):
 
     def follow_deepspeed(self, given_groups_with_own_lr: list[int], decoupled_decay: bool) -> None:
         """DeepSpeed's meaning of ``"type": "Muon"``: in these groups (numbered as given at construction) AdamW takes
-        the group's lr as it is; `decoupled_decay` False is Adam with L2 regularisation."""
+        the group's lr as it is; `decoupled_decay` False is Adam with L2 regularisation (``adam_w_mode`` false). Raises
+        ValueError for an option that excludes that."""
+        check_together({**self._options, "adam_w_mode": decoupled_decay})
         for index, given in enumerate(self._given_group):
             if given in given_groups_with_own_lr:
                 self._adam_ratios[index] = 1.0
@@ -229,7 +191,8 @@ class ZeroMuon(torch.optim.Optimizer):
             self._step_sub_groups(self._requests or [self._given_shard()])
         except BaseException as error:
             # An interrupt is raised after the step that it came in, before its counts are written.
-            if self._next_sub_group > 0 or isinstance(error, _core.StepError) or not isinstance(error, Exception):
+            half_way = self._binding.executor.next_sub_group > 0
+            if half_way or isinstance(error, _core.StepError) or not isinstance(error, Exception):
                 self.poison(error)
             self._empty_groups()
             raise
@@ -244,21 +207,23 @@ class ZeroMuon(torch.optim.Optimizer):
 
     def poison(self, error: BaseException) -> None:
         """What `error` ended half way: no step and no save until a checkpoint with optimizer states is loaded."""
-        self._poison = self._poison or str(error) or f"{type(error).__name__} in the middle of a step"
+        self._binding.executor.poison(str(error) or f"{type(error).__name__} in the middle of a step")
 
     def _given_shard(self) -> Request:
         """The one flat shard that DeepSpeed put into a group, its gradient unscaled and clipped."""
         given = [flat for group in self.param_groups for flat in group["params"]]
-        expected = self._binding.sub_groups[self._next_sub_group]
+        expected = self._next_sub_group()
         if len(given) != 1 or given[0] is not expected.flat:
             raise unexpected_shards(given, expected)
         return Request(expected)
 
+    def _next_sub_group(self) -> layout.SubGroup:
+        return self._binding.sub_groups[self._binding.executor.next_sub_group]
+
     def _step_sub_groups(self, requests: list[Request]) -> None:
         """requests: in the order of the sub-groups."""
-        if requests[0].sub_group.index != self._next_sub_group:
-            expected = self._binding.sub_groups[self._next_sub_group]
-            raise unexpected_shards([r.sub_group.flat for r in requests], expected)
+        if requests[0].sub_group is not self._next_sub_group():
+            raise unexpected_shards([r.sub_group.flat for r in requests], self._next_sub_group())
         states = [self._state_of(self._binding, r.sub_group) for r in requests]
         values = [self._values_of(r.sub_group, state) for r, state in zip(requests, states)]
         tasks = [make_task(r, s, v, self._options) for r, s, v in zip(requests, states, values)]
@@ -266,9 +231,7 @@ class ZeroMuon(torch.optim.Optimizer):
         # The counts are written back last: a step that raises has not happened.
         for state, value in zip(states, values):
             state["step"] = value.count
-        self._next_sub_group = (requests[-1].sub_group.index + 1) % len(self._binding.sub_groups)
-        if self._next_sub_group == 0:
-            self._steps += 1
+        if self._binding.executor.next_sub_group == 0:
             self._in_skip_streak = False
 
     def _values_of(self, sub_group: layout.SubGroup, state: dict) -> Values:
@@ -283,13 +246,8 @@ class ZeroMuon(torch.optim.Optimizer):
             group["params"] = []
 
     def _raise_if_poisoned(self, what: str) -> None:
-        if self._poison is not None:
-            raise _core.StepError(f"{what}: the optimizer is poisoned by an earlier failure: {self._poison}")
-
-    def _recover(self) -> None:
-        """Weights and states were loaded anew."""
-        self._poison, self._next_sub_group = None, 0
-        self._binding.executor.recover()
+        if cause := self._binding.executor.poisoned:
+            raise _core.StepError(f"{what}: the optimizer is poisoned by an earlier failure: {cause}")
 
     def _state_of(self, binding: Binding, sub_group: layout.SubGroup) -> dict:
         flat = sub_group.flat
@@ -333,13 +291,13 @@ class ZeroMuon(torch.optim.Optimizer):
         self._adam_ratios = saved_ratios(state_dict[ENTRY], self._adam_ratios)
         drop_placeholders(self.state, self._binding.sub_groups)
         settle_momenta(self.state, self._binding)
-        self._recover()
+        self._binding.executor.recover()
 
     def _adopt_universal(self) -> None:
         entry = adopt_universal(self.state, self.param_groups, self._binding, self._options)
         if entry is not None:
             self._adam_ratios = saved_ratios(entry, self._adam_ratios)
-            self._recover()
+            self._binding.executor.recover()
 
     # ---- counters ----------------------------------------------------------------------------
 
@@ -356,8 +314,8 @@ class ZeroMuon(torch.optim.Optimizer):
         the same time; bytes_sent to other ranks, bytes_self: matrices, and per step and rank some 500 bytes of how it
         went; collectives; newton_schulz_matrices.
         """
-        own = {"steps": self._steps, "skipped_steps": self._skipped_steps}
-        return {**own, **(self._binding.executor.counters() if self._binding else _core.no_counts())}
+        of_core = self._binding.executor.counters() if self._binding else _core.no_counts()
+        return {**of_core, "skipped_steps": self._skipped_steps}
 
     def record_trace(self, on: bool = True) -> None:
         """Starts to note when each lane of this rank does what, or stops. Binds, so all ranks must call it."""

@@ -1,18 +1,7 @@
 """Where Muon's momentum lives: what may be asked for, and what "auto" takes.
 
-Note [Momentum bytes]
-With the shard on the CPU and Newton-Schulz on a GPU there are three homes, and a step moves, per Muon parameter of a
-rank's shard (w: bytes on the wire, m: of the momentum, p: of the low-precision weight, 0 without one):
-
-    home           to the device    to the host    host DRAM
-    cpu            w + p            w              4 + 2m + 2w + apply    the momentum is computed on the CPU
-    cpu_streamed   4 + m + p        m + w          4 + 2m + apply         gradients and momenta travel
-    device         4 + p            w              4 + apply              gradients travel; m bytes of device memory
-
-where apply = 8 + 2w + 2p: the update arrives and is read, the weights are read and written. DeepSpeed's own
-copy of the gradients to the CPU, in the backward pass, is the same for all and not counted. The AdamW part of the
-shard is computed on the CPU in each: 28 + 2p bytes of DRAM and p to the device per parameter. Link directions, DRAM and
-device work at the same time, so a home takes as long as its busiest resource.
+With the shard on the CPU and Newton-Schulz on a GPU there are three homes; what each moves is in the stages of a plan that
+is made for it, see Note [Bytes] in docs/memory.md.
 """
 
 from __future__ import annotations
@@ -43,18 +32,6 @@ class Rates:
     dram: float
     device_memory: float
     flops: float  # of matrix products on the device
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a rank's step has to do. numels: of its flat shard. Bytes: of one element."""
-
-    muon_numel: int
-    adamw_numel: int
-    wire_bytes: int
-    momentum_bytes: int
-    low_precision_bytes: int  # 0: the step writes no low-precision weights
-    newton_schulz_flops: float
 
 
 @dataclass(frozen=True)
@@ -93,58 +70,50 @@ def is_a_choice(option: str, shard: torch.device, compute: torch.device) -> bool
 # ---- what "auto" takes ------------------------------------------------------------------------------
 
 
-def choose_momentum(rates: Rates, load: Load, free_device_bytes: int) -> Choice:
-    """The home whose busiest resource is done first, of equal ones that with the least work in all; see
-    Note [Momentum bytes].
+def choose_momentum(plans: dict, rates: Rates, device_bytes: int, free_device_bytes: int) -> Choice:
+    """The home whose busiest lane is done first, of equal ones that with the least work in all.
 
-    free_device_bytes: of the rank that has the least. "device" must fit into a quarter of it: activations need the rest.
+    plans: home -> the StepPlan made for it. device_bytes: what "device" takes of the device, states and buffers; it must
+    fit into a quarter of free_device_bytes, of the rank that has the least: activations need the rest.
     """
-    needed = load.muon_numel * load.momentum_bytes
-    fits = needed <= _DEVICE_SHARE * free_device_bytes
-    homes = [home for home in MEANINGS if fits or home != "device"]
-    times = {home: _times(home, rates, load) for home in homes}
-    best = min(homes, key=lambda home: (max(times[home]), sum(times[home])))
-    others = [f"{home} {_figures(home, load)} take {_ms(times[home])}" for home in homes if home != best]
-    if not fits:
-        others.append(f"device does not fit: {needed / 2**20:.0f} MiB, {free_device_bytes / 2**20:.0f} MiB are free")
-    reason = f"momentum: {MEANINGS[best]}: {_figures(best, load)} take {_ms(times[best])}; " + "; ".join(others)
+    fits = device_bytes <= _DEVICE_SHARE * free_device_bytes
+    times = {home: _times(plan, rates) for home, plan in plans.items() if fits or home != "device"}
+    best = min(times, key=lambda home: (max(times[home]), sum(times[home])))
+    others = [f"{home} {_figures(plans[home])} take {_ms(times[home])}" for home in times if home != best]
+    if "device" in plans and not fits:
+        others.append(
+            f"device does not fit: {device_bytes / 2**20:.0f} MiB, {free_device_bytes / 2**20:.0f} MiB are free"
+        )
+    reason = f"momentum: {MEANINGS[best]}: {_figures(plans[best])} take {_ms(times[best])}; " + "; ".join(others)
     return Choice(best, reason)
 
 
-def bytes_per_parameter(home: str, load: Load) -> tuple[int, int, int]:
-    """(to the device, to the host, DRAM) of a Muon parameter; see Note [Momentum bytes]."""
-    w, m, p, g = load.wire_bytes, load.momentum_bytes, load.low_precision_bytes, _FP32_BYTES
-    apply = 2 * _FP32_BYTES + 2 * w + 2 * p
-    if home == "cpu":
-        return w + p, w, g + 2 * m + 2 * w + apply
-    if home == "cpu_streamed":
-        return g + m + p, m + w, g + 2 * m + apply
-    return g + p, w, g + apply
+def bytes_per_parameter(plan) -> tuple[int, int, int]:
+    """(to the device, to the host, DRAM) of a Muon parameter in a step of this plan."""
+    rows = plan.stages
+    up, down = (sum(r["link_bytes"] for r in rows if r["lane"] == lane) for lane in ("to_device", "to_host"))
+    return up, down, sum(r["dram_bytes"] for r in rows)
 
 
-def _times(home: str, rates: Rates, load: Load) -> tuple[float, ...]:
-    """Seconds of each resource."""
-    up, down, dram = (load.muon_numel * b for b in bytes_per_parameter(home, load))
-    up += load.adamw_numel * load.low_precision_bytes
-    dram += load.adamw_numel * (7 * _FP32_BYTES + 2 * load.low_precision_bytes)
-    on_device = 0 if home == "cpu" else load.muon_numel * (_FP32_BYTES + 2 * load.momentum_bytes + load.wire_bytes)
-    device = load.newton_schulz_flops / rates.flops + on_device / rates.device_memory
-    return up / rates.to_device, down / rates.to_host, dram / rates.dram, device
+def _times(plan, rates: Rates) -> tuple[float, ...]:
+    """Seconds of each lane."""
+    seconds = plan.seconds(
+        dram_bytes_per_s=rates.dram,
+        to_device_bytes_per_s=rates.to_device,
+        to_host_bytes_per_s=rates.to_host,
+        device_bytes_per_s=rates.device_memory,
+        flops_per_s=rates.flops,
+    )
+    return tuple(seconds.values())
 
 
-def _figures(home: str, load: Load) -> str:
-    up, down, dram = bytes_per_parameter(home, load)
+def _figures(plan) -> str:
+    up, down, dram = bytes_per_parameter(plan)
     return f"{up}+{down} B link and {dram} B DRAM per parameter"
 
 
 def _ms(times: tuple[float, ...]) -> str:
     return f"{1e3 * max(times):.1f} ms"
-
-
-def newton_schulz_flops(shapes: list[tuple[int, int]], iterations: int, world_size: int) -> float:
-    """Of the standard form, on a rank that owns an equal share: X X^T, its square and the product with X per iteration."""
-    of_matrix = (iterations * 2.0 * (2 * min(s) ** 2 * max(s) + min(s) ** 3) for s in shapes)
-    return sum(of_matrix) / world_size
 
 
 def slowest(rates: list[Rates]) -> Rates:

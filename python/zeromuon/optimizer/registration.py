@@ -7,6 +7,7 @@ from ..deepspeed.guard import watch_engines
 from ..deepspeed.muon_params import SELECTION_KEYS, read_muon_params
 from ..selection.rules import param_groups
 from .optimizer import ZeroMuon
+from .options import TYPE_MUON_OPTIONS
 
 
 def register(replace_muon: bool = False) -> None:
@@ -54,7 +55,7 @@ def _build_as_muon(engine, model_parameters) -> ZeroMuon:
     group's own lr goes for both of its roles."""
     support.check_config(engine)
     params = dict(engine.optimizer_params() or {})
-    settings = read_muon_params(params)
+    settings = read_muon_params(params, TYPE_MUON_OPTIONS)
     groups = _restrict(param_groups(engine.module, **_taken_out(params)), list(model_parameters))
     own_lr = [i for i, group in enumerate(groups) if "lr" in group]
     told = [{"weight_decay": settings.options["weight_decay"], **group} for group in groups]

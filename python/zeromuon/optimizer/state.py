@@ -16,28 +16,29 @@ import warnings
 
 import torch
 
-FORMAT = 1
-ENTRY = "zeromuon"
-_GROUP_VALUES = ("lr", "weight_decay", "initial_lr", "name")  # those that a group has
-# Options that change what the stored momentum means.
-_MEANING = ("momentum_kind",)
-# Options that change the arithmetic: going on with others is allowed, and said.
-_COMPARED = ("momentum", "nesterov", "scale", "ns", "ns_form", "ns_dtype", "betas", "eps")
-# Options that a load takes from the checkpoint, as torch does with what is in param_groups.
-_TAKEN = ("lr", "adam_lr", "weight_decay")
-# Options that change how the stored momentum is held: a load converts it.
-_CONVERTED = ("momentum_dtype",)
+from ..base.entry import ENTRY, FORMAT, GROUP_VALUES, check_entry
+from .options import OPTIONS
+
+_GROUP_VALUES = tuple(key for key in GROUP_VALUES if key != "adam_ratio")  # those that a group has itself
+# What a load says of an option that differs, by its Option.on_load.
+_SAID = {
+    "said": ", going on with {now}",
+    "converted": "; its momentum is converted to {now}",
+    "taken": ", this run says {now}; as in torch, the checkpoint's learning rates, their ratio and its decay are gone on "
+    "with",
+}
 
 
 def save_entry(state_dict: dict, binding, options: dict, adam_ratios: list[float]) -> dict:
-    """`state_dict` with the entry in it: format version, name -> role in the order of the shards, 2-D views of the
-    Muon parameters, the hyper-parameters, the hash of how each matrix is computed, and the values of each group."""
+    """`state_dict` with the entry in it, see base/entry_schema.json: format version, what a reader must know, name -> role
+    in the order of the shards, the hyper-parameters, the hash of how each matrix is computed, and the values of each
+    group."""
     specs = [s for g in binding.sub_groups for s in g.specs]
     groups = state_dict["param_groups"]
     entry = {
         "format": FORMAT,
+        "needs": [],
         "roles": {s.name: s.role for s in specs},
-        "blocks": {s.name: [[0, s.rows, 0, s.cols]] for s in specs if s.role == "muon"},
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
         "arithmetic": _arithmetic(binding.plan, options),
         "groups": [
@@ -122,35 +123,25 @@ def _foreign(state_dict: dict) -> str:
 
 
 def _check(entry: dict, binding, options: dict) -> None:
-    if entry["format"] != FORMAT:
-        raise ValueError(f"ZeroMuon state has format {entry['format']}, this version reads {FORMAT}")
+    check_entry(entry)
     _check_roles(entry["roles"], {s.name: s.role for g in binding.sub_groups for s in g.specs})
-    for key in _MEANING:
-        if entry["options"][key] != options[key]:
-            raise ValueError(
-                f'{key}: the checkpoint was written with "{entry["options"][key]}", this run has '
-                f'"{options[key]}"; the stored momentum has other units: set {key} as it was, or convert it: '
-                f"zeromuon ckpt convert-optimizer --to ZeroMuon --momentum-kind {options[key]}"
-            )
-    for key in _COMPARED:
-        saved, now = entry["options"].get(key, options[key]), options[key]
-        if _plain(saved) != _plain(now):
-            warnings.warn(f"{key}: the checkpoint was written with {saved}, going on with {now}", stacklevel=4)
-    for key in _CONVERTED:
-        saved, now = entry["options"].get(key, options[key]), options[key]
-        if saved != now:
-            warnings.warn(
-                f"{key}: the checkpoint was written with {saved}; its momentum is converted to {now}", stacklevel=4
-            )
+    _check_options(entry["options"], options)
     _warn_of_arithmetic(entry, binding.plan, options)
-    for key in _TAKEN:
-        saved, now = entry["options"][key], options[key]
-        if saved != now:
-            warnings.warn(
-                f"{key}: the checkpoint was written with {saved}, this run says {now}; as in torch, the "
-                f"checkpoint's learning rates, their ratio and its decay are gone on with",
-                stacklevel=4,
-            )
+
+
+def _check_options(saved: dict, options: dict) -> None:
+    """Does with every option that differs what its row in the table says. One that the checkpoint lacks, as those of older
+    versions and of conversions do, does not differ."""
+    differing = [o for o in OPTIONS if _plain(saved.get(o.name, options[o.name])) != _plain(options[o.name])]
+    for key in (o.name for o in differing if o.on_load == "refused"):
+        raise ValueError(
+            f'{key}: the checkpoint was written with "{saved[key]}", this run has "{options[key]}"; the stored '
+            f"momentum has other units: set {key} as it was, or convert it: zeromuon ckpt convert-optimizer "
+            f"--to ZeroMuon --{key.replace('_', '-')} {options[key]}"
+        )
+    for option in (o for o in differing if o.on_load in _SAID):
+        text = _SAID[option.on_load].format(now=options[option.name])
+        warnings.warn(f"{option.name}: the checkpoint was written with {saved[option.name]}{text}", stacklevel=5)
 
 
 def _arithmetic(plan, options: dict) -> str:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from .. import _core
 from ..deepspeed.requests import Request
+from .options import hyper_parameters
 
 
 @dataclass(frozen=True)
 class Values:
-    """What a sub-group is stepped with. lr: of its role. count: 1 in the first step."""
+    """What a sub-group is stepped with, beside the options. lr: of its role. count: 1 in the first step."""
 
     lr: float
     weight_decay: float
@@ -21,29 +22,20 @@ class Values:
 def make_task(request: Request, state: dict, values: Values, options: dict):
     """_core.MuonTask or _core.AdamWTask, which hold references to the tensors. options: of the optimizer."""
     flat = request.sub_group.flat
-    shared = {"lr": values.lr, "weight_decay": values.weight_decay, "gradient_scale": request.gradient_scale}
+    tensors = (request.sub_group.index, flat.data, flat.grad, state["exp_avg"])
+    hyper = {
+        **hyper_parameters(request.sub_group.role, options),
+        "lr": values.lr,
+        "weight_decay": values.weight_decay,
+        "gradient_scale": request.gradient_scale,
+    }
     if request.sub_group.role == "muon":
-        return _core.MuonTask(
-            request.sub_group.index,
-            flat.data,
-            flat.grad,
-            state["exp_avg"],
-            request.low_precision,
-            **shared,
-            beta=options["momentum"],
-            kind=options["momentum_kind"],
-            nesterov=options["nesterov"],
-        )
+        return _core.MuonTask(*tensors, request.low_precision, **hyper)
     return _core.AdamWTask(
-        request.sub_group.index,
-        flat.data,
-        flat.grad,
-        state["exp_avg"],
+        *tensors,
         state["exp_avg_sq"],
         request.low_precision,
-        **shared,
-        betas=options["betas"],
-        eps=options["eps"],
+        **hyper,
         step=values.count,
         decoupled=values.decoupled_decay,
     )

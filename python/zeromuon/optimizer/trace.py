@@ -14,7 +14,6 @@ from pathlib import Path
 
 from ..base.whole_file import whole_file
 
-_LANES = ("cpu", "h2d", "compute", "d2h", "comm")  # from top to bottom
 _STEP_TRACK = 0
 _NS_PER_US = 1000
 
@@ -78,16 +77,22 @@ def _shift_ns(first: RankTrace, other: RankTrace) -> int:
     return 0 if other.host == first.host else first.now_ns - other.now_ns
 
 
+def lanes() -> tuple[str, ...]:
+    """All that a step may have, from top to bottom."""
+    from .. import _core  # torch must be there first
+
+    return _core.LANES
+
+
 def _lanes_of(events: list[dict]) -> list[str]:
-    """Known lanes first, in their order."""
     found = {e["lane"] for e in events}
-    return [lane for lane in _LANES if lane in found] + sorted(found.difference(_LANES))
+    return [lane for lane in lanes() if lane in found] + sorted(found.difference(lanes()))
 
 
 def _of_rank(trace: RankTrace, shift_ns: int) -> list[dict]:
-    lanes = {lane: track for track, lane in enumerate(_lanes_of(trace.events), _STEP_TRACK + 1)}
+    tracks = {lane: track for track, lane in enumerate(_lanes_of(trace.events), _STEP_TRACK + 1)}
     out = [_name("process_name", trace.rank, _STEP_TRACK, f"rank {trace.rank} ({trace.host})")]
-    for lane, track in {"step": _STEP_TRACK, **lanes}.items():
+    for lane, track in {"step": _STEP_TRACK, **tracks}.items():
         out.append(_name("thread_name", trace.rank, track, lane))
         out.append(
             {"ph": "M", "name": "thread_sort_index", "pid": trace.rank, "tid": track, "args": {"sort_index": track}}
@@ -98,8 +103,8 @@ def _of_rank(trace: RankTrace, shift_ns: int) -> list[dict]:
     for event in trace.events:
         times = (event["begin_ns"] + shift_ns, event["end_ns"] + shift_ns)
         arguments = {"sub_group": event["sub_group"], "bucket": event["bucket"]}
-        out.append(_bar(event["stage"], trace.rank, lanes[event["lane"]], times, arguments))
-    return out + _arrows(trace, lanes, shift_ns)
+        out.append(_bar(event["stage"], trace.rank, tracks[event["lane"]], times, arguments))
+    return out + _arrows(trace, tracks, shift_ns)
 
 
 def _name(kind: str, rank: int, track: int, name: str) -> dict:
@@ -120,7 +125,7 @@ def _bar(name: str, rank: int, track: int, times_ns: tuple[int, int], arguments:
     }
 
 
-def _arrows(trace: RankTrace, lanes: dict[str, int], shift_ns: int) -> list[dict]:
+def _arrows(trace: RankTrace, tracks: dict[str, int], shift_ns: int) -> list[dict]:
     """From each task of a bucket to the next: a flow that starts, passes through, and ends."""
     buckets: dict[tuple, list[dict]] = {}
     for event in sorted(trace.events, key=lambda e: e["begin_ns"]):
@@ -139,7 +144,7 @@ def _arrows(trace: RankTrace, lanes: dict[str, int], shift_ns: int) -> list[dict
                     "cat": "bucket",
                     "id": f"{trace.rank}.{sub_group}.{bucket}",
                     "pid": trace.rank,
-                    "tid": lanes[event["lane"]],
+                    "tid": tracks[event["lane"]],
                     "ts": middle / _NS_PER_US,
                 }
             )

@@ -11,6 +11,8 @@ import time
 import uuid
 from pathlib import Path
 
+from . import channel
+
 END_SECONDS = 10.0  # that a process has to end its own children when it is asked to
 _KILL_SECONDS = 5.0  # that killed processes have to be gone
 _POLL_SECONDS = 0.02
@@ -23,7 +25,8 @@ class Child:
 
     It starts when entered (``with Child(...) as child``) and has ended when left, with all processes that carry its mark: a
     variable of the environment, which also those inherit that run in other sessions, as torchrun's ranks do, or whose parent is
-    gone. Within, SIGTERM is as Ctrl-C unless this process handles it. Thread: the main thread.
+    gone. Within, SIGTERM is as Ctrl-C unless this process handles it. It may `tell`, this process hears it in `told`, also once
+    it has ended. Thread: the main thread.
 
     environment: variables beside those of this process. log: file that gets what it prints, appended. shows_output: only its
     stderr goes to the log. folder: to run in.
@@ -40,11 +43,15 @@ class Child:
         self._command, self.log, self._shows_output, self._folder = command, log, shows_output, folder
         self._mark = uuid.uuid4().hex
         marks = ":".join(filter(None, (os.environ.get(_MARKS), self._mark)))
-        self._environment = {**os.environ, **(environment or {}), _MARKS: marks, _PARENT: str(os.getpid())}
+        self._channel = channel.Channel()
+        self.told = self._channel.told
+        own = {_MARKS: marks, _PARENT: str(os.getpid()), channel.VARIABLE: str(self._channel.file)}
+        self._environment = {**os.environ, **(environment or {}), **own}
         self._process: subprocess.Popen | None = None
 
     def __enter__(self):
         self._on_exit = contextlib.ExitStack()
+        self._on_exit.callback(self._channel.close)
         self._on_exit.enter_context(_terminated_as_interrupted())
         self._on_exit.callback(self.end)
         with open(self.log or os.devnull, "ab") as log:

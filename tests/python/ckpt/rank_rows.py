@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch.distributed as dist
 
 from tests.python.ckpt import zoo
 from tests.python.ckpt.kinds import SAVED_AFTER, Kind, deepspeed_config
-from tests.multirank import world
+from tests.multirank import checkpoint_rows, world
 
 STATES = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 
@@ -42,7 +41,9 @@ def resume(training: dict, run: str, tag: str, folder: str) -> dict:
     steps, groups = engine.global_steps, _group_values(engine)
     _train(engine, range(SAVED_AFTER, SAVED_AFTER + 1))
     _write(live(engine), folder, "next.pt")
-    return {"global_steps": steps, "note": client.get("note"), "groups": groups}
+    plan = getattr(engine.optimizer.optimizer, "plan", None)  # of ours
+    arithmetic = plan and plan.arithmetic_hash
+    return {"global_steps": steps, "note": client.get("note"), "groups": groups, "arithmetic": arithmetic}
 
 
 def consolidate(run: str, out: str) -> dict:
@@ -212,20 +213,8 @@ def _write(tensors: dict, folder: str, name: str) -> None:
 def _peers(folder: Path) -> dict:
     """zero_to_fp32 into zero_to_fp32.pt, ds_to_universal into peer-universal, or its error."""
     _consolidate(folder / "run", folder / "zero_to_fp32.pt")
-    from deepspeed.checkpoint import ds_to_universal
-
-    options = argparse.Namespace(
-        input_folder=str(folder / "run/saved"),
-        output_folder=str(folder / "peer-universal"),
-        num_extract_workers=1,
-        num_merge_workers=1,
-        keep_temp_folder=False,
-        strict=True,
-        inject_missing_state=False,
-    )
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            ds_to_universal.main(options)
+        checkpoint_rows.to_universal(str(folder / "run/saved"), str(folder / "peer-universal"))
     except KeyError as error:
         return {"universal_error": f"KeyError: {error}"}
     return {}

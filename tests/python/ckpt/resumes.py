@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
 from tests.python.ckpt import tool, zoo
+from tests.python.ckpt.fixtures.make_own import OWN
 from tests.python.ckpt.kinds import KINDS, MORE_KINDS, Kind
 
 OTHER_SUB_GROUP = 30  # of reshards to three ranks
@@ -33,7 +35,7 @@ class Resume:
     """make: (the folder of what was saved on two ranks, of earlier outputs, output) -> the tool's report."""
 
     name: str
-    source: str  # a key of KINDS or MORE_KINDS
+    source: str  # a key of KINDS, MORE_KINDS or OWN
     world_size: int
     loader: Kind
     make: Callable[[Path, Path, Path], dict]
@@ -105,6 +107,27 @@ def _universal_conversion(name: str, to: Kind, **options) -> Resume:
     )
 
 
+OWN_FOLDER = Path(__file__).parent / "fixtures/zeromuon-0.1.0"  # see fixtures/make_own.py
+
+
+def _own(name: str) -> Resume:
+    """A checkpoint of an earlier zeromuon as it is, on as many ranks as wrote it."""
+
+    def copy(saved: Path, out: Path, folder: Path) -> dict:
+        shutil.copytree(OWN_FOLDER / name, folder)
+        return {}
+
+    world_size, kind = OWN[name]
+    return Resume(f"0.1.0 {name}", name, world_size, replace(Kind(**kind), universal=name == "universal"), copy)
+
+
+def _own_resharded(name: str) -> Resume:
+    def reshard(saved: Path, out: Path, folder: Path) -> dict:
+        return tool.reshard(str(OWN_FOLDER / name), str(folder), 3)
+
+    return Resume(f"0.1.0 {name} at three", name, 3, Kind(**OWN[name][1]), reshard)
+
+
 NUMBERS = {"lr": 0.02, "adam_lr": 0.004, "momentum": 0.9}
 HEAVY_BALL = MORE_KINDS["ZeroMuon-heavy-ball"]
 RESUMES = {
@@ -124,5 +147,7 @@ RESUMES = {
         _conversion("Muon-fp32", KINDS["AdamW-fp32"]),
         _universal_conversion("AdamW-fp32", KINDS["ZeroMuon-fp32"], roles=ROLES, numbers=NUMBERS),
         _universal_conversion("ZeroMuon-fp32", KINDS["AdamW-fp32"]),
+        *map(_own, OWN),
+        *map(_own_resharded, OWN),
     ]
 }

@@ -1,13 +1,16 @@
 """The params of DeepSpeed's "type": "Muon" as ZeroMuon reads them."""
 
 import pytest
+import torch
 
+import zeromuon
+from tests.python.optimizer.other_options import OTHER
 from zeromuon.deepspeed.muon_params import KEYS, read_muon_params
-from zeromuon.optimizer.options import validate_options
+from zeromuon.optimizer.options import TYPE_MUON_OPTIONS, validate_options
 
 
 def options(**params):
-    return read_muon_params(params).options
+    return read_muon_params(params, TYPE_MUON_OPTIONS).options
 
 
 def test_absent_keys_take_the_defaults_of_deepspeed():
@@ -17,7 +20,6 @@ def test_absent_keys_take_the_defaults_of_deepspeed():
 
 
 def test_the_installed_deepspeed_has_those_defaults():
-    import torch
     from deepspeed.runtime.zero.muon.original_muon import MuonWithAuxAdam
 
     matrix, vector = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
@@ -67,6 +69,20 @@ def test_what_is_read_is_valid_for_zeromuon():
 
 def test_the_decay_of_adam_is_coupled_only_when_told():
     assert read_muon_params({}).decoupled_decay and not read_muon_params({"adam_w_mode": False}).decoupled_decay
+
+
+def test_options_of_zeromuon_that_are_taken_keep_their_names():
+    assert {"cautious_wd", "ns_dtype", "stage_timeout_s"} <= set(TYPE_MUON_OPTIONS)
+    given = {key: OTHER[key] for key in TYPE_MUON_OPTIONS}
+    assert options(**given).items() >= given.items()
+
+
+def test_cautious_decay_is_refused_where_the_decay_is_coupled(capsys):
+    net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 4))
+    optimizer = zeromuon.ZeroMuon(zeromuon.param_groups(net), **options(cautious_wd=True))
+    optimizer.follow_deepspeed([], decoupled_decay=True)
+    with pytest.raises(ValueError, match="cautious_wd: got True together with adam_w_mode=False"):
+        optimizer.follow_deepspeed([], decoupled_decay=False)
 
 
 @pytest.mark.parametrize(

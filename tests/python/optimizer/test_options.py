@@ -1,12 +1,22 @@
 """The options of ZeroMuon: what is taken, what is refused, and whether the message helps."""
 
+import inspect
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from zeromuon.optimizer.options import OPTIONS, nearest_name, option_names, options_markdown
+from zeromuon.optimizer.options import (
+    ON_LOAD,
+    OPTIONS,
+    check_together,
+    nearest_name,
+    option_names,
+    options_given,
+    options_markdown,
+)
 from zeromuon.optimizer.options import validate_options as validate_with_core
 
 
@@ -32,6 +42,7 @@ def test_no_options_at_all_give_every_documented_default():
         "nesterov": True,
         "momentum_kind": "ema",
         "weight_decay": 0.0,
+        "cautious_wd": False,
         "betas": (0.9, 0.95),
         "eps": 1e-8,
         "scale": "match_rms_adamw",
@@ -116,6 +127,7 @@ def test_zero_is_a_momentum_and_a_weight_decay_and_an_eps():
         {"momentum": "0.9"},
         {"nesterov": 1},
         {"nesterov": "true"},
+        {"cautious_wd": 1},
         {"betas": 0.9},
         {"betas": [0.9]},
         {"betas": [0.9, 0.95, 0.99]},
@@ -168,9 +180,18 @@ def test_a_choice_takes_its_values_and_names_them_when_it_refuses(name, values):
     assert f"{name}: got 'nonsense'" in message and all(f'"{value}"' in message for value in values)
 
 
-@pytest.mark.parametrize(("name", "value"), [("ns_dtype", "float16")])
-def test_a_value_of_a_later_version_is_refused_by_name(name, value):
-    assert f"{name}: got '{value}', which is not available in this version" in refusal(**{name: value})
+def test_products_in_float16_are_refused_by_name():
+    assert 'ns_dtype: got \'float16\', expected "auto", "float32" or "bfloat16"' in refusal(ns_dtype="float16")
+
+
+def test_cautious_decay_is_refused_where_there_is_none():
+    message = refusal(cautious_wd=True, cpu_kernels="onednn")
+    assert "cautious_wd: got True together with cpu_kernels='onednn', whose AdamW has no such decay" in message
+    assert validate(cautious_wd=False, cpu_kernels="onednn")["cpu_kernels"] == "onednn"
+    with pytest.raises(ValueError, match="cautious_wd: got True together with adam_w_mode=False"):
+        check_together({**validate(cautious_wd=True), "adam_w_mode": False})
+    check_together({**validate(cautious_wd=True), "adam_w_mode": True})
+    check_together({**validate(), "adam_w_mode": False})
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, 1e9, 2**63, True, "1GB", None])
@@ -207,7 +228,7 @@ def test_the_markdown_table_has_one_row_per_option_with_its_default():
     lines = options_markdown().splitlines()
     assert len(lines) == 2 + len(OPTIONS)
     assert len({line.count("|") for line in lines}) == 1
-    assert '| `ns_dtype` | `"auto"` | - | "auto", "float32", "bfloat16" (later: float16) |' in options_markdown()
+    assert '| `ns_dtype` | `"auto"` | - | "auto", "float32", "bfloat16" |' in options_markdown()
 
 
 def test_the_compiled_core_names_the_coefficient_sets_when_none_are_given():
@@ -230,9 +251,41 @@ def test_the_package_names_what_it_has_when_asked_for_something_else():
 
 
 def test_the_documented_table_is_the_one_in_the_code():
-    from pathlib import Path
-
-    from zeromuon.optimizer.options import options_markdown
-
     page = (Path(__file__).parents[3] / "docs" / "options.md").read_text()
     assert options_markdown() in page, "docs/options.md is out of date: paste options_markdown() into it"
+    for name, meaning in ON_LOAD.items():
+        assert f"- {name}: {meaning}" in page
+
+
+# ---- what is made from the table ----------------------------------------------------------------------
+
+
+def test_the_constructor_shows_every_option_with_its_default():
+    from zeromuon import ZeroMuon
+
+    shown = inspect.signature(ZeroMuon).parameters
+    assert list(shown) == ["params", *option_names(), "unknown"]
+    assert {name: shown[name].default for name in option_names()} == {o.name: o.default for o in OPTIONS}
+
+
+def test_the_docstring_tells_allowed_values_units_and_meaning_of_every_option():
+    from zeromuon import ZeroMuon
+
+    assert "{options}" not in ZeroMuon.__doc__ and max(map(len, ZeroMuon.__doc__.splitlines())) <= 120
+    text = " ".join(ZeroMuon.__doc__.split())
+    for option in OPTIONS:
+        unit = f"; {option.unit}" if option.unit else ""
+        assert f" {option.name} ({option.allowed}{unit}): {option.meaning} " in text
+
+
+def test_options_are_given_by_position_or_by_name_as_in_a_call():
+    assert options_given((0.1,), {"betas": (0, 0), "momentun": 1}) == {"lr": 0.1, "betas": (0, 0), "momentun": 1}
+    with pytest.raises(TypeError, match="multiple values for argument 'lr'"):
+        options_given((0.1,), {"lr": 0.2})
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        options_given((0.1,) * 50, {})
+
+
+def test_every_row_says_what_a_load_does_and_whose_hyper_parameter_it_is():
+    for option in OPTIONS:
+        assert option.on_load in ON_LOAD and set(option.roles) <= {"muon", "adamw"}, option.name

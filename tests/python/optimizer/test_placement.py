@@ -1,95 +1,149 @@
 """Where the momentum lives: what may be asked for, and what "auto" takes by rates and bytes."""
 
+import math
+
 import pytest
 import torch
 
+from zeromuon import _core
 from zeromuon.optimizer import placement
-from zeromuon.optimizer.placement import Load, Rates
+from zeromuon.optimizer.options import MOMENTUM_HOMES
+from zeromuon.optimizer.placement import Rates
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 GB, PLENTY = 1e9, 10**12
-# A PCIe 4 link, 200 GB/s of host DRAM, an H100.
-USUAL = Rates(to_device=25 * GB, to_host=25 * GB, dram=200 * GB, device_memory=3000 * GB, flops=400e12)
-BF16 = Load(
-    muon_numel=10**9, adamw_numel=0, wire_bytes=2, momentum_bytes=4, low_precision_bytes=2, newton_schulz_flops=0
-)
+MUON, ADAMW = 10**9, 10**9  # elements
+MOMENTA = 4 * MUON  # bytes
+# A PCIe 4 link, 200 GB/s of host DRAM, an H100; products take no time unless a test says so.
+USUAL = Rates(to_device=25 * GB, to_host=25 * GB, dram=200 * GB, device_memory=3000 * GB, flops=math.inf)
 
 
 def changed(base, **values):
     return type(base)(**{**vars(base), **values})
 
 
+def _sub_group(role, rows, cols, count):
+    shape = {"rows": rows, "cols": cols} if role == "muon" else {"rows": 0, "cols": 0}
+    numel = rows * cols
+    return _core.SubGroupSpec(
+        role,
+        [
+            _core.ParamSpec(
+                name=f"{role}{k}",
+                numel=numel,
+                chunk=numel,
+                shard_offset=k * numel,
+                **shape,
+                decay=True,
+                transposed=False,
+            )
+            for k in range(count)
+        ],
+    )
+
+
+def plan_for(home, momentum="float32", wire="bfloat16", casts="on_device", adamw=False):
+    groups = [_sub_group("muon", 4000, 2500, MUON // 10**7)]
+    if adamw:
+        groups.append(_sub_group("adamw", ADAMW, 1, 1))
+    options = _core.PlanOptions(
+        world_size=1,
+        newton_schulz=_core.NewtonSchulzRequest(form="auto", dtype="auto", coefficients=_core.CoefficientSet("jordan")),
+        target=_core.cuda_target(),
+        lanes=1,
+        scale="match_rms_adamw",
+        wire_dtype=wire,
+        flow=_core.Flow(staged=True, momentum_home=MOMENTUM_HOMES[home], momentum_dtype=momentum, casts=casts),
+    )
+    return _core.make_step_plan(options, groups)
+
+
+def plans(**given):
+    return {home: plan_for(home, **given) for home in placement.MEANINGS}
+
+
 @pytest.mark.parametrize(
     "home, momentum, expected",
     [
-        ("cpu", 4, (4, 2, 32)),
-        ("cpu_streamed", 4, (10, 6, 28)),
-        ("device", 4, (6, 2, 20)),
-        ("cpu", 2, (4, 2, 28)),
-        ("cpu_streamed", 2, (8, 4, 24)),
-        ("device", 2, (6, 2, 20)),
+        ("cpu", "float32", (4, 2, 26)),
+        ("cpu_streamed", "float32", (10, 6, 12)),
+        ("device", "float32", (6, 2, 12)),
+        ("cpu", "bfloat16", (4, 2, 22)),
+        ("cpu_streamed", "bfloat16", (8, 4, 12)),
+        ("device", "bfloat16", (6, 2, 12)),
     ],
 )
 def test_bytes_per_muon_parameter_in_bf16_training(home, momentum, expected):
-    assert placement.bytes_per_parameter(home, changed(BF16, momentum_bytes=momentum)) == expected
+    assert placement.bytes_per_parameter(plan_for(home, momentum)) == expected
 
 
 def test_without_low_precision_weights_and_with_an_fp32_wire():
-    load = changed(BF16, wire_bytes=4, low_precision_bytes=0)
-    assert placement.bytes_per_parameter("cpu", load) == (4, 4, 36)
+    plan = plan_for("cpu", wire="float32", casts="none")
+    assert placement.bytes_per_parameter(plan) == (4, 4, 28)
+
+
+def test_a_plan_says_how_long_each_lane_is_busy():
+    seconds = plan_for("device", adamw=True).seconds(
+        dram_bytes_per_s=1e9,
+        to_device_bytes_per_s=1e9,
+        to_host_bytes_per_s=1e9,
+        device_bytes_per_s=1e9,
+        flops_per_s=math.inf,
+    )
+    # AdamW: weight and two states read and written, a gradient read, a cast written and sent.
+    assert tuple(seconds) == _core.LANES
+    assert seconds["cpu"] == pytest.approx(12 + 30)
+    assert seconds["to_device"] == pytest.approx(6 + 2 + (4 + 8 + 2))  # the momentum runs in the stream of the copies
+    assert seconds["to_host"] == pytest.approx(2)
+    assert seconds["compute"] == seconds["collective"] == 0
 
 
 CHOICES = {
-    "slow link, fast DRAM: computed where it is stored": (USUAL, BF16, 0, "cpu"),
+    "slow link, fast DRAM: computed where it is stored": (USUAL, False, 0, "cpu"),
     "slow DRAM, fast link: streamed": (
         changed(USUAL, to_device=300 * GB, to_host=300 * GB, dram=100 * GB),
-        BF16,
+        False,
         0,
         "cpu_streamed",
     ),
-    "the DRAM is the bottleneck and the momentum fits: device": (changed(USUAL, dram=50 * GB), BF16, PLENTY, "device"),
+    "the DRAM is the bottleneck and the momentum fits: device": (changed(USUAL, dram=50 * GB), False, PLENTY, "device"),
     "as before, and it does not fit: least DRAM of the rest": (
         changed(USUAL, to_device=100 * GB, to_host=100 * GB, dram=50 * GB),
-        BF16,
+        False,
         0,
         "cpu_streamed",
     ),
     "the link is the bottleneck: least link bytes, though the device has room": (
         changed(USUAL, to_device=5 * GB),
-        BF16,
+        False,
         PLENTY,
         "cpu",
     ),
     "Newton-Schulz takes longest in any case: its device gets no more work": (
-        USUAL,
-        changed(BF16, newton_schulz_flops=1e16),
+        changed(USUAL, flops=1e12),
+        False,
         PLENTY,
         "cpu",
     ),
-    "AdamW keeps the DRAM busy": (
-        changed(USUAL, to_device=60 * GB, to_host=60 * GB),
-        changed(BF16, adamw_numel=10**9),
-        PLENTY,
-        "device",
-    ),
+    "AdamW keeps the DRAM busy": (changed(USUAL, to_device=60 * GB, to_host=60 * GB), True, PLENTY, "device"),
 }
 
 
-@pytest.mark.parametrize("rates, load, free, expected", CHOICES.values(), ids=CHOICES)
-def test_auto_takes_the_home_whose_busiest_resource_is_done_first(rates, load, free, expected):
-    assert placement.choose_momentum(rates, load, free).home == expected
+@pytest.mark.parametrize("rates, adamw, free, expected", CHOICES.values(), ids=CHOICES)
+def test_auto_takes_the_home_whose_busiest_resource_is_done_first(rates, adamw, free, expected):
+    assert placement.choose_momentum(plans(adamw=adamw), rates, MOMENTA, free).home == expected
 
 
 def test_device_is_taken_only_when_a_quarter_of_the_free_memory_holds_it():
-    rates = changed(USUAL, dram=50 * GB)
-    assert placement.choose_momentum(rates, BF16, 16 * 10**9).home == "device"
-    assert placement.choose_momentum(rates, BF16, 16 * 10**9 - 4).home != "device"
+    rates, made = changed(USUAL, dram=50 * GB), plans()
+    assert placement.choose_momentum(made, rates, MOMENTA, 16 * 10**9).home == "device"
+    assert placement.choose_momentum(made, rates, MOMENTA, 16 * 10**9 - 4).home != "device"
 
 
 def test_the_reason_names_the_bytes_and_the_times_of_all_homes():
-    reason = placement.choose_momentum(USUAL, BF16, 0).reason
-    assert reason.startswith("momentum: cpu (computed there): 4+2 B link and 32 B DRAM per parameter take 160.0 ms")
-    assert "cpu_streamed 10+6 B link and 28 B DRAM per parameter take 400.0 ms" in reason
+    reason = placement.choose_momentum(plans(), USUAL, MOMENTA, 0).reason
+    assert reason.startswith("momentum: cpu (computed there): 4+2 B link and 26 B DRAM per parameter take 160.0 ms")
+    assert "cpu_streamed 10+6 B link and 12 B DRAM per parameter take 404.7 ms" in reason
     assert "device does not fit: 3815 MiB, 0 MiB are free" in reason
 
 
@@ -126,8 +180,3 @@ def test_a_home_that_is_not_there_is_refused_with_what_to_do(option, shard, comp
 def test_homes_that_are_there_are_taken(option, shard, compute):
     placement.check_momentum_device(option, shard, compute)
     assert placement.is_a_choice(option, shard, compute) == (option == "auto" and shard != compute)
-
-
-def test_newton_schulz_work_of_a_rank():
-    # 4x8: per iteration 2*(16*8 + 16*8 + 64), five times, on two ranks; its transpose takes the same.
-    assert placement.newton_schulz_flops([(4, 8), (8, 4)], 5, 2) == 5 * 2 * (2 * 16 * 8 + 64)

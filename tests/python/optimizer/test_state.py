@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.python.optimizer.other_options import OTHER
 from zeromuon.optimizer import state
-from zeromuon.optimizer.options import validate_options
+from zeromuon.optimizer.options import ON_LOAD, OPTIONS, option_names, validate_options
 
 PLAN = SimpleNamespace(arithmetic_hash="0123456789abcdef")
 
@@ -33,3 +34,69 @@ def test_kernels_that_give_other_bits_count_on_either_side():
     assert len(warned({"arithmetic": PLAN.arithmetic_hash}, cpu_kernels="onednn")) == 1
     assert len(warned({"arithmetic": PLAN.arithmetic_hash + ", cpu_kernels onednn"})) == 1
     assert warned({"arithmetic": PLAN.arithmetic_hash + ", cpu_kernels onednn"}, cpu_kernels="onednn") == []
+
+
+# ---- every option -------------------------------------------------------------------------------------
+
+# What a load does with a value that differs; a new option must be thought about here, and in the table.
+ON_LOAD_OF = {
+    **dict.fromkeys(("lr", "adam_lr", "weight_decay"), "taken"),
+    **dict.fromkeys(("momentum", "nesterov", "cautious_wd", "betas", "eps"), "said"),
+    **dict.fromkeys(("scale", "ns", "ns_form", "ns_dtype", "wire_dtype"), "said"),
+    "momentum_kind": "refused",
+    "momentum_dtype": "converted",
+    **dict.fromkeys(("momentum_device", "cpu_kernels", "fused_step", "max_bytes_in_flight", "stage_timeout_s"), "free"),
+}
+BOUND = SimpleNamespace(plan=PLAN, sub_groups=[])
+WORDS = {"said": "going on with", "taken": "as in torch", "converted": "its momentum is converted to"}
+
+
+def saved(**options) -> dict:
+    """A state dict as a run with these options writes it."""
+    return state.save_entry({"state": {}, "param_groups": [{"lr": 1.0}]}, BOUND, validate_options(options), [1.0])
+
+
+def loaded(state_dict: dict, **options) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        state.load_entry(state_dict, BOUND, validate_options(options), 1)
+    return [str(w.message) for w in caught]
+
+
+def test_every_option_is_thought_about():
+    assert ON_LOAD_OF == {option.name: option.on_load for option in OPTIONS}
+    assert OTHER.keys() == ON_LOAD_OF.keys() and set(ON_LOAD_OF.values()) == set(ON_LOAD)
+    validated = validate_options(OTHER)
+    assert not [option.name for option in OPTIONS if validated[option.name] == option.default]
+
+
+def test_every_option_is_in_the_entry():
+    entry = saved(**OTHER)[state.ENTRY]
+    assert list(entry["options"]) == option_names()
+    assert entry["options"] == {k: list(v) if isinstance(v, tuple) else v for k, v in validate_options(OTHER).items()}
+
+
+@pytest.mark.parametrize("name", ON_LOAD_OF)
+@pytest.mark.parametrize("of_the_run", [False, True])
+def test_a_load_does_with_another_value_what_the_table_says(name, of_the_run):
+    other = {name: OTHER[name]}
+    before, now = (saved(), other) if of_the_run else (saved(**other), {})
+    if ON_LOAD_OF[name] == "refused":
+        with pytest.raises(ValueError, match=f'^{name}: the checkpoint was written with "'):
+            loaded(before, **now)
+        return
+    said = loaded(before, **now)
+    expected = WORDS.get(ON_LOAD_OF[name])
+    assert len(said) == (expected is not None)
+    assert all(text.startswith(f"{name}: the checkpoint was written with ") and expected in text for text in said)
+
+
+@pytest.mark.parametrize("options", [{}, OTHER], ids=["defaults", "others"])
+def test_a_load_of_the_same_options_says_nothing(options):
+    assert loaded(saved(**options), **options) == []
+
+
+def test_an_option_that_the_checkpoint_lacks_does_not_differ():
+    before = saved()
+    del before[state.ENTRY]["options"]["cautious_wd"]
+    assert loaded(before, cautious_wd=True) == []

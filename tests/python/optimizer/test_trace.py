@@ -18,7 +18,7 @@ FIRST = RankTrace(
     0,
     [
         event("cpu", "momentum", 5000, 6000),
-        event("comm", "gather_to_owner", 6000, 9000),
+        event("collective", "gather_to_owner", 6000, 9000),
         event("cpu", "adamw", 6000, 8000, bucket=-1, sub_group=1),
         event("compute", "newton_schulz", 9000, 10000),
     ],
@@ -36,7 +36,7 @@ def names(content, kind, rank):
 def test_each_rank_is_a_process_and_each_lane_a_track_in_a_fixed_order():
     content = trace.chrome_trace([FIRST, RankTrace(1, "one", 0, [event("gpu 7", "apply", 7000, 8000)])])
     assert names(content, "process_name", 0) == ["rank 0 (one)"]
-    assert names(content, "thread_name", 0) == ["step", "cpu", "compute", "comm"]
+    assert names(content, "thread_name", 0) == ["step", "cpu", "compute", "collective"]
     assert names(content, "thread_name", 1) == ["step", "gpu 7"]
 
 
@@ -76,7 +76,7 @@ def test_a_step_without_events_is_an_empty_trace():
 def test_busy_times_are_summed_by_lane_beside_the_wall_time():
     found = trace.busy_by_lane(FIRST.events)
     assert found["wall_seconds"] == pytest.approx(5e-6)
-    assert found["busy_seconds"] == pytest.approx({"cpu": 3e-6, "compute": 1e-6, "comm": 3e-6})
+    assert found["busy_seconds"] == pytest.approx({"cpu": 3e-6, "compute": 1e-6, "collective": 3e-6})
 
 
 def test_a_file_is_whole_or_the_old_one_stays(tmp_path, monkeypatch):

@@ -136,7 +136,6 @@ RANK = """if True:
 
 @pytest.fixture
 def ranks(tmp_path):
-    pytest.importorskip("torch")
     script = tmp_path / "rank.py"
     script.write_text(RANK)
 

@@ -158,6 +158,7 @@ def test_this_machine_has_cores_and_memory():
 
 
 def test_the_optimizer_counts_a_control_group_s_memory(monkeypatch):
-    bind = pytest.importorskip("zeromuon.optimizer.bind")
+    from zeromuon.optimizer import bind
+
     monkeypatch.setattr(machine, "available_memory_bytes", lambda: 6 * GIB)
     assert bind._free_bytes("cpu", 2) == 3 * GIB

@@ -58,8 +58,8 @@ TEST_F(Verbs, InspectTellsNamesRolesStatesAndTies) {
   const Checkpoint found = open_checkpoint(make("c"));
   EXPECT_EQ(found.kind, Kind::kZero3);
   EXPECT_EQ(found.world_size, 2);
-  EXPECT_EQ(found.optimizer, "AdamW");
-  EXPECT_EQ(found.facts.at("optimizer_step"), "7");
+  EXPECT_EQ(found.optimizer, Optimizer::kAdamW);
+  EXPECT_EQ(found.facts.optimizer_step, 7);
   EXPECT_EQ(found.aliases.at("head"), "emb");
   EXPECT_EQ(found.find("w")->states.size(), 2u);
   EXPECT_EQ(found.find("frozen")->role, TensorRole::kFrozen);
@@ -116,7 +116,7 @@ TEST_F(Verbs, AdamWBecomesMuonInTheUnitsOfItsMomentum) {
   options.roles = {{"emb", "adamw"}, {"w", "muon"}, {"v", "muon"}, {"bias", "adamw"}};
   convert_optimizer(options);
   const Checkpoint found = open_checkpoint(path("m"));
-  EXPECT_EQ(found.optimizer, "ZeroMuon");
+  EXPECT_EQ(found.optimizer, Optimizer::kZeroMuon);
   EXPECT_EQ(found.momentum_kind, "ema");
   const NamedTensor& w = *found.find("w");
   EXPECT_EQ(w.role, TensorRole::kMuon);

@@ -32,7 +32,7 @@ PlanOptions options(int world, MomentumHome home, int64_t limit) {
   PlanOptions o;
   o.world_size = world;
   o.newton_schulz.coefficients = ops::find_coefficient_set("jordan");
-  o.flow = {true, home, DType::kFloat32, false};
+  o.flow = {true, home, DType::kFloat32, CastWeights::kNone};
   o.max_bytes_in_flight = limit;
   return o;
 }

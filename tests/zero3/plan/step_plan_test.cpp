@@ -135,6 +135,14 @@ TEST(StepPlan, TheHashCoversHowAMatrixIsComputedButNotHowManyAreComputedAtOnce) 
   EXPECT_EQ(buffer_sizes(on_cuda(2), 0).scratch_numel, buffer_sizes(on_cuda(1), 0).scratch_numel);
 }
 
+TEST(StepPlan, TheHashCoversTheStagesAndTheArithmeticHashDoesNot) {
+  const StepPlan plan = make_step_plan(options(2), {muon(2, {{64, 64}})});
+  StepPlan more = plan;
+  more.stages.on_owner.push_back(more.stages.on_owner.back());
+  EXPECT_NE(plan.hash(), more.hash());
+  EXPECT_EQ(plan.arithmetic_hash(), more.arithmetic_hash());
+}
+
 TEST(StepPlan, ScalesFollowTheirFormulasAndTransposedStorageUsesOutOverIn) {
   EXPECT_DOUBLE_EQ(scale_factor(Scale::kOriginal, 16, 4), 2.0);
   EXPECT_DOUBLE_EQ(scale_factor(Scale::kOriginal, 4, 16), 1.0);

@@ -3,10 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <random>
+#include <string_view>
 
 #include "tests/zero3/step/step_model.h"
+#include "zero3/plan/step_costs.h"
 
 namespace zeromuon::zero3 {
 namespace {
@@ -39,7 +43,7 @@ StepPlan plan_of(Dice& dice) {
                           dice.between(1, 8000));
   o.slots = dice.between(1, 5);
   o.flow = {true, static_cast<offload::MomentumHome>(dice.between(0, 2)), DType::kFloat32,
-            dice.between(0, 1) == 0};
+            static_cast<CastWeights>(dice.between(0, 2))};
   return make_step_plan(o, groups);
 }
 
@@ -56,17 +60,45 @@ int64_t buckets_of(const StepPlan& plan) {
   return buckets;
 }
 
+// The lanes are busy for as long as the plan says, but for each task's rounding to a nanosecond.
+void expect_busy_as_planned(const StepPlan& plan, const offload::Rates& rates,
+                            const PlayedStep& step) {
+  double longest = 0;
+  size_t tasks = 0;
+  for (int rank = 0; rank < plan.options.world_size; ++rank) {
+    const auto busy = busy_seconds(plan, rank, rates);
+    // A collective takes every rank as long as the one with most to send.
+    for (int lane = 0; lane < static_cast<int>(offload::LaneKind::kCollective); ++lane) {
+      longest = std::max(longest, busy[lane]);
+    }
+    tasks = std::max(tasks, step.events[rank].size());
+  }
+  double played = 0;
+  for (const auto& events : step.events) {
+    std::array<double, offload::kLaneKinds> busy{};
+    for (const TraceEvent& e : events) {
+      if (e.lane == offload::LaneKind::kCollective) continue;
+      double& lane = busy[static_cast<int>(e.lane)];
+      lane += 1e-9 * static_cast<double>(e.end_ns - e.begin_ns);
+      played = std::max(played, lane);
+    }
+  }
+  EXPECT_NEAR(played, longest, 1e-9 * static_cast<double>(tasks));
+}
+
 TEST(PlayedStep, ComesToAnEndWithEveryBucketForAnyPlanAndRates) {
   for (uint64_t seed = 1; seed <= 50; ++seed) {
     Dice dice(seed);
     const StepPlan plan = plan_of(dice);
     const bool fused = dice.between(0, 3) > 0;
-    const PlayedStep step = play_step(plan, rates_of(dice), fused);
+    const offload::Rates rates = rates_of(dice);
+    const PlayedStep step = play_step(plan, rates, fused);
     EXPECT_GE(step.makespan_s, step.lower_bound_s) << "seed " << seed;
     EXPECT_GT(step.lower_bound_s, 0) << "seed " << seed;
+    if (fused) expect_busy_as_planned(plan, rates, step);
     for (const auto& events : step.events) {
       const auto applied = std::count_if(events.begin(), events.end(), [](const TraceEvent& e) {
-        return e.stage == Stage::kApply;
+        return std::string_view(e.stage) == "apply";
       });
       EXPECT_EQ(applied, buckets_of(plan)) << "seed " << seed;
     }

@@ -45,6 +45,7 @@ TEST_P(Pipeline, GivesTheBitsOfThePlainPath) {
           way.low = kCasts[++number % kCasts.size()];
           way.bucket_bytes = kBucketBytes[number / 2 % kBucketBytes.size()];
           way.folds_scale = number % 4 < 2;
+          way.decay = number % 5 < 2 ? ops::Decay::kCautious : ops::Decay::kDecoupled;
           way.fake_options.seed = static_cast<uint64_t>(number);
           expect_plain_bits(way);
         }
@@ -77,6 +78,16 @@ TEST(PipelineSteps, ChangeEveryTensorThatTheyAreGiven) {
   }
 }
 
+TEST(PipelineSteps, TakeCautiousDecayForBothRoles) {
+  Way way;
+  const RankTensors& decoupled = plain(way)[0];
+  way.decay = ops::Decay::kCautious;
+  const RankTensors& cautious = plain(way)[0];
+  for (size_t g = 0; g < cautious.size(); ++g) {
+    EXPECT_FALSE(same_bits(decoupled[g].weight, cautious[g].weight)) << "sub-group " << g;
+  }
+}
+
 // ---- by chance
 
 Way chosen_by(uint64_t seed) {
@@ -93,6 +104,7 @@ Way chosen_by(uint64_t seed) {
   way.slots = 1 + below(4);
   way.bucket_bytes = 32 + below(1500);
   way.fake_options.seed = seed;
+  if (below(4) == 0) way.decay = ops::Decay::kCautious;
   return way;
 }
 

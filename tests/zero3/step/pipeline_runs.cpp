@@ -46,7 +46,8 @@ std::string Way::text() const {
                 fake ? concat("fake, momentum ", name_of(home)) : "host",
                 fused ? ", fused" : ", plain", folds_scale ? ", folded scale" : "", ", ", slots,
                 " slots of ", bucket_bytes, " bytes, cast ", low ? c10::toString(*low) : "none",
-                ", seed ", fake_options.seed);
+                decay == ops::Decay::kCautious ? ", cautious decay" : "", ", seed ",
+                fake_options.seed);
 }
 
 bool same_bits(const at::Tensor& a, const at::Tensor& b) {
@@ -113,7 +114,8 @@ Job::Job(int world) : start_(world), gradients_(2) {
 StepPlan Job::plan(const Way& way) const {
   PlanOptions o = options(way.world, way.wire, way.bucket_bytes);
   o.slots = way.slots;
-  o.flow = {way.fake, way.home, DType::kFloat32, way.low.has_value()};
+  o.flow = {way.fake, way.home, DType::kFloat32,
+            way.low ? CastWeights::kOnDevice : CastWeights::kNone};
   return make_step_plan(o, specs_);
 }
 
@@ -201,29 +203,20 @@ SubGroupTask RankRun::task(int number, int g) const {
   if (!t.momentum.defined()) {
     return AdamWTask{g,
                      {t.weight, gradient, t.exp_avg, t.exp_avg_sq, low},
-                     {kLr, kDecay, 0.9, 0.95, 1e-8, number + 1, ops::Decay::kDecoupled, scale}};
+                     {kLr, kDecay, 0.9, 0.95, 1e-8, number + 1, way_.decay, scale}};
   }
   const at::Tensor& momentum = momenta_[g].alias.defined() ? momenta_[g].alias : t.momentum;
   return MuonTask{g,
                   {t.weight, gradient, momentum, low},
-                  {kLr, kDecay, kMomentum, ops::MomentumKind::kEma, true, scale}};
-}
-
-void RankRun::run(std::span<const SubGroupTask> tasks) {
-  StepCall call = executor_->begin(tasks);
-  if (way_.fake) {
-    // Libtorch takes the fake device for the CPU, too.
-    for (MuonCall& muon : call.muon) muon.shard.low_with_shard = false;
-    for (AdamWCall& adamw : call.adamw) adamw.low_with_shard = false;
-  }
-  executor_->run(call);
+                  {kLr, kDecay, kMomentum, ops::MomentumKind::kEma, true, scale, way_.decay}};
 }
 
 void RankRun::step(int number) {
   std::vector<SubGroupTask> tasks;
   for (size_t g = 0; g < tensors_.size(); ++g) tasks.push_back(task(number, static_cast<int>(g)));
   const size_t together = way_.fused ? tasks.size() : 1;
-  for (size_t g = 0; g < tasks.size(); g += together) run(std::span(tasks).subspan(g, together));
+  for (size_t g = 0; g < tasks.size(); g += together)
+    executor_->step(std::span(tasks).subspan(g, together));
 }
 
 // ---- all ranks
@@ -244,15 +237,16 @@ std::vector<RankTensors> train(const Way& way, int steps) {
 }
 
 const std::vector<RankTensors>& plain(const Way& way) {
-  using Key = std::tuple<int, DType, std::optional<at::ScalarType>>;
+  using Key = std::tuple<int, DType, std::optional<at::ScalarType>, ops::Decay>;
   static std::map<Key, std::vector<RankTensors>> results;  // tests ask on one thread
-  const Key key{way.world, way.wire, way.low};
+  const Key key{way.world, way.wire, way.low, way.decay};
   const auto found = results.find(key);
   if (found != results.end()) return found->second;
   Way path;
   path.world = way.world;
   path.wire = way.wire;
   path.low = way.low;
+  path.decay = way.decay;
   return results.emplace(key, train(path)).first->second;
 }
 

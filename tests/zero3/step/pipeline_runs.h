@@ -22,7 +22,8 @@ struct Way {
   std::optional<at::ScalarType> low = {};  // of weights that are cast; on the device if fake
   bool fake = false;
   offload::MomentumHome home = offload::MomentumHome::kShard;
-  bool fused = false;        // all sub-groups in one call
+  bool fused = false;  // all sub-groups in one call
+  ops::Decay decay = ops::Decay::kDecoupled;
   bool folds_scale = false;  // gradients are scaled by the kernels, not before
   int slots = 1;
   int64_t bucket_bytes = 1 << 20;
@@ -89,7 +90,6 @@ class RankRun {
 
   Away away(const at::Tensor& like);
   SubGroupTask task(int number, int sub_group) const;
-  void run(std::span<const SubGroupTask> tasks);
   void load_away(const Away& to, const at::Tensor& from);
   at::Tensor read_away(const Away& from) const;
 
@@ -104,7 +104,7 @@ class RankRun {
 // The tensors of every rank after some steps. Raises std::runtime_error when a rank throws.
 std::vector<RankTensors> train(const Way& way, int steps = Job::kSteps);
 
-// What the plain path makes of the same job, wire and cast.
+// What the plain path makes of the same job, wire, cast and decay.
 const std::vector<RankTensors>& plain(const Way& way);
 
 }  // namespace zeromuon::zero3

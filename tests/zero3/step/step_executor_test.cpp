@@ -286,6 +286,49 @@ TEST(StepExecutor, ATensorOfAnotherSizeIsRefusedBeforeAnythingChanges) {
   EXPECT_FALSE(shard.weight.equal(before));
 }
 
+TEST(StepExecutor, KnowsWhichSubGroupIsNextAndCountsWholeSteps) {
+  const Model model({{5, 5}}, 22);
+  const StepPlan plan =
+      make_step_plan(options(1), {model.spec(Role::kMuon, 1), model.spec(Role::kMuon, 1)});
+  const auto executor = make_executor(plan, std::make_shared<comm::InProcessBoard>(1), 0);
+  const MuonHyperParameters hyper{kLr, 0.0, kMomentum, ops::MomentumKind::kEma, true};
+  const auto step_group = [&](int sub_group) {
+    const MuonShard shard{at::randn({25}), at::randn({25}), at::zeros({25})};
+    executor->step(std::vector<SubGroupTask>{MuonTask{sub_group, shard, hyper}});
+  };
+  EXPECT_THROW(step_group(1), ValueError);  // a step begins with the first
+  step_group(0);
+  EXPECT_EQ(executor->next_sub_group(), 1);
+  EXPECT_EQ(executor->steps(), 0);
+  EXPECT_THROW(step_group(0), ValueError);
+  step_group(1);
+  EXPECT_EQ(executor->next_sub_group(), 0);
+  EXPECT_EQ(executor->steps(), 1);
+}
+
+TEST(StepExecutor, StaysPoisonedByTheFirstCauseUntilItRecovers) {
+  const Model model({{5, 5}}, 23);
+  const StepPlan plan =
+      make_step_plan(options(1), {model.spec(Role::kMuon, 1), model.spec(Role::kMuon, 1)});
+  const auto executor = make_executor(plan, std::make_shared<comm::InProcessBoard>(1), 0);
+  const MuonHyperParameters hyper{kLr, 0.0, kMomentum, ops::MomentumKind::kEma, true};
+  const MuonShard shard{at::randn({25}), at::randn({25}), at::zeros({25})};
+  const std::vector<SubGroupTask> first = {MuonTask{0, shard, hyper}};
+  executor->step(first);
+  executor->poison("a");
+  executor->poison("b");
+  EXPECT_EQ(executor->poisoned(), "a");
+  try {
+    executor->step(first);
+    ADD_FAILURE() << "stepped";
+  } catch (const StepError& error) {
+    EXPECT_STREQ(error.what(), "the optimizer is poisoned by an earlier failure: a");
+  }
+  executor->recover();
+  EXPECT_EQ(executor->poisoned(), "");
+  executor->step(first);  // from the first sub-group on
+}
+
 TEST(StepExecutor, ANewtonSchulzRunsOncePerMatrixAndStep) {
   const Model model(kShapes, 21);
   const StepPlan plan = make_step_plan(options(1), {model.spec(Role::kMuon, 1)});

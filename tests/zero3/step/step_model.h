@@ -49,9 +49,8 @@ class Model {
     for (size_t p = 0; p < whole.size(); ++p) {
       const ShardRange real = layout.real_range(static_cast<int>(p), rank);
       if (real.numel == 0) continue;
-      const int64_t begin = rank * layout.params()[p].chunk;
       shard.narrow(0, real.offset, real.numel)
-          .copy_(whole[p].reshape(-1).narrow(0, begin, real.numel));
+          .copy_(whole[p].reshape(-1).narrow(0, real.begin, real.numel));
     }
     return shard;
   }
@@ -61,10 +60,9 @@ class Model {
     for (size_t p = 0; p < whole.size(); ++p) {
       const ShardRange real = layout.real_range(static_cast<int>(p), rank);
       if (real.numel == 0) continue;
-      const int64_t begin = rank * layout.params()[p].chunk;
       whole[p]
           .view(-1)
-          .narrow(0, begin, real.numel)
+          .narrow(0, real.begin, real.numel)
           .copy_(shard.narrow(0, real.offset, real.numel));
     }
   }

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ... import reference
+from ... import _core, reference
 from ...ranks.connect import connect
 from . import kit
 from .launch import SECONDS_PER_RUN
@@ -163,7 +163,7 @@ def matrices_of(engine) -> dict[str, nn.Parameter]:
 
 def shard_numel(param) -> int:
     """Elements of `param` on this rank, padding left out."""
-    return min(max(param.ds_numel - dist.get_rank() * param.partition_numel(), 0), param.partition_numel())
+    return _core.zero3_range(param.ds_numel, dist.get_world_size(), dist.get_rank())[1]
 
 
 def sub_group_of(zero3, param) -> int:

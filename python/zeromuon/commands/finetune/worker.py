@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...ranks import machine
 from ...ranks.connect import Ranks, connect
-from ...ranks.launch import tell
+from ...ranks.channel import tell
 from ...ranks.leave import leave
 from ...selection.language_model import CAUSAL
 from . import baseline, checkpoints, data, evaluation, export, report

@@ -34,7 +34,7 @@ def case_of(part: str, taken: dict, failed=None):
 
 
 def figures(*cases) -> list:
-    return verdicts.figures(Results([], list(cases), bench="ckpt"))
+    return verdicts.figures(Results([], list(cases), bench=verdicts.CKPT))
 
 
 EXPORTED = {
@@ -94,7 +94,7 @@ def test_outputs_that_differ_are_said():
 
 
 def test_the_report_holds_the_table_and_the_verdicts():
-    text = report.text(Results([("files", "on tmpfs")], [case_of(EXPORT, EXPORTED)], bench="ckpt"))
+    text = report.text(Results([("files", "on tmpfs")], [case_of(EXPORT, EXPORTED)], bench=verdicts.CKPT))
     assert "zero_to_fp32, without its imports" in text and "peak of a process, MB" in text
     assert "zeromuon ckpt export, times zero_to_fp32 " in text and " 6.00  met (4.00 to 8.00)" in text
 
@@ -103,9 +103,11 @@ def test_the_report_holds_the_table_and_the_verdicts():
 
 
 def run(tmp_path, program: str, syncs: bool = False, *arguments: str) -> Measured:
+    """The program tells what it took at its end, as every conversion does."""
     runner = Runner(tmp_path / "run")
     runner.prepare()
-    return runner.run([sys.executable, "-c", program, str(runner.output), *arguments], syncs)
+    told = "from zeromuon.commands.bench.ckpt import convert\nconvert.tell(peak_bytes=convert.peak_bytes(), import_seconds=0)\n"
+    return runner.run([sys.executable, "-c", program + "\n" + told, str(runner.output), *arguments], syncs)
 
 
 def test_memory_and_temporary_disk_of_a_process_are_counted(tmp_path):

@@ -9,10 +9,12 @@ import pytest
 from tests.integration import hosts
 from zeromuon.base.shipped import config_file
 from zeromuon.commands.bench import command
-from zeromuon.commands.bench.played import models, outcome, rates, report, timeline
+from zeromuon.commands.bench.played import outcome, rates, tables
+from zeromuon.commands.bench.core import report
 from zeromuon.commands.bench.played import command as pipeline
 from zeromuon.commands.bench.played.models import MODELS, Decoder, Parameter
 from zeromuon.commands.bench.played.outcome import Played, Scenario
+from zeromuon.optimizer import trace
 
 TINY = Decoder(64, 16, 160, 512, 6, biases=True, tied=True).model("tiny", "Tiny")
 # Slow enough for a tiny model: what matters is the work, not the latencies.
@@ -75,10 +77,12 @@ def test_hidden_matrices_get_muon_and_nothing_else():
 
 
 def test_a_sub_group_closes_with_the_parameter_that_fills_it():
+    from zeromuon.commands.bench.pipeline import played
+
     parameters = tuple(Parameter(str(i), 10) for i in range(5))
-    assert [len(group) for group in models.sub_groups(parameters, 2, 10)] == [2, 2, 1]
-    assert [len(group) for group in models.sub_groups(parameters, 2, 25)] == [5]
-    assert [len(group) for group in models.sub_groups(parameters, 3, 4)] == [1] * 5, (
+    assert [len(group) for group in played.sub_groups(parameters, 2, 10)] == [2, 2, 1]
+    assert [len(group) for group in played.sub_groups(parameters, 2, 25)] == [5]
+    assert [len(group) for group in played.sub_groups(parameters, 3, 4)] == [1] * 5, (
         "a rank has 4 of each, one is padding"
     )
 
@@ -198,8 +202,8 @@ def test_the_resources_are_the_bytes_and_operations_over_the_rates(scenario):
     to_device = muon * ((2 if on_cpu else 4) + streamed + 2) + adamw * 2
     to_host = muon * (2 + streamed)
     assert row.resources["cpu"] == pytest.approx(cpu / 1e8, rel=0.01)
-    assert row.resources["h2d"] == pytest.approx(to_device / 5e7, rel=0.01)
-    assert row.resources["d2h"] == pytest.approx(to_host / 5e7, rel=0.01)
+    assert row.resources["to_device"] == pytest.approx(to_device / 5e7, rel=0.01)
+    assert row.resources["to_host"] == pytest.approx(to_host / 5e7, rel=0.01)
     assert row.wire_mean == pytest.approx(4 * 0.5 / 2, rel=0.01) and row.wire_met
 
 
@@ -223,12 +227,12 @@ def test_every_shipped_case_reaches_its_figures():
 
 
 def test_cases_that_are_to_be_balanced_are_checked():
-    far = row_of("far", {"cpu": 1.0, "h2d": 0.7, "compute": 0.1}, balanced=True)
-    near = row_of("near", {"cpu": 0.81, "h2d": 1.0, "compute": 0.1}, balanced=True)
-    assert far.apart == pytest.approx(0.3) and near.two_largest == [("h2d", 1.0), ("cpu", 0.81)]
-    text = "\n".join(report._balance([far, near, row_of("other", {"cpu": 1.0, "h2d": 0.1})]))
-    assert re.search(r"far: cpu 1000\.0 ms and h2d 700\.0 ms, 30\.0 % apart: NOT within 20 %", text)
-    assert re.search(r"near: h2d .* 19\.0 % apart: within 20 %", text) and len(text.splitlines()) == 3
+    far = row_of("far", {"cpu": 1.0, "to_device": 0.7, "compute": 0.1}, balanced=True)
+    near = row_of("near", {"cpu": 0.81, "to_device": 1.0, "compute": 0.1}, balanced=True)
+    assert far.apart == pytest.approx(0.3) and near.two_largest == [("to_device", 1.0), ("cpu", 0.81)]
+    text = "\n".join(tables._balance([far, near, row_of("other", {"cpu": 1.0, "to_device": 0.1})]))
+    assert re.search(r"far: cpu 1000\.0 ms and to_device 700\.0 ms, 30\.0 % apart: NOT within 20 %", text)
+    assert re.search(r"near: to_device .* 19\.0 % apart: within 20 %", text) and len(text.splitlines()) == 3
 
 
 # ---- the report ----------------------------------------------------------------------------------
@@ -238,16 +242,18 @@ def row_of(key: str, resources: dict, makespan=1.2, balanced=False, wire_mean=1.
     return Played(key, balanced, makespan, resources, "cpu of rank 0", 0.1, 2.4, wire_mean, 1.1, 1.0, 2**20, 2**21)
 
 
-def test_the_table_has_the_verdicts_and_the_worst_case():
-    rows = [row_of("good", {"cpu": 1.15, "h2d": 0.1}), row_of("late", {"cpu": 1.0, "h2d": 0.1}, wire_mean=1.02)]
-    table, verdicts = report._table(rows), "\n".join(report._verdicts(rows))
+def test_the_table_has_the_verdicts_and_the_worst_case(tmp_path):
+    rows = [row_of("good", {"cpu": 1.15, "to_device": 0.1}), row_of("late", {"cpu": 1.0, "to_device": 0.1}, wire_mean=1.02)]
+    given = rates.load(written(tmp_path, content()))
+    text = report.text(tables.results_of(given, outcome.scenarios(given), rows, "late"))
     assert re.search(
-        r"good +1200\.0 +1150\.0 +cpu of rank 0 +100\.0 +1\.043 +met +2400\.0 +50 % .* met +1 +2$", table[1]
+        r"good +1200\.0 +1150\.0 +cpu of rank 0 +100\.0 +1\.043 +met +2400\.0 +50 % .* met +1 +2$", text, re.MULTILINE
     )
-    assert re.search(r"late .* 1\.200 +NOT met .* 1\.0200 +1\.1000 +NOT met", table[2])
-    assert (
-        "1.200  NOT met (late)" in verdicts and "1.020  NOT met (late)" in verdicts and "not met: good" not in verdicts
+    assert re.search(r"late .* 1\.200 +NOT met .* 1\.0200 +1\.1000 +NOT met", text)
+    assert re.search(r"<= 1\.1 +1\.20  NOT met \(late\)", text) and re.search(
+        r"<= 1\.01 +1\.02  NOT met \(late\)", text
     )
+    assert re.search(r"^m +a machine: per rank DRAM 0 GB/s", text, re.MULTILINE)
 
 
 # ---- runs ----------------------------------------------------------------------------------------
@@ -260,7 +266,7 @@ def test_a_tiny_run_writes_table_json_picture_and_trace(tmp_path, capsys):
     drawn = "tiny/m/streamed-float32"
     assert command.run(["pipeline", "--rates", str(path), "--case", drawn, "--out", str(out)]) == 0
     said = capsys.readouterr()
-    found = json.loads((out / report.JSON_FILE).read_text())
+    found = json.loads((out / "pipeline.json").read_text())
     assert [row["key"] for row in found["rows"]] == ["tiny/m/shard-float32", drawn] and found["drawn"] == drawn
     assert set(found["rows"][0]) >= {
         "makespan_s",
@@ -273,14 +279,14 @@ def test_a_tiny_run_writes_table_json_picture_and_trace(tmp_path, capsys):
         "apart",
     }
     assert found["machines"]["m"]["sources"]["flops_per_s"] == "a test"
-    assert (out / report.TEXT_FILE).read_text().strip() in said.out and drawn in said.err
-    picture = imread(out / report.PLOT_FILE)
+    assert (out / "pipeline.txt").read_text().strip() in said.out and drawn in said.err
+    picture = imread(out / "pipeline.png")
     assert min(picture.shape[:2]) > 300 and picture[..., :3].std() > 0.05
-    rows = json.loads((out / report.TRACE_FILE).read_text())["traceEvents"]
+    rows = json.loads((out / pipeline.TRACE_FILE).read_text())["traceEvents"]
     spans = [row for row in rows if row["ph"] == "X"]
     names = {(row["pid"], row["tid"]): row["args"]["name"] for row in rows if row["name"] == "thread_name"}
     assert {(row["pid"], names[row["pid"], row["tid"]]) for row in spans} == {
-        (rank, lane) for rank in (0, 1) for lane in ("step", *timeline.LANES)
+        (rank, lane) for rank in (0, 1) for lane in ("step", *trace.lanes())
     }
     assert max(row["ts"] + row["dur"] for row in spans) == pytest.approx(1e6 * found["rows"][1]["makespan_s"])
 
@@ -288,9 +294,9 @@ def test_a_tiny_run_writes_table_json_picture_and_trace(tmp_path, capsys):
 def test_the_case_with_the_largest_ratio_is_drawn_when_none_is_named(tmp_path, capsys):
     path, out = written(tmp_path, content(cases=of_case(homes=list(rates.HOMES)))), tmp_path / "out"
     assert pipeline.run(["--rates", str(path), "--out", str(out)]) == 0
-    found = json.loads((out / report.JSON_FILE).read_text())
+    found = json.loads((out / "pipeline.json").read_text())
     assert found["drawn"] == max(found["rows"], key=lambda row: row["ratio"])["key"]
-    assert f"timeline of {found['drawn']}" in capsys.readouterr().out
+    assert f"the timeline of {found['drawn']}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -310,6 +316,6 @@ def test_bad_options_are_refused_before_anything_is_written(arguments, words, tm
 
 
 def test_a_folder_with_results_is_refused(tmp_path):
-    (tmp_path / report.JSON_FILE).touch()
+    (tmp_path / "pipeline.json").touch()
     with pytest.raises(ValueError, match="has results"):
         pipeline.run(["--rates", str(written(tmp_path, content())), "--out", str(tmp_path)])

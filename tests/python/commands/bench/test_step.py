@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.multirank.launch import environment
+from tests.multirank.launch import ROOT, environment
 from zeromuon.commands.bench import command
 from zeromuon.commands.bench.core import plot, report
 from zeromuon.commands.bench.step import (
+    beside,
     command as step,
     events as step_events,
     launch as step_launch,
@@ -34,7 +36,7 @@ from zeromuon.commands.bench.step.contenders import (
 )
 from zeromuon.commands.bench.step.events import Heard, Job, Reporter
 from zeromuon.commands.bench.step.memory import Peak
-from zeromuon.commands.bench.core.timing import Budget
+from zeromuon.commands.bench.core.timing import Budget, Samples
 
 SIZE = Size(512, 8)
 TINY = ["--model", "16x1"]
@@ -60,7 +62,7 @@ def of_time(heard, failed=None):
 
 
 def figures(*cases) -> list:
-    return step_verdicts.figures(Results([], list(cases), bench="step"))
+    return step_verdicts.figures(Results([], list(cases), bench=step_verdicts.STEP))
 
 
 def counted(sent=1.0, storage=0):
@@ -139,7 +141,7 @@ def test_a_contender_without_memory_says_why():
     heard = {name: Heard(failed=(name, "PermissionError: clear_refs")) for name in ALL}
     case = step_tables.memory_case(SIZE, heard, {})
     assert [row.why for row in case.rows] == ["PermissionError: clear_refs"] * 4
-    text = report.text(Results([("processor", "a test")], [case], bench="step"))
+    text = report.text(Results([("processor", "a test")], [case], bench=step_verdicts.STEP))
     assert "not measured (PermissionError: clear_refs)" in text and "ms  " not in text
 
 
@@ -177,7 +179,7 @@ def test_the_report_has_all_parts(tmp_path):
     time = of_time([timed(found={OURS_HOME: {"phases": {"apply": 1.5}}})])
     memory = step_tables.memory_case(SIZE, peaks, {PEER_HOME: "eager: faster"})
     cases = [time, memory, step_tables.counts_case(SIZE, counted(), 2)]
-    report.write(tmp_path, Results([("processor", "a test")], cases, bench="step"))
+    report.write(tmp_path, Results([("processor", "a test")], cases, bench=step_verdicts.STEP))
     text = (tmp_path / "step.txt").read_text()
     assert "eager: faster" in text and "a remark" in text and "apply 1.5" in text and "1,024" in text
     found = json.loads((tmp_path / "step.json").read_text())
@@ -186,7 +188,9 @@ def test_the_report_has_all_parts(tmp_path):
 
 
 def test_a_report_without_ratios_has_no_picture(tmp_path):
-    results = Results([("processor", "a test")], [step_tables.counts_case(SIZE, counted(), 2)], bench="step")
+    results = Results(
+        [("processor", "a test")], [step_tables.counts_case(SIZE, counted(), 2)], bench=step_verdicts.STEP
+    )
     report.write(tmp_path, results)
     assert not plot.has_bars(results) and not (tmp_path / "step.png").exists()
 
@@ -201,7 +205,7 @@ def test_a_job_comes_back_from_its_text():
 
 def test_the_first_failure_is_kept_and_every_rank_may_tell_it(monkeypatch):
     told, heard = [], Heard()
-    monkeypatch.setattr(step_events.launch, "tell", lambda **event: told.append(event))
+    monkeypatch.setattr(step_events.channel, "tell", lambda **event: told.append(event))
     for rank in (1, 0):
         with pytest.raises(SystemExit), Reporter(rank).during(PEER_HOME, "step"):
             raise RuntimeError(f"broken {rank}")
@@ -240,7 +244,7 @@ class Interrupted(Heard):
 def bench(tmp_path, *heard, parts=("time",), budget=1000.0):
     launches = Launches(*heard)
     return step._Bench(
-        parts, launches, Budget(budget), Results([("processor", "a test")], bench="step"), tmp_path
+        parts, launches, Budget(budget), Results([("processor", "a test")], bench=step_verdicts.STEP), tmp_path
     ), launches
 
 
@@ -281,6 +285,61 @@ def test_what_does_not_fit_the_budget_is_named(tmp_path):
     assert first.startswith("counts of 1024x8: about 580 s") and "is spent; raise --budget-seconds" in second
 
 
+# ---- another tree ---------------------------------------------------------------------------------
+
+OTHER = Path("/other")
+THEIRS = {name: f"{name}, {OTHER}" for name in (OURS_OFFLOADED, OURS_HOME)}
+
+
+def pair(**given) -> beside.Pair:
+    return beside.Pair(OTHER, SIZE, 2, None, 1.0, **given)
+
+
+def of_trees(factor: float) -> dict[str, list[float]]:
+    ours = {OURS_OFFLOADED: [1.0, 2.0, 4.0], OURS_HOME: [1.0, 1.0, 1.0]}
+    return ours | {THEIRS[name]: [factor * s for s in seconds] for name, seconds in ours.items()}
+
+
+def test_each_contender_of_a_tree_is_compared_with_that_of_the_other_in_pairs():
+    cases = pair(weights=[["a", "b"], ["a", "c"]]).cases(Samples(of_trees(1.5)))
+    assert [[row.name for row in case.rows] for case in cases] == [
+        [OURS_OFFLOADED, THEIRS[OURS_OFFLOADED]],
+        [OURS_HOME, THEIRS[OURS_HOME]],
+    ]
+    assert [case.rows[1].ratio.median for case in cases] == [1.5, 1.5] and cases[0].rows[0].ratio is None
+    assert ["bit for bit" in case.remarks[0] for case in cases] == [True, False] and "DIFFER" in cases[1].remarks[0]
+    assert [figure.met for figure in figures(*cases)] == [True, True]
+
+
+def test_a_tree_that_is_slower_than_the_other_is_not_met():
+    assert [f.met for f in figures(*pair().cases(Samples(of_trees(0.96))))] == [False, False]
+
+
+def test_a_round_that_was_interrupted_does_not_count():
+    seconds = of_trees(2.0)
+    seconds[OURS_HOME].pop()
+    cases = pair().cases(Samples(seconds))
+    assert {len(row.seconds) for case in cases for row in case.rows} == {2} and "not compared" in cases[0].remarks[0]
+    assert pair().cases(Samples({name: [] for name in seconds})) == []
+
+
+def test_a_tree_that_fails_is_a_row_that_says_why():
+    failed = dict.fromkeys(THEIRS.values(), "the ranks ended with status 1: no such module")
+    left = {name: s for name, s in of_trees(1.0).items() if name not in failed}
+    for case in pair().cases(Samples(left, {}, failed)):
+        assert [row.status for row in case.rows] == [MEASURED, FAILED] and case.rows[1].why == failed[case.rows[1].name]
+    assert all(f.met is None and "no such module" in f.why for f in figures(*pair().cases(Samples(left, {}, failed))))
+
+
+def test_a_tree_whose_ranks_end_is_told_with_their_last_words(tmp_path):
+    (tmp_path / "python/zeromuon").mkdir(parents=True)
+    (tmp_path / "python/zeromuon/__init__.py").write_text("raise RuntimeError('this tree is broken')")
+    with beside.Tree(tmp_path, Size(16, 1), 1, tmp_path / "log", time.monotonic() + 200) as tree:
+        with pytest.raises(RuntimeError, match="the ranks ended with status"):
+            tree.ready()
+    assert "this tree is broken" in (tmp_path / "log").read_text()
+
+
 # ---- bad input -----------------------------------------------------------------------------------
 
 
@@ -295,6 +354,9 @@ def test_what_does_not_fit_the_budget_is_named(tmp_path):
         (["--budget-seconds", "soon"], "whole number"),
         (["--only", "speed"], "memory"),
         (["--rank", "2"], 'did you mean "--ranks"'),
+        (["--beside", "/nowhere"], "/nowhere has no python/zeromuon/__init__.py; name another"),
+        (["--beside", str(ROOT), "--only", "time"], "leave out one of them"),
+        (["--beside", str(ROOT), "--model", "8192x16"], "GB are free"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(arguments, words, tmp_path, monkeypatch):
@@ -302,6 +364,13 @@ def test_bad_options_are_refused_before_anything_is_written(arguments, words, tm
     with pytest.raises(ValueError, match=words):
         command.run(["step", *arguments])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_tree_without_built_modules_is_refused(tmp_path):
+    (tmp_path / "python/zeromuon").mkdir(parents=True)
+    (tmp_path / "python/zeromuon/__init__.py").touch()
+    with pytest.raises(ValueError, match=r"expected built modules, .* has no _core\..*; build that tree"):
+        command.run(["step", "--beside", str(tmp_path)])
 
 
 def test_a_folder_with_results_is_refused(tmp_path):
@@ -357,6 +426,19 @@ def test_a_tiny_race_with_a_peer_that_fails(command_line, tmp_path):
     assert (out / "step.png").exists() and (out / "ranks.log").exists()
 
 
+def test_a_tree_beside_itself(command_line, tmp_path):
+    out = tmp_path / "out"
+    text, progress = finished(command_line(*TINY, "--beside", str(ROOT), "--budget-seconds", "100", "--out", str(out)))
+    cases = json.loads((out / "step.json").read_text())["cases"]
+    assert [case["part"] for case in cases] == ["beside"] * 2 and len(cases) == 2
+    for case, name in zip(cases, (OURS_OFFLOADED, OURS_HOME)):
+        ours, theirs = case["rows"]
+        assert (ours["name"], theirs["name"]) == (name, f"{name}, {ROOT}")
+        assert theirs["ratio"]["median"] > 0 and len(ours["seconds"]) == len(theirs["seconds"]) >= 3
+        assert "the same, bit for bit" in case["remarks"][0]
+    assert f"beside {ROOT}, each with ranks" in text and "in turns" in progress and (out / "step.png").exists()
+
+
 def test_a_tiny_count_of_bytes_and_allocations(command_line, tmp_path):
     out = tmp_path / "out"
     finished(command_line(*TINY, "--only", "counts", "--budget-seconds", "600", "--out", str(out)))
@@ -392,7 +474,7 @@ def test_ranks_that_take_too_long_are_ended(tmp_path):
 
 def test_an_interrupt_leaves_what_was_measured(command_line, tmp_path):
     out = tmp_path / "out" / "step.json"
-    running = bench(
+    running = command_line(
         *TINY, "--model", "64x512", "--only", "counts", "--budget-seconds", "1000000", "--out", str(out.parent)
     )
     end = time.monotonic() + 200

@@ -45,6 +45,7 @@ def test_the_demos_optimizer_holds_less_than_adamw_would(with_muon):
     assert 0 < with_muon[0]["state_bytes"] < with_muon[0]["adamw_state_bytes"]
 
 
+@pytest.mark.full
 def test_the_demo_without_muons_share_ends_clearly_above(demo, with_muon):
     lr = 0.002
     config = ("--lr", "1e-12", "--set", f"optimizer.params.adam_lr={lr}")

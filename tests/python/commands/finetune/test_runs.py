@@ -153,7 +153,7 @@ def test_a_run_says_how_a_step_splits_what_was_hidden_and_how_busy_the_lanes_wer
     folder, output = uninterrupted
     assert "split of a step     ms: fwd " in output and "beside other work" in output
     lanes = json.loads((folder / "result.json").read_text())["lanes"]
-    assert {"cpu", "compute", "comm"} <= set(lanes["busy_seconds"]), lanes
+    assert {"cpu", "compute", "collective"} <= set(lanes["busy_seconds"]), lanes
     assert all(0 < busy <= lanes["wall_seconds"] for busy in lanes["busy_seconds"].values()), (
         "a lane does one task at a time"
     )

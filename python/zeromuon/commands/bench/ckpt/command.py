@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ....ranks.machine import available_memory_bytes, core_count
@@ -12,14 +12,14 @@ from ..core import interrupt, machine, report
 from ....base.parser import Parser
 from ..core.options import new_folder, whole_number
 from ..core.progress import Progress
-from ..core.results import OURS, PEER, Results
+from ..core.results import OURS, PEER, Case, Results
 from ..core.timing import Budget
 from . import source as sources
 from . import tables
 from .contenders import EXPORT, LARGE, UNIVERSAL, Conversion, Source, of_part, output_of
 from .measure import Failed, Measured, Runner
+from .verdicts import CKPT
 
-BENCH = "ckpt"
 PARTS = (EXPORT, UNIVERSAL, LARGE)
 BUDGET_SECONDS = 1800.0
 _PROG = "zeromuon bench ckpt"
@@ -87,7 +87,7 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
     options.large_mb = whole_number(_PROG, "--large-mb", options.large_mb, _LARGE_MB, 1, 10**6)
     options.budget_seconds = whole_number(_PROG, "--budget-seconds", options.budget_seconds, BUDGET_SECONDS, 1, 10**6)
     options.parts = (options.only,) if options.only else PARTS if options.full else (EXPORT, UNIVERSAL)
-    options.out = new_folder(_PROG, options.out, report.json_file(BENCH))
+    options.out = new_folder(_PROG, options.out, report.json_file("ckpt"))
     options.work = Path(options.work).absolute() if options.work else options.out
     options.given = sources.given(Path(options.checkpoint).absolute()) if options.checkpoint else None
     check_room(options)
@@ -126,7 +126,7 @@ def check_room(options: argparse.Namespace) -> None:
 
 def _measured(options: argparse.Namespace, work: Path, budget: Budget, progress: Progress) -> Results:
     options.out.mkdir(parents=True, exist_ok=True)
-    results, others = Results(_header(work), bench=BENCH), machine.OtherLoad()
+    results, others = Results(_header(work), bench=CKPT), machine.OtherLoad()
     bench = _Bench(options, work, budget, progress, results)
     with interrupt.deferred():
         try:
@@ -164,89 +164,88 @@ class _Bench:
     budget: Budget
     progress: Progress
     results: Results
-    parts_left: int = field(init=False)
 
     def measure(self) -> None:
-        self.parts_left = len(self.options.parts)
-        if self.options.parts != (LARGE,):
-            source = self.options.given or self._by_deepspeed()
-            for part in (p for p in self.options.parts if p != LARGE):
-                self._part(part, source)
-        if LARGE in self.options.parts:
-            self._large()
+        left = list(self.options.parts)
+        while left:
+            part = left.pop(0)
+            end = self.budget.elapsed() + self.budget.left() / (len(left) + 1)
+            race = _Race(part, self._source(part), self.work, self.progress)
+            try:
+                self._rounds(race, 1 if part == LARGE else self.options.rounds, end)
+            finally:
+                case = race.case()
+                if case.rows:
+                    self.results.cases.append(case)
+                    report.write_json(self.options.out, self.results)
 
-    def _by_deepspeed(self) -> Source:
-        self.progress.say(f"DeepSpeed writes a checkpoint of {self.options.weights_mib} MiB of weights")
-        self.work.mkdir(parents=True, exist_ok=True)
-        return sources.by_deepspeed(self.work / "checkpoint", self.options.weights_mib, self.options.out / "ranks.log")
+    def _rounds(self, race: _Race, most: int, end: float) -> None:
+        for number in range(most):
+            began = self.budget.elapsed()
+            race.round(number)
+            now = self.budget.elapsed()
+            if now + (now - began) > end:
+                return
 
-    def _large(self) -> None:
-        shutil.rmtree(self.work / "checkpoint", ignore_errors=True)
-        self.progress.say("a large checkpoint of sparse files")
-        self.work.mkdir(parents=True, exist_ok=True)
-        self._part(LARGE, sources.sparse(self.work / "large", self.options.large_mb * 10**6), rounds=1)
+    def _source(self, part: str) -> Source:
+        if part == LARGE:
+            shutil.rmtree(self.work / "checkpoint", ignore_errors=True)
+            self.progress.say("a large checkpoint of sparse files")
+            return sources.sparse(self.work / "large", self.options.large_mb * 10**6)
+        if self.options.given is None:
+            self.progress.say(f"DeepSpeed writes a checkpoint of {self.options.weights_mib} MiB of weights")
+            self.work.mkdir(parents=True, exist_ok=True)
+            log = self.options.out / "ranks.log"
+            self.options.given = sources.by_deepspeed(self.work / "checkpoint", self.options.weights_mib, log)
+        return self.options.given
 
-    def _part(self, part: str, source: Source, rounds: int | None = None) -> None:
-        """Each conversion once per round, in an order that turns around; a share of the budget for all rounds."""
-        taken, failed, remarks = {}, {}, []
-        conversions = of_part(part, source)
-        end = self.budget.elapsed() + self.budget.left() / self.parts_left
-        self.parts_left -= 1
+
+class _Race:
+    """The conversions of a part, each once per round, in an order that turns around. taken: name -> one value per round.
+    failed: name -> why."""
+
+    def __init__(self, part: str, source: Source, work: Path, progress: Progress):
+        self._part, self._source, self._progress = part, source, progress
+        self._conversions = of_part(part, source)
+        self._runners = {c.name: Runner(work / f"run-{c.kind}") for c in self._conversions}
+        self._taken: dict[str, list[Measured]] = {}
+        self._failed: dict[str, str] = {}
+        self._remarks: list[str] = []
+
+    def round(self, number: int) -> None:
+        """The first one compares the outputs, too."""
         try:
-            for number in range(rounds or self.options.rounds):
-                began = self.budget.elapsed()
-                ordered = conversions if number % 2 == 0 else conversions[::-1]
-                self._round(part, [c for c in ordered if c.name not in failed], number, taken, failed, remarks)
-                now = self.budget.elapsed()
-                if now + (now - began) > end:
-                    break
+            for conversion in self._conversions[:: -1 if number % 2 else 1]:
+                if conversion.name not in self._failed:
+                    interrupt.point()
+                    self._progress.say(f"{self._part}: {conversion.name}, round {number + 1}")
+                    self._convert(conversion, self._runners[conversion.name])
+            if number == 0 and self._part != LARGE:
+                self._remarks.append(tables.same_words(self._part, self._difference()))
         finally:
-            complete = min((len(runs) for name, runs in taken.items() if name not in failed), default=0)
-            taken = {name: runs[:complete] for name, runs in taken.items() if name not in failed and complete > 0}
-            case = tables.case_of(part, source, conversions, taken, failed, remarks)
-            if case.rows:
-                self.results.cases.append(case)
-                report.write_json(self.options.out, self.results)
-
-    def _round(
-        self,
-        part: str,
-        conversions: list[Conversion],
-        number: int,
-        taken: dict[str, list[Measured]],
-        failed: dict[str, str],
-        remarks: list[str],
-    ) -> None:
-        runners = {c.name: Runner(self.work / f"run-{c.kind}") for c in conversions}
-        try:
-            for conversion in conversions:
-                interrupt.point()
-                self.progress.say(f"{part}: {conversion.name}, round {number + 1}")
-                self._convert(conversion, runners[conversion.name], taken, failed)
-            if number == 0 and part != LARGE:
-                remarks.append(self._compared(part, conversions, runners, failed))
-        finally:
-            for runner in runners.values():
+            for runner in self._runners.values():
                 runner.clear()
 
-    @staticmethod
-    def _convert(
-        conversion: Conversion, runner: Runner, taken: dict[str, list[Measured]], failed: dict[str, str]
-    ) -> None:
+    def _convert(self, conversion: Conversion, runner: Runner) -> None:
         runner.prepare()
         try:
-            taken.setdefault(conversion.name, []).append(
-                runner.run(conversion.command(runner), conversion.kind == OURS)
-            )
+            took = runner.run(conversion.command(runner), conversion.kind == OURS)
+            self._taken.setdefault(conversion.name, []).append(took)
         except Failed as error:
-            failed[conversion.name] = str(error)
+            self._failed[conversion.name] = str(error)
 
-    @staticmethod
-    def _compared(part: str, conversions: list[Conversion], runners: dict[str, Runner], failed: dict[str, str]) -> str:
+    def _difference(self) -> dict | None:
+        """Of the outputs of ours and of the peer; None when one failed."""
         from .... import _ckpt
 
-        pair = [runners[c.name] for c in conversions if c.kind in (OURS, PEER) and c.name not in failed]
+        pair = [c.name for c in self._conversions if c.kind in (OURS, PEER) and c.name not in self._failed]
         if len(pair) != 2:
-            return tables.same_words(part, None)
-        a, b = (str(output_of(part, runner)) for runner in pair)
-        return tables.same_words(part, _ckpt.diff(a, b))
+            return None
+        return _ckpt.diff(*(str(output_of(self._part, self._runners[name])) for name in pair))
+
+    def case(self) -> Case:
+        """Of the rounds that are whole."""
+        taken = {name: runs for name, runs in self._taken.items() if name not in self._failed}
+        rounds = min(map(len, taken.values()), default=0)
+        whole = {name: runs[:rounds] for name, runs in taken.items() if rounds}
+        return tables.case_of(self._part, self._source, self._conversions, whole, self._failed, self._remarks)

@@ -14,7 +14,6 @@ OURS_OF = {EXPORT: "zeromuon ckpt export", UNIVERSAL: "zeromuon ckpt universal",
 PEER_OF = {EXPORT: "zero_to_fp32", UNIVERSAL: "ds_to_universal"}
 WITHOUT_IMPORTS = ", without its imports"
 WRITE = "writing as much"
-_PEER = Path(__file__).with_name("peer.py")
 
 
 @dataclass(frozen=True)
@@ -52,27 +51,21 @@ def output_of(part: str, runner: Runner) -> Path:
 
 
 def _ours(part: str, source: Source) -> Conversion:
-    verb = "universal" if part == UNIVERSAL else "export"
-
     def command(runner: Runner) -> list[str]:
-        output = str(output_of(part, runner))
-        return [sys.executable, "-m", "zeromuon", "ckpt", verb, str(source.folder), "--output", output, "--quiet"]
+        verb, output = "universal" if part == UNIVERSAL else "export", output_of(part, runner)
+        return _command("zeromuon", verb, source.folder, "--output", output, "--quiet")
 
     return Conversion(OURS_OF[part], OURS, command)
 
 
 def _peer(part: str, source: Source) -> Conversion:
     folder = source.tag_folder if part == UNIVERSAL else source.folder
-
-    def command(runner: Runner) -> list[str]:
-        return _script(runner, PEER_OF[part], str(folder), str(output_of(part, runner)))
-
-    return Conversion(PEER_OF[part], PEER, command)
+    return Conversion(PEER_OF[part], PEER, lambda runner: _command(PEER_OF[part], folder, output_of(part, runner)))
 
 
 def _roof(part: str, source: Source) -> Conversion:
     size = written_bytes(part, source)
-    return Conversion(WRITE, ROOF, lambda runner: _script(runner, "write", str(size), str(runner.output / "zeros")))
+    return Conversion(WRITE, ROOF, lambda runner: _command("write", size, runner.output / "zeros"))
 
 
 def written_bytes(part: str, source: Source) -> int:
@@ -80,5 +73,5 @@ def written_bytes(part: str, source: Source) -> int:
     return source.weights_bytes * (3 if part == UNIVERSAL else 1)
 
 
-def _script(runner: Runner, name: str, *arguments: str) -> list[str]:
-    return [sys.executable, str(_PEER), str(runner.imports_file), name, *arguments]
+def _command(name: str, *arguments) -> list[str]:
+    return [sys.executable, "-m", f"{__package__}.convert", name, *map(str, arguments)]

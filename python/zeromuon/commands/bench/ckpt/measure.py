@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import shutil
-import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ....ranks.child import Child
+from .convert import STARTED
 
 SAMPLE_SECONDS = 0.1
 _LOG_CHARACTERS = 300
-_LAUNCHER = Path(__file__).with_name("launch.py")
 
 
 class Failed(RuntimeError):
@@ -53,15 +53,14 @@ def disk_bytes(folder: Path) -> int:
 
 
 def tree_resident_bytes(pid: int) -> int:
-    """Of all processes below `pid`, shared pages counted in each."""
+    """Of the process and all below it, shared pages counted in each."""
     import psutil
 
     total = 0
-    try:
-        for child in psutil.Process(pid).children(recursive=True):
-            total += child.memory_info().rss
-    except psutil.Error:
-        return total
+    with contextlib.suppress(psutil.Error):
+        top = psutil.Process(pid)
+        for process in (top, *top.children(recursive=True)):
+            total += process.memory_info().rss
     return total
 
 
@@ -88,56 +87,55 @@ class Sampler:
             self.tree_bytes = max(self.tree_bytes, tree_resident_bytes(self._pid))
 
 
+def sync(folder: Path) -> None:
+    """Every file and folder below is on disk afterwards."""
+    for path, _, names in os.walk(folder):
+        for name in (*names, "."):
+            descriptor = os.open(os.path.join(path, name), os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+
+
 class Runner:
     """folder: where outputs and temporary files of a run go, emptied before each. Thread: the main thread."""
 
     def __init__(self, folder: Path):
-        self.folder, self.output = folder, folder / "out"
-        self._temporary, self._own = folder / "tmp", folder.with_name(folder.name + "-report")
-        self.imports_file = self._own / "imports.json"
+        self.folder, self.output, self._temporary = folder, folder / "out", folder / "tmp"
+        self._log = folder.with_name(folder.name + ".log")
 
     def prepare(self) -> None:
         """An empty folder, and nothing of others that waits for the disk."""
         self.clear()
-        for folder in (self.output, self._temporary, self._own):
+        for folder in (self.output, self._temporary):
             folder.mkdir(parents=True)
         os.sync()
 
     def clear(self) -> None:
-        for folder in (self.folder, self._own):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._log.unlink(missing_ok=True)
 
     def run(self, command: list[str], syncs: bool) -> Measured:
-        """After prepare(). syncs: the command does so itself. Raises Failed."""
-        report, log = self._own / "report.json", self._own / "log"
-        launcher = [
-            sys.executable,
-            "-I",
-            "-S",
-            str(_LAUNCHER),
-            str(report),
-            str(log),
-            "" if syncs else str(self.output),
-        ]
-        environment = {"TMPDIR": str(self._temporary), "DS_ACCELERATOR": "cpu"}
-        with Child([*launcher, *command], environment) as child, Sampler(self.folder, child.pid) as sampler:
+        """After prepare(). The command tells what convert.py tells. syncs: it does so itself. Raises Failed."""
+        started = time.monotonic()
+        variables = {"TMPDIR": str(self._temporary), "DS_ACCELERATOR": "cpu", STARTED: repr(started)}
+        child = Child(command, variables, self._log)
+        with child, Sampler(self.folder, child.pid) as sampler:
             status = child.wait()
-        took = json.loads(report.read_text()) if report.exists() else {"status": status}
-        if took.pop("status") != 0 or status != 0:
-            raise Failed(f"{' '.join(command[1:4])} failed: {self._tail(log)}")
-        return self._measured(took, sampler)
-
-    def _measured(self, took: dict, sampler: Sampler) -> Measured:
-        written = disk_bytes(self.output)
-        imports = json.loads(self.imports_file.read_text()) if self.imports_file.exists() else {}
+            ended = time.monotonic()
+        told = child.told()
+        if status != 0 or not told:
+            raise Failed(f"it ended with status {status}: {child.tail(_LOG_CHARACTERS) or 'no output'}")
+        syncing = time.monotonic()
+        if not syncs:
+            sync(self.output)
+        sync_seconds = 0.0 if syncs else time.monotonic() - syncing
+        written, peak_bytes = disk_bytes(self.output), told[-1]["peak_bytes"]
         return Measured(
-            **took,
-            **imports,
-            tree_bytes=max(sampler.tree_bytes, took["peak_bytes"]),
+            seconds=ended - started + sync_seconds,
+            sync_seconds=sync_seconds,
+            peak_bytes=peak_bytes,
+            tree_bytes=max(sampler.tree_bytes, peak_bytes),
             written_bytes=written,
             temporary_bytes=max(0, sampler.disk_bytes - written),
+            import_seconds=told[-1]["import_seconds"],
         )
-
-    @staticmethod
-    def _tail(log: Path) -> str:
-        return " ".join(log.read_text(errors="replace").split())[-_LOG_CHARACTERS:] if log.exists() else "no output"

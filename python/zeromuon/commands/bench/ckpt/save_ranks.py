@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from ....ranks.connect import connect
-from ....ranks.launch import tell
+from ....ranks.channel import tell
 from ....ranks.leave import leave
 from ..step.contenders import Size, build_model
 from .source import TAG

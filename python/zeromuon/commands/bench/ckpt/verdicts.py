@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.results import Case, Figure, Results
+from ..core.results import Bench, Case, Figure, Results, faster
 from .contenders import EXPORT, LARGE, OURS_OF, PEER_OF, UNIVERSAL, WITHOUT_IMPORTS
 
 PEAK, ALL, TEMPORARY, SYNC, WRITTEN = (
@@ -31,11 +31,8 @@ def figures(results: Results) -> list[Figure]:
 
 
 def _faster(case: Case, least: float, peer: str) -> Figure:
-    row = case.measured(peer)
-    what = f"{OURS_OF[case.part]}, times {peer}"
-    if row is None or row.ratio is None:
-        return Figure(what, least, None, case.why_not(peer, PEER_OF[case.part], OURS_OF[case.part]))
-    return Figure(what, least, row.ratio.median, f"{row.ratio.least:.2f} to {row.ratio.greatest:.2f}")
+    ours = OURS_OF[case.part]
+    return faster(case, f"{ours}, times {peer}", least, peer, PEER_OF[case.part], ours)
 
 
 def _share_of_peak(case: Case) -> Figure:
@@ -61,3 +58,18 @@ def _bounded(case: Case) -> Figure:
     if ours is None:
         return Figure(what, _LARGE_MOST_MB, None, case.why_not(OURS_OF[LARGE]), "<=")
     return Figure(what, _LARGE_MOST_MB, ours.values[PEAK], sense="<=")
+
+
+CKPT = Bench(
+    "ckpt",
+    legend=(
+        "ms: median of the rounds, from the start of the command until its files are on disk. ratio: the median over the rounds",
+        "of a contender's time divided by that of the first line in the same round; above 1 ours is faster. least..most: of",
+        "those. of roof: the rate of the first line, of one process that only writes as many bytes and syncs them. sync: of",
+        "the files of the others, after their end; ours has synced its own. peak of a process: VmHWM, mapped pages counted.",
+        "all processes, temporary disk: as sampled every 100 ms.",
+    ),
+    stated_for="weights of 1 GB or more",
+    figures=figures,
+    titles={EXPORT: "zeromuon ckpt export", UNIVERSAL: "zeromuon ckpt universal"},
+)

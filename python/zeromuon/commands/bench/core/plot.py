@@ -9,13 +9,6 @@ from .results import MEASURED, PEER, ROOF, Case, Results, Row
 _CUT = 5.0  # ratios beyond are cut, and written out
 _INCHES_PER_LINE = 0.21
 _LINES_PER_COLUMN = 60
-_TITLES = {
-    "adamw": "Elementwise passes",
-    "newton_schulz": "Newton-Schulz",
-    "time": "engine.step()",
-    "export": "zeromuon ckpt export",
-    "universal": "zeromuon ckpt universal",
-}
 _COLORS = {
     "DeepSpeed standard": "tab:blue",
     "DeepSpeed gram": "tab:cyan",
@@ -62,7 +55,7 @@ def _columns(results: Results) -> list[tuple[str, list[Case]]]:
     """(title, cases) of each panel: a part begins a new one, and so does what would be too long."""
     columns: list[tuple[str, list[Case]]] = []
     for case in filter(_bars, results.cases):
-        title = _TITLES.get(case.part, case.part)
+        title = results.bench.titles.get(case.part, case.part)
         room = bool(columns) and sum(map(_height, columns[-1][1])) + _height(case) <= _LINES_PER_COLUMN
         if room and columns[-1][0] == title:
             columns[-1][1].append(case)

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 from ....base.whole_file import whole_file
-from . import verdicts
 from .interrupt import INTERRUPTED, Wish
-from .results import MEASURED, ROOF, Case, Results, Row
+from .results import MEASURED, ROOF, Case, Figure, Results, Row
 
 SCHEMA = 2
 _COLUMNS = (
@@ -25,25 +24,6 @@ _COLUMNS = (
     "singular values",
     "note",
 )
-_LEGEND = {
-    "kernels": (
-        "ms: median of the rounds. ratio: the median over the rounds of a contender's time divided by that of the first line in",
-        "the same round; above 1 ours is faster. least..most: of those. of roof: what the first line reaches of that roof's rate.",
-        "singular values s: of the result for a Gaussian matrix; Newton-Schulz with these coefficients aims at 0.7 to 1.2.",
-    ),
-    "ckpt": (
-        "ms: median of the rounds, from the start of the command until its files are on disk. ratio: the median over the rounds",
-        "of a contender's time divided by that of the first line in the same round; above 1 ours is faster. least..most: of",
-        "those. of roof: the rate of the first line, of one process that only writes as many bytes and syncs them. sync: of",
-        "the files of the others, after their end; ours has synced its own. peak of a process: VmHWM, mapped pages counted.",
-        "all processes, temporary disk: as sampled every 100 ms.",
-    ),
-    "step": (
-        "ms: median of the rounds, from the moment when the last rank begins engine.step() to the moment when the last has ended.",
-        "ratio: the median over the rounds of a contender's time divided by that of the first line in the same round; above 1",
-        "ours is faster. least..most: of those.",
-    ),
-}
 
 
 def json_file(bench: str) -> str:
@@ -62,20 +42,36 @@ def text(results: Results) -> str:
     """Header, a table per case, what was left out, the figures to reach."""
     width = max(len(what) for what, _ in results.header)
     lines = [f"{what:<{width}}  {value}" for what, value in results.header]
-    lines += ["", *_LEGEND[results.bench]]
+    lines += ["", *results.bench.legend]
     for case in results.cases:
         lines += ["", *_table(case)]
     if results.left_out:
         lines += ["", "left out:", *(f"  {line}" for line in results.left_out)]
     if results.interrupted:
         lines += ["", "INTERRUPTED: what is above was measured before"]
-    return "\n".join([*lines, "", verdicts.text(verdicts.figures(results), results.bench)])
+    return "\n".join([*lines, "", _figures(results)])
+
+
+def _figures(results: Results) -> str:
+    """A line per figure to reach."""
+    found = results.bench.figures(results)
+    head = f"figures to reach (stated for {results.bench.stated_for}; the exit status does not depend on them)"
+    width = max((len(figure.what) for figure in found), default=0)
+    return "\n".join([head, *(_line(figure, width) for figure in found)])
+
+
+def _line(figure: Figure, width: int) -> str:
+    word = {True: "met", False: "NOT met", None: "not measured"}[figure.met]
+    value = "" if figure.measured is None else f"{figure.measured:,.2f}"
+    bound = "?" if figure.bound is None else f"{figure.bound:,.6g}"
+    why = f" ({figure.why})" if figure.why else ""
+    return f"  {figure.what:<{width}}  {figure.sense:<2} {bound:<8} {value:>8}  {word}{why}"
 
 
 def as_json(results: Results) -> dict:
     figures = [
         {"what": f.what, "sense": f.sense, "bound": f.bound, "measured": f.measured, "met": f.met, "why": f.why}
-        for f in verdicts.figures(results)
+        for f in results.bench.figures(results)
     ]
     return {"schema": SCHEMA, **results.as_json(), "figures": figures}
 
@@ -86,16 +82,16 @@ def write(folder: Path, results: Results) -> None:
     from . import plot
 
     write_json(folder, results)
-    with whole_file(folder / text_file(results.bench)) as part:
+    with whole_file(folder / text_file(results.bench.name)) as part:
         part.write_text(text(results) + "\n")
     if plot.has_bars(results):
-        with whole_file(folder / plot_file(results.bench)) as part:
+        with whole_file(folder / plot_file(results.bench.name)) as part:
             plot.draw(part, results)
 
 
 def write_json(folder: Path, results: Results) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / json_file(results.bench)) as part:
+    with whole_file(folder / json_file(results.bench.name)) as part:
         part.write_text(json.dumps(as_json(results), indent=1) + "\n")
 
 
@@ -104,7 +100,7 @@ def finish(folder: Path, results: Results, wish: Wish | None = None) -> int:
     if results.cases or not results.interrupted:
         write(folder, results)
         print(text(results))
-        names = [name(results.bench) for name in (json_file, text_file, plot_file)]
+        names = [name(results.bench.name) for name in (json_file, text_file, plot_file)]
         print(f"\n{results.seconds:.0f} s; results in {folder}: {', '.join(n for n in names if (folder / n).exists())}")
     if not results.interrupted and not (wish and wish.noted):
         return 0
@@ -142,7 +138,8 @@ def _table(case: Case) -> list[str]:
 
 
 def _value(row: Row, name: str) -> str:
-    return f"{row.values[name]:,.6g}" if name in row.values else ""
+    value = row.values.get(name, "")
+    return value if isinstance(value, str) else f"{value:,.6g}"
 
 
 def _aligned(cell: str, width: int, left: bool) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import operator
 import statistics
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 
 from .timing import Contender, Ratio, Samples, ratio
 
 MEASURED, MISSING, FAILED, SKIPPED = "measured", "missing", "failed", "skipped"
 _SENSES = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 OURS, PEER, ROOF = "ours", "peer", "roof"
+NOT_RUN = "was not part of this run"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Row:
 
     seconds: of each round. ratio: its time divided by that of the case's first row. of_roof: only of a roof, the rate of the
     case's first row divided by that of the roof. rate: work per second. values: a bench's own columns, name with unit ->
-    value.
+    number or words.
     """
 
     name: str
@@ -41,7 +43,7 @@ class Row:
     of_roof: Ratio | None = None
     rate: float | None = None
     accuracy: Accuracy | None = None
-    values: dict[str, float] = field(default_factory=dict)
+    values: dict[str, float | str] = field(default_factory=dict)
 
 
 @dataclass
@@ -67,7 +69,7 @@ class Case:
     def why_not(self, *names: str) -> str:
         """Of the first that was not measured."""
         rows = [self.row(name) for name in names]
-        return next((row.why for row in rows if row is not None and row.why), "") or "was not part of this run"
+        return next((row.why for row in rows if row is not None and row.why), "") or NOT_RUN
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,30 @@ class Figure:
         return None if self.measured is None else _SENSES[self.sense](self.measured, self.bound)
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What a report says of a bench. name: on the command line. legend: lines above the tables. stated_for: of the figures to
+    reach, which `figures` finds in the results. titles: part -> of its picture."""
+
+    name: str
+    legend: tuple[str, ...]
+    stated_for: str
+    figures: Callable[[Results], list[Figure]]
+    titles: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass
 class Results:
-    """All of a run. header: (what, value) lines. left_out: what was not measured, and why. bench: its name on the command
-    line."""
+    """All of a run. header: (what, value) lines. left_out: what was not measured, and why. details: of this bench alone, for
+    the JSON file."""
 
     header: list[tuple[str, str]]
     cases: list[Case] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     interrupted: bool = False
     seconds: float = 0.0
-    bench: str = "kernels"
+    bench: Bench | None = None
+    details: dict = field(default_factory=dict)
 
     def case(self, part: str, key: str) -> Case | None:
         return next((c for c in self.cases if (c.part, c.key) == (part, key)), None)
@@ -105,7 +120,17 @@ class Results:
         return [c for c in self.cases if c.part == part]
 
     def as_json(self) -> dict:
-        return {**asdict(self), "header": dict(self.header)}
+        plain = asdict(replace(self, bench=None, details={}))
+        del plain["details"]
+        return {**plain, "header": dict(self.header), "bench": self.bench.name, **self.details}
+
+
+def faster(case: Case | None, what: str, least: float, peer: str, *others: str) -> Figure:
+    """How many times as long a peer takes as the first row. others: rows whose failure says why there is no ratio."""
+    row = case.measured(peer) if case else None
+    if row is None or row.ratio is None:
+        return Figure(what, least, None, case.why_not(peer, *others) if case else NOT_RUN)
+    return Figure(what, least, row.ratio.median, f"{row.ratio.least:.2f} to {row.ratio.greatest:.2f}")
 
 
 def rows_of(contenders: list[Contender], samples: Samples) -> list[Row]:

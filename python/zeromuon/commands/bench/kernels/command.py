@@ -13,6 +13,7 @@ from ..core.options import new_folder, whole_number
 from ..core.progress import Progress
 from ..core.results import Case, Results
 from ..core.timing import Budget
+from .verdicts import KERNELS
 
 PARTS = ("adamw", "newton_schulz")
 BUDGET_SECONDS, FULL_SECONDS = 540.0, 3600.0
@@ -123,7 +124,7 @@ def _set_threads(threads: int) -> None:
 
 
 def _measured(options: argparse.Namespace, budget: Budget, progress: Progress) -> Results:
-    results, others = Results(machine.header(options.threads)), machine.OtherLoad()
+    results, others = Results(machine.header(options.threads), bench=KERNELS), machine.OtherLoad()
 
     def add(case: Case) -> None:
         results.cases.append(case)

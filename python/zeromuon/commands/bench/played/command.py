@@ -10,10 +10,12 @@ from ....base.words import did_you_mean
 from ..core.options import new_folder
 from ..core.progress import Progress
 from ..core.timing import Budget
-from . import outcome, rates, report, timeline
+from ..core import report
+from . import outcome, rates, tables, timeline
 
 _PROG = "zeromuon bench pipeline"
 _EXPECTED_SECONDS = 60.0
+TRACE_FILE = "pipeline.trace.json"
 
 
 def run(argv: list[str]) -> int:
@@ -23,14 +25,16 @@ def run(argv: list[str]) -> int:
     scenarios = outcome.scenarios(given)
     if options.case is not None:
         _check_case(options.case, [s.key for s in scenarios])
-    out = new_folder(_PROG, options.out, report.JSON_FILE)
-    result = _played(given, scenarios, options.case)
-    report.write(out, result)
-    _draw(out, result)
-    print(report.text(result))
-    files = ", ".join((report.JSON_FILE, report.TEXT_FILE, report.PLOT_FILE, report.TRACE_FILE))
-    print(f"\n{result.seconds:.0f} s; timeline of {result.drawn}; results in {out}: {files}")
-    return 0
+    out = new_folder(_PROG, options.out, report.json_file("pipeline"))
+    budget = Budget(_EXPECTED_SECONDS)
+    rows = _played(scenarios, Progress(budget))
+    drawn = options.case or tables.worst(rows).key
+    results = tables.results_of(given, scenarios, rows, drawn)
+    results.header.append(("drawn", f"the timeline of {drawn}; for Perfetto in {TRACE_FILE}"))
+    results.seconds = budget.elapsed()
+    report.write_json(out, results)
+    _draw(out, *next((s, row) for s, row in zip(scenarios, rows) if row.key == drawn))
+    return report.finish(out, results)
 
 
 def _parser() -> Parser:
@@ -58,23 +62,21 @@ def _check_case(case: str, known: list[str]) -> None:
         raise ValueError(f'{_PROG} --case: expected a case of the file of rates, got "{case}"{hint}')
 
 
-def _played(given: rates.Rates, scenarios: list[outcome.Scenario], case: str | None) -> report.Report:
-    from . import play as played
+def _played(scenarios: list[outcome.Scenario], progress: Progress) -> list[outcome.Played]:
+    from . import play
 
-    budget = Budget(_EXPECTED_SECONDS)
-    progress, rows = Progress(budget), []
+    rows = []
     for scenario in scenarios:
         progress.say(scenario.key)
-        rows.append(played.play(scenario))
+        rows.append(play.play(scenario))
     progress.close()
-    return report.Report(given, scenarios, rows, case or report.worst(rows).key, budget.elapsed())
+    return rows
 
 
-def _draw(out: Path, result: report.Report) -> None:
+def _draw(out: Path, scenario: outcome.Scenario, row: outcome.Played) -> None:
     """Plays the case once more, for its tasks: those of all cases would take much memory."""
-    from . import play as played
+    from . import play
 
-    scenario, row = next((s, r) for s, r in zip(result.scenarios, result.rows) if r.key == result.drawn)
-    step = played.play_plan(played.make_plan(scenario), scenario)
-    timeline.draw(out / report.PLOT_FILE, step, row)
-    timeline.write_trace(out / report.TRACE_FILE, step)
+    step = play.play_plan(play.make_plan(scenario), scenario)
+    timeline.draw(out / report.plot_file("pipeline"), step, row)
+    timeline.write_trace(out / TRACE_FILE, step)

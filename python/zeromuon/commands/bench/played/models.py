@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Elements of a rank, DeepSpeed's default of zero_optimization.sub_group_size.
-SUB_GROUP_NUMEL = 10**9
-
 
 @dataclass(frozen=True)
 class Parameter:
@@ -93,24 +90,3 @@ MODELS = {
         Decoder(4096, 1024, 14336, 128256, 32).model("llama-3-8b", "Llama-3-8B"),
     )
 }
-
-
-def sub_groups(
-    parameters: tuple[Parameter, ...], world_size: int, most_numel: int = SUB_GROUP_NUMEL
-) -> list[list[Parameter]]:
-    """Cut as ZeRO-3 cuts a parameter group: a sub-group closes with the parameter that brings it to `most_numel` elements
-    of a rank."""
-    cut: list[list[Parameter]] = [[]]
-    numel = 0
-    for parameter in parameters:
-        if numel >= most_numel:
-            cut.append([])
-            numel = 0
-        cut[-1].append(parameter)
-        numel += chunk(parameter, world_size)
-    return cut
-
-
-def chunk(parameter: Parameter, world_size: int) -> int:
-    """Elements of a rank, padding included."""
-    return -(-parameter.numel // world_size)

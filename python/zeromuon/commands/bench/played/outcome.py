@@ -1,7 +1,7 @@
 """What is played, and what came of it, as plain data. No torch.
 
-Legend: W the world size; a lane is a resource of a rank: cpu (its DRAM), h2d and d2h (its link), compute (its GPU) and comm
-(its way to the other ranks).
+Legend: W the world size; a lane is a resource of a rank: cpu (its DRAM), to_device and to_host (its link), compute (its
+GPU) and collective (its way to the other ranks).
 """
 
 from __future__ import annotations

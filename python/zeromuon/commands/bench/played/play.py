@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import accumulate, pairwise
 
 import torch  # noqa: F401  (before the core, which links against it)
 
 from .... import _core, _lab
-from .models import Parameter, chunk, sub_groups
+from .models import Parameter
 from .outcome import COEFFICIENTS, NEWTON_SCHULZ, WIRE_BYTES, WIRE_DTYPE, Played, Scenario
 from .rates import Machine
+
+# Elements of a rank, DeepSpeed's default of zero_optimization.sub_group_size.
+SUB_GROUP_NUMEL = 10**9
 
 
 def play(scenario: Scenario) -> Played:
@@ -46,7 +50,7 @@ def make_plan(scenario: Scenario, slots: int = 0):
     ]
     request = _core.NewtonSchulzRequest(form="auto", dtype="auto", coefficients=_core.CoefficientSet(COEFFICIENTS))
     flow = _core.Flow(
-        staged=True, momentum_home=scenario.home, momentum_dtype=scenario.momentum_dtype, casts_weights=True
+        staged=True, momentum_home=scenario.home, momentum_dtype=scenario.momentum_dtype, casts="on_device"
     )
     options = _core.PlanOptions(
         world_size=scenario.world_size,
@@ -61,10 +65,18 @@ def make_plan(scenario: Scenario, slots: int = 0):
     return _core.make_step_plan(options, specs)
 
 
-def _specs(group: list[Parameter], world_size: int) -> list:
+def sub_groups(
+    parameters: tuple[Parameter, ...], world_size: int, most_numel: int = SUB_GROUP_NUMEL
+) -> list[tuple[Parameter, ...]]:
+    """A parameter group cut as ZeRO-3 cuts it. most_numel: elements of a rank that close a sub-group."""
+    ends = [0, *accumulate(_core.zero3_sub_groups([p.numel for p in parameters], world_size, most_numel))]
+    return [parameters[begin:end] for begin, end in pairwise(ends)]
+
+
+def _specs(group: tuple[Parameter, ...], world_size: int) -> list:
     specs, offset = [], 0
     for p in group:
-        n = chunk(p, world_size)
+        n = _core.zero3_chunk(p.numel, world_size)
         specs.append(
             _core.ParamSpec(
                 name=p.name,
@@ -87,13 +99,13 @@ def play_plan(plan, scenario: Scenario, fused: bool = True) -> dict:
 
 def _resources(step: dict, scenario: Scenario) -> tuple[dict[str, float], str]:
     """Lane -> the most work of a rank; and the largest, by lane and rank. What the lanes are busy with, less the latency of
-    every task; of comm what is sent, because a collective takes all ranks as long as the one with most."""
+    every task; of collective what is sent, because a collective takes all ranks as long as the one with most."""
     machine = scenario.machine
     times = {}
     for rank, events in enumerate(step["events"]):
-        lanes = {e["lane"] for e in events} - {"comm"}
+        lanes = {e["lane"] for e in events} - {"collective"}
         times |= {(lane, rank): _work([e for e in events if e["lane"] == lane], machine) for lane in lanes}
-        times["comm", rank] = step["wire_bytes"][rank] / machine.rates["wire_bytes_per_s"]
+        times["collective", rank] = step["wire_bytes"][rank] / machine.rates["wire_bytes_per_s"]
     most = defaultdict(float)
     for (lane, _), seconds in times.items():
         most[lane] = max(most[lane], seconds)

@@ -62,113 +62,103 @@ class Rates:
 def load(path: Path) -> Rates:
     """Raises ValueError, with the file and the key, for what is missing, unknown, or not a value that can be."""
     try:
-        content = json.loads(path.read_text(), object_pairs_hook=_Reader.without_twins)
+        content = json.loads(path.read_text(), object_pairs_hook=_without_twins)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); name a file of rates") from None
     except ValueError as error:  # also what is not UTF-8
         raise ValueError(f"{path}: expected JSON, {error}") from None
-    return _Reader(path).rates_of(content)
+    return _rates(_Value(path, "", content))
 
 
-class _Reader:
-    """Reads one file; every error names it and the key."""
+def _without_twins(pairs: list[tuple]) -> dict:
+    keys = [key for key, _ in pairs]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ValueError(f'the key "{twice}" stands twice in one object')
+    return dict(pairs)
 
-    def __init__(self, path: Path):
-        self._path = path
 
-    @staticmethod
-    def without_twins(pairs: list[tuple]) -> dict:
-        keys = [key for key, _ in pairs]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise ValueError(f'the key "{twice}" stands twice in one object')
-        return dict(pairs)
+def _rates(file: _Value) -> Rates:
+    world, known, machines, cases = file.members("world_size", "rates", "machines", "cases")
+    world.require(_is_whole(world.value), f"expected a whole number from 1 to {_MOST_RANKS}")
+    known = {name: _rate(rate) for name, rate in known.each().items()}
+    machines = {name: _machine(name, machine, known) for name, machine in machines.each().items()}
+    cases = cases.items("with one case at least")
+    return Rates(file.path, world.value, tuple(_case(case, machines) for case in cases))
 
-    def rates_of(self, content) -> Rates:
-        self._keys("", content, ("world_size", "rates", "machines", "cases"))
-        world = content["world_size"]
-        if isinstance(world, bool) or not isinstance(world, int) or not 1 <= world <= _MOST_RANKS:
-            self._fail("world_size", f"expected a whole number from 1 to {_MOST_RANKS}", world)
-        rates = {
-            name: self._rate(f"rates.{name}", rate) for name, rate in self._object("rates", content["rates"]).items()
-        }
-        machines = {
-            name: self._machine(name, machine, rates)
-            for name, machine in self._object("machines", content["machines"]).items()
-        }
-        if not isinstance(content["cases"], list) or not content["cases"]:
-            self._fail("cases", "expected a list with one case at least", content["cases"])
-        cases = tuple(self._case(f"cases[{i}]", case, machines) for i, case in enumerate(content["cases"]))
-        return Rates(self._path, world, cases)
 
-    def _rate(self, key: str, rate) -> tuple[float, str]:
-        """Value and source."""
-        self._object(key, rate)
-        origin = "why" if "why" in rate else "source"
-        self._keys(key, rate, ("value", origin))
-        value = rate["value"]
-        numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not numeric or not math.isfinite(value) or value < 0:
-            self._fail(f"{key}.value", "expected a number that is not negative", value)
-        return float(value), self._text(f"{key}.{origin}", rate[origin])
+def _rate(rate: _Value) -> tuple[float, str]:
+    """Value and source."""
+    origin = "why" if "why" in rate.each() else "source"
+    value, source = rate.members("value", origin)
+    value.require(_is_number(value.value) and value.value >= 0, "expected a number that is not negative")
+    return float(value.value), source.words()
 
-    def _machine(self, name: str, machine, rates: dict) -> Machine:
-        key = f"machines.{name}"
-        self._keys(key, machine, ("title", *RATES))
-        found = {rate: rates[self._one_of(f"{key}.{rate}", machine[rate], rates)] for rate in RATES}
-        for rate, (value, _) in found.items():
-            if value == 0 and rate not in LATENCIES:
-                self._fail(f"rates.{machine[rate]}.value", f"expected a positive number, {key}.{rate} is", value)
-        return Machine(
-            name,
-            self._text(f"{key}.title", machine["title"]),
-            {rate: value for rate, (value, _) in found.items()},
-            {rate: source for rate, (_, source) in found.items()},
-        )
 
-    def _case(self, key: str, case, machines: dict) -> Case:
-        self._keys(key, case, ("machine", "models", "homes", "momentum_dtypes", "balanced"))
-        if not isinstance(case["balanced"], bool):
-            self._fail(f"{key}.balanced", "expected true or false", case["balanced"])
-        return Case(
-            machines[self._one_of(f"{key}.machine", case["machine"], machines)],
-            self._list_of(f"{key}.models", case["models"], MODELS),
-            self._list_of(f"{key}.homes", case["homes"], HOMES),
-            self._list_of(f"{key}.momentum_dtypes", case["momentum_dtypes"], FLOATS),
-            case["balanced"],
-        )
+def _machine(name: str, machine: _Value, known: dict) -> Machine:
+    title, *named = machine.members("title", *RATES)
+    found = {key: known[one.one_of(known)] for key, one in zip(RATES, named)}
+    for one, (key, (value, _)) in zip(named, found.items()):
+        positive = _Value(machine.path, f"rates.{one.value}.value", value)
+        positive.require(value > 0 or key in LATENCIES, f"expected a positive number, {one.key} is")
+    values, sources = ({key: pair[i] for key, pair in found.items()} for i in (0, 1))
+    return Machine(name, title.words(), values, sources)
 
-    # ---- values ----------------------------------------------------------------------------------------------
 
-    def _object(self, key: str, value) -> dict:
-        if not isinstance(value, dict) or not value:
-            self._fail(key, "expected an object that is not empty", value)
-        return value
+def _case(case: _Value, machines: dict) -> Case:
+    machine, models, homes, dtypes, balanced = case.members("machine", "models", "homes", "momentum_dtypes", "balanced")
+    balanced.require(isinstance(balanced.value, bool), "expected true or false")
+    some = (models.some_of(MODELS), homes.some_of(HOMES), dtypes.some_of(FLOATS))
+    return Case(machines[machine.one_of(machines)], *some, balanced.value)
 
-    def _keys(self, key: str, value, expected: tuple[str, ...]) -> None:
-        self._object(key, value)
-        prefix = f"{key}." if key else ""
-        for name in value:
-            if name not in expected:
-                raise ValueError(f"{self._path}: {prefix}{name}: unknown key; expected {', '.join(expected)}")
-        for name in expected:
-            if name not in value:
-                raise ValueError(f"{self._path}: {prefix}{name}: missing; expected {', '.join(expected)}")
 
-    def _text(self, key: str, value) -> str:
-        if not isinstance(value, str) or not value.strip():
-            self._fail(key, "expected words", value)
-        return value
+def _is_whole(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_RANKS
 
-    def _one_of(self, key: str, value, known) -> str:
-        if not isinstance(value, str) or value not in known:
-            self._fail(key, f"expected one of {', '.join(known)}", value)
-        return value
 
-    def _list_of(self, key: str, value, known) -> tuple[str, ...]:
-        if not isinstance(value, list) or not value:
-            self._fail(key, f"expected a list of {', '.join(known)}", value)
-        return tuple(dict.fromkeys(self._one_of(f"{key}[{i}]", item, known) for i, item in enumerate(value)))
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
-    def _fail(self, key: str, expected: str, got):
-        raise ValueError(f"{self._path}: {key or 'the whole file'}: {expected}, got {json.dumps(got)}")
+
+@dataclass(frozen=True)
+class _Value:
+    """A value of the file; every error names the file and the key."""
+
+    path: Path
+    key: str
+    value: object
+
+    def require(self, fine: bool, expected: str) -> None:
+        if not fine:
+            raise ValueError(f"{self.path}: {self.key or 'the whole file'}: {expected}, got {json.dumps(self.value)}")
+
+    def each(self) -> dict[str, _Value]:
+        """Of an object that is not empty."""
+        self.require(isinstance(self.value, dict) and bool(self.value), "expected an object that is not empty")
+        prefix = f"{self.key}." if self.key else ""
+        return {name: _Value(self.path, prefix + name, value) for name, value in self.value.items()}
+
+    def members(self, *names: str) -> list[_Value]:
+        """Of an object with these keys and no other."""
+        found, prefix = self.each(), f"{self.key}." if self.key else ""
+        for name in [*found, *names]:
+            if name not in found or name not in names:
+                why = "unknown key" if name in found else "missing"
+                raise ValueError(f"{self.path}: {prefix}{name}: {why}; expected {', '.join(names)}")
+        return [found[name] for name in names]
+
+    def items(self, what: str) -> list[_Value]:
+        """Of a list that is not empty. what: it is to hold."""
+        self.require(isinstance(self.value, list) and bool(self.value), f"expected a list {what}")
+        return [_Value(self.path, f"{self.key}[{i}]", value) for i, value in enumerate(self.value)]
+
+    def words(self) -> str:
+        self.require(isinstance(self.value, str) and bool(self.value.strip()), "expected words")
+        return self.value
+
+    def one_of(self, known) -> str:
+        self.require(isinstance(self.value, str) and self.value in known, f"expected one of {', '.join(known)}")
+        return self.value
+
+    def some_of(self, known) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(item.one_of(known) for item in self.items(f"of {', '.join(known)}")))

@@ -7,7 +7,6 @@ from pathlib import Path
 from ....optimizer import trace
 from .outcome import NEWTON_SCHULZ, Played
 
-LANES = ("cpu", "h2d", "compute", "d2h", "comm")
 _COLORS = {
     "momentum": "tab:blue",
     "to_device": "tab:cyan",
@@ -37,13 +36,13 @@ def draw(path: Path, step: dict, played: Played) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    ranks = ranks_to_draw(step)
-    figure, axes = plt.subplots(figsize=(18, 1.6 + 0.42 * len(LANES) * len(ranks)), layout="constrained")
-    rows = [(rank, lane) for rank in ranks for lane in LANES]
+    ranks, lanes = ranks_to_draw(step), trace.lanes()
+    figure, axes = plt.subplots(figsize=(18, 1.6 + 0.42 * len(lanes) * len(ranks)), layout="constrained")
+    rows = [(rank, lane) for rank in ranks for lane in lanes]
     for place, (rank, lane) in enumerate(rows):
         _draw_lane(axes, place, [e for e in step["events"][rank] if e["lane"] == lane])
     axes.set_yticks(range(len(rows)), [f"rank {rank} {lane}" for rank, lane in rows], fontsize=8)
-    for place in range(len(LANES), len(rows), len(LANES)):
+    for place in range(len(lanes), len(rows), len(lanes)):
         axes.axhline(place - 0.5, color="black", linewidth=0.8)
     axes.axvline(1e3 * played.bound_s, color="black", linestyle="--", linewidth=1)
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, 1e3 * played.makespan_s), xlabel="ms")

@@ -13,6 +13,7 @@ from pathlib import Path
 from ....ranks.launch import check_ranks, threads_of
 from ....ranks.machine import available_memory_bytes, core_count
 from ..core import machine, report
+from . import beside
 from . import tables as step_tables
 from ....base.parser import Parser
 from ..core.options import new_folder, whole_number
@@ -21,13 +22,14 @@ from ..core.results import Case, Results
 from .contenders import ALL, COUNTED, Size, needed_bytes
 from .events import Heard, Job
 from .launch import Launcher
-from .verdicts import COUNTS, MEMORY, TIME
-from ..core.timing import Budget
+from .verdicts import BESIDE, COUNTS, MEMORY, STEP, TIME
+from ..core.timing import Budget, Samples
 
 PARTS = (TIME, MEMORY, COUNTS)
 DEFAULT_SIZES = (Size(512, 8), Size(1024, 8))
 BUDGET_SECONDS = 1800.0
 _PROG = "zeromuon bench step"
+_PEER = "DeepSpeed's Muon as it ships (ns_method gram); torch_adam, so that no operator is compiled for the norms"
 _LARGEST_WIDTH, _MOST_LAYERS = 16384, 1024
 _TIME_SHARE, _MOST_TIME_SECONDS = 0.25, 240.0
 _GRACE_SECONDS = 60.0  # a launch may go on for so long when the budget is spent
@@ -58,6 +60,8 @@ def _parser() -> Parser:
         "  time    all four in the same processes, step by step in turns; ratios are medians of pairs of one round\n"
         "  memory  peak of a rank's main memory in a step; each contender in processes of its own\n"
         "  counts  bytes that a rank sends per Muon parameter, and what a step allocates\n\n"
+        "With --beside TREE only ZeroMuon steps, with and without offload: of this tree and of that one, in turns, each in ranks\n"
+        "of its own. Ratios are medians of pairs of one round, and the weights of both are compared at the end.\n\n"
         "A model WxL has L layers with matrices of a transformer's shapes, W x W four times, 4W x W and W x 4W.",
         epilog="A contender that fails is a row that says why. Exit status: 0, 2 for bad input, 130 when interrupted (what\n"
         "was measured until then is written); it does not depend on what was measured.",
@@ -67,6 +71,11 @@ def _parser() -> Parser:
     add("--model", action="append", metavar="WxL", help=f"width and layers; may be given again (default: {sizes})")
     add("--ranks", metavar="N", help="processes (default: 2)")
     add("--only", choices=PARTS, help="measure this part only")
+    add(
+        "--beside",
+        metavar="TREE",
+        help="another checkout of zeromuon, with built modules, to be stepped beside this one",
+    )
     add(
         "--budget-seconds",
         metavar="S",
@@ -82,14 +91,19 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
     options.ranks = whole_number(_PROG, "--ranks", options.ranks, 2, 1, 10**6)
     options.warnings = check_ranks(options.ranks, core_count(), 0)
     options.budget_seconds = whole_number(_PROG, "--budget-seconds", options.budget_seconds, BUDGET_SECONDS, 1, 10**6)
-    sizes = [_size(text, options.ranks) for text in dict.fromkeys(options.model or [])]
+    if options.beside and options.only:
+        raise ValueError(f"{_PROG}: --only is of a run without --beside; leave out one of them")
+    options.beside = beside.checked_tree(_PROG, options.beside) if options.beside else None
+    sizes = list(map(_size, dict.fromkeys(options.model or [])))
+    for size in sizes:
+        _check_memory(size, options)
     options.sizes = sorted(sizes or DEFAULT_SIZES, key=lambda size: size.work)
-    options.parts = (options.only,) if options.only else PARTS
+    options.parts = (BESIDE,) if options.beside else (options.only,) if options.only else PARTS
     options.out = new_folder(_PROG, options.out, report.json_file("step"))
     return options
 
 
-def _size(text: str, ranks: int) -> Size:
+def _size(text: str) -> Size:
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     width, layers = map(int, found.groups()) if found else (0, 0)
     if not (1 <= width <= _LARGEST_WIDTH and 1 <= layers <= _MOST_LAYERS):
@@ -97,14 +111,18 @@ def _size(text: str, ranks: int) -> Size:
             f"{_PROG} --model: expected WIDTHxLAYERS, the width from 1 to {_LARGEST_WIDTH}, layers from 1 to"
             f' {_MOST_LAYERS}, got "{text}"; e.g. --model 512x8'
         )
-    size = Size(width, layers)
-    needed, free = needed_bytes(1, ranks, size), available_memory_bytes()
+    return Size(width, layers)
+
+
+def _check_memory(size: Size, options: argparse.Namespace) -> None:
+    alone = needed_bytes(1, options.ranks, size)
+    needed = beside.needed_beside_bytes(options.ranks, size) if options.beside else alone
+    free = available_memory_bytes()
     if needed > free:
         raise ValueError(
-            f"{_PROG} --model: {text} needs about {needed / 1e9:.1f} GB with {ranks} ranks, and"
+            f"{_PROG} --model: {size.key} needs about {needed / 1e9:.1f} GB with {options.ranks} ranks, and"
             f" {free / 1e9:.1f} GB are free; choose a smaller one"
         )
-    return size
 
 
 # ---- the run -----------------------------------------------------------------------------------------------------
@@ -112,10 +130,10 @@ def _size(text: str, ranks: int) -> Size:
 
 def _measured(options: argparse.Namespace, budget: Budget, progress: Progress) -> Results:
     options.out.mkdir(parents=True, exist_ok=True)
-    results, others = Results(_header(options.ranks), bench="step"), machine.OtherLoad()
+    results, others = Results(_header(options), bench=STEP), machine.OtherLoad()
     results.header += [("note", sentence) for sentence in options.warnings]
     launcher = Launcher(options.ranks, options.out / "ranks.log", progress)
-    bench = _Bench(options.parts, launcher, budget, results, options.out)
+    bench = _Bench(options.parts, launcher, budget, results, options.out, beside=options.beside)
     try:
         for size in options.sizes:
             bench.measure(size)
@@ -125,13 +143,14 @@ def _measured(options: argparse.Namespace, budget: Budget, progress: Progress) -
     return results
 
 
-def _header(ranks: int) -> list[tuple[str, str]]:
-    threads = threads_of(ranks)
+def _header(options: argparse.Namespace) -> list[tuple[str, str]]:
+    threads = threads_of(options.ranks)
     lines = dict(machine.header(threads))
-    lines["threads"] = f"{ranks} gloo ranks with {threads} of {core_count()} cores each"
-    lines["peer"] = (
-        "DeepSpeed's Muon as it ships (ns_method gram); torch_adam, so that no operator is compiled for the norms"
-    )
+    lines["threads"] = f"{options.ranks} gloo ranks with {threads} of {core_count()} cores each"
+    if options.beside:
+        lines["trees"] = f"{beside.THIS_TREE} beside {options.beside}, each with ranks of its own"
+    else:
+        lines["peer"] = _PEER
     return list(lines.items())
 
 
@@ -146,6 +165,7 @@ class _Bench:
     results: Results
     out: Path
     modes: dict[str, str] = field(default_factory=dict)
+    beside: Path | None = None
     mode_words: dict[str, str] = field(default_factory=dict)
     taken: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
@@ -156,14 +176,14 @@ class _Bench:
                 self.results.left_out.append(f"{part} of {size.key}: {why}")
                 continue
             start, starting = self.budget.elapsed(), self.launcher.starting_seconds
-            {TIME: self._time, MEMORY: self._memory, COUNTS: self._counts}[part](size)
+            {TIME: self._time, MEMORY: self._memory, COUNTS: self._counts, BESIDE: self._beside}[part](size)
             starting = self.launcher.starting_seconds - starting
             self.taken[part] = (starting, self.budget.elapsed() - start - starting, size.work)
 
     def _why_not(self, part: str, size: Size) -> str:
         """By what the size before took; the time of "time" is chosen to fit."""
         starting, working, work = self.taken.get(part, (0.0, 0.0, 1.0))
-        estimate, left = starting + working * (1.0 if part == TIME else size.work / work), self.budget.left()
+        estimate, left = starting + working * (1.0 if part in (TIME, BESIDE) else size.work / work), self.budget.left()
         if left <= 0:
             return self._spent()
         return f"about {estimate:.0f} s, and {left:.0f} s are left; raise --budget-seconds" if estimate > left else ""
@@ -230,6 +250,16 @@ class _Bench:
             self._launch(COUNTS, size, COUNTED, heard)
         finally:
             self._add(step_tables.counts_case(size, heard, self.launcher.ranks))
+
+    def _beside(self, size: Size) -> None:
+        ranks, log, progress = self.launcher.ranks, self.launcher.log, self.launcher.progress
+        pair, samples = beside.Pair(self.beside, size, ranks, log, self.budget.left() + _GRACE_SECONDS), Samples()
+        progress.say(f"{size.key}: this tree and {self.beside}, in turns")
+        try:
+            pair.measure(min(_MOST_TIME_SECONDS, self.budget.left() * _TIME_SHARE), samples, progress.round)
+        finally:
+            for case in pair.cases(samples):
+                self._add(case)
 
     def _add(self, case: Case) -> None:
         """Cases without a row are of a launch that was interrupted before it found anything."""

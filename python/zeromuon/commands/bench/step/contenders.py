@@ -1,10 +1,12 @@
-"""Whom `zeromuon bench step` measures: their names, DeepSpeed configurations, the model. torch only where a model is made.
+"""Whom `zeromuon bench step` measures: their names, DeepSpeed configurations, the model, its gradients, the time.
 
-Legend: W width, L layers.
+torch only where a model is made; nothing else of this package, so that ranks of another tree can load this file, too. Legend:
+W width, L layers.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 OURS_OFFLOADED, OURS_HOME = "ZeroMuon, CPU offload", "ZeroMuon, no offload"
@@ -13,6 +15,7 @@ WIRE_BF16 = "ZeroMuon, CPU offload, bf16 wire"
 OURS, PEERS = (OURS_OFFLOADED, OURS_HOME), (PEER_OFFLOADED, PEER_HOME)
 ALL = (*OURS, *PEERS)
 COUNTED = (*OURS, WIRE_BF16)
+ROWS_OF_INPUT = 32
 _COMMON = {"lr": 1e-3, "momentum": 0.95, "weight_decay": 0.01, "betas": [0.9, 0.95]}
 # torch_adam: AdamW has the norms only, under 0.1 % of the parameters; without it DeepSpeed compiles an operator for minutes
 # first. ns_method is left at DeepSpeed's default, which is gram.
@@ -96,6 +99,24 @@ def build_engine(name: str, size: Size):
     model = build_model(size)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=config(name))
     return engine
+
+
+def backward(engine, size: Size, batch: int) -> None:
+    """Gradients of random input, other on every rank and for every batch."""
+    import torch
+
+    torch.manual_seed(100 * batch + torch.distributed.get_rank())
+    x = torch.randn(ROWS_OF_INPUT, size.width)
+    engine.backward(engine(x).square().mean())
+
+
+def common_clock() -> float:
+    """Seconds; the time when the last rank came here, the same value on all. They share a machine, and so its clock."""
+    import torch
+
+    now = torch.tensor([time.perf_counter()], dtype=torch.float64)
+    torch.distributed.all_reduce(now, torch.distributed.ReduceOp.MAX)
+    return now.item()
 
 
 # Per parameter of the model 512x8 on 2 ranks, measured: what an engine holds between steps (weights twice, gradients, momentum,

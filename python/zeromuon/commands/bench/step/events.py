@@ -8,7 +8,7 @@ import sys
 import traceback
 from dataclasses import asdict, dataclass, field
 
-from ....ranks import launch
+from ....ranks import channel
 from .contenders import Size
 from ..core.timing import reason
 
@@ -65,12 +65,12 @@ class Reporter:
             yield
         except Exception as error:
             traceback.print_exc()
-            launch.tell(kind="failed", name=name, why=f"rank {self._rank}, {doing}: {reason(error)}")
+            channel.tell(kind="failed", name=name, why=f"rank {self._rank}, {doing}: {reason(error)}")
             sys.exit(1)
 
     def _from_first(self, kind: str, **values) -> None:
         if self._rank == 0:
-            launch.tell(kind=kind, **values)
+            channel.tell(kind=kind, **values)
 
 
 @dataclass

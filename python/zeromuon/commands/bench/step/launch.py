@@ -24,19 +24,19 @@ class Launcher:
     ranks had connected. Thread: the main thread."""
 
     def __init__(self, ranks: int, log: Path, progress: Progress):
-        self.ranks, self._log, self._progress = ranks, log, progress
+        self.ranks, self.log, self.progress = ranks, log, progress
         self.starting_seconds = 0.0
 
     def run(self, job: Job, heard: Heard, longest: float) -> None:
         """Runs a job to its end and fills `heard`, also when it is interrupted. longest: seconds after which the ranks are
         ended."""
         module, variables = f"{__package__}.step_ranks", environment(self.ranks)
-        ranks = Launch(module, job.as_text(), ranks=self.ranks, environment=variables, log=self._log)
+        ranks = Launch(module, job.as_text(), ranks=self.ranks, environment=variables, log=self.log)
         try:
             with ranks:
                 status = self._listen(ranks, heard, time.monotonic() + longest)
         finally:
-            heard.take_all(ranks.told(), self._progress)
+            heard.take_all(ranks.told(), self.progress)
         if not heard.done and heard.failed is None:
             ended = f"the ranks ended with status {status}: {ranks.tail(_LOG_CHARACTERS)}"
             why = f"not done within {longest:.0f} s" if status is None else ended
@@ -45,6 +45,6 @@ class Launcher:
     def _listen(self, ranks: Launch, heard: Heard, end: float) -> int | None:
         """The exit status, None when the time is over."""
         while (status := ranks.wait(POLL_SECONDS)) is None and time.monotonic() < end:
-            heard.take_all(ranks.told(), self._progress)
+            heard.take_all(ranks.told(), self.progress)
             self.starting_seconds += POLL_SECONDS if not heard.doing[0] else 0.0
         return status

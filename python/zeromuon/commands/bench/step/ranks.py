@@ -10,7 +10,6 @@ import contextlib
 import gc
 import os
 import sys
-import time
 
 import torch
 import torch.distributed as dist
@@ -22,16 +21,8 @@ from . import memory as step_memory
 from .events import Job, Reporter
 from ..core.timing import Contender, Samples, measure, reason
 
-ROWS_OF_INPUT = 32
 WARM_STEPS, MEMORY_STEPS, COUNTED_STEPS = 2, 2, 3
 COMPILED, EAGER = "compiled", "eager"
-
-
-def common_clock() -> float:
-    """Seconds; the time when the last rank came here, the same value on all. They share a machine, and so its clock."""
-    now = torch.tensor([time.perf_counter()], dtype=torch.float64)
-    dist.all_reduce(now, dist.ReduceOp.MAX)
-    return now.item()
 
 
 class Engine:
@@ -40,17 +31,14 @@ class Engine:
 
     def __init__(self, name: str, job: Job, report: Reporter):
         self.name, self.mode, self._report, self._batch = name, COMPILED, report, 0
-        self._width, self._rank = job.size.width, dist.get_rank()
+        self._size = job.size
         with report.during(name, "building"):
             self.deepspeed = contenders.build_engine(name, job.size)
 
     def backward(self) -> None:
-        """Gradients of random input, other on every rank and for every call."""
         with self._report.during(self.name, "backward"):
-            torch.manual_seed(100 * self._batch + self._rank)
+            contenders.backward(self.deepspeed, self._size, self._batch)
             self._batch += 1
-            x = torch.randn(ROWS_OF_INPUT, self._width)
-            self.deepspeed.backward(self.deepspeed(x).square().mean())
 
     def step(self) -> None:
         eager = torch.compiler.set_stance("force_eager") if self.mode == EAGER else contextlib.nullcontext()
@@ -59,9 +47,9 @@ class Engine:
 
     def seconds(self) -> float:
         self.backward()
-        start = common_clock()
+        start = contenders.common_clock()
         self.step()
-        return common_clock() - start
+        return contenders.common_clock() - start
 
     def contender(self) -> Contender:
         return Contender(self.name, lambda _: self.step(), self.backward)
@@ -140,7 +128,11 @@ def run_time(job: Job, ranks: Ranks, report: Reporter) -> None:
     samples = Samples()
     report.say(f"{job.size.key}: {len(engines)} contenders in turns")
     measure(
-        [e.contender() for e in engines], job.seconds, lambda n: report.round(n, samples.seconds), common_clock, samples
+        [e.contender() for e in engines],
+        job.seconds,
+        lambda n: report.round(n, samples.seconds),
+        contenders.common_clock,
+        samples,
     )
     for engine in engines:
         if contenders.is_ours(engine.name):
@@ -165,7 +157,7 @@ def run_memory(job: Job, ranks: Ranks, report: Reporter) -> None:
     for _ in range(MEMORY_STEPS):
         engine.backward()
         gc.collect()
-        common_clock()
+        contenders.common_clock()
         with report.during(name, "measuring its memory"):
             peak = step_memory.Peak()
         engine.step()

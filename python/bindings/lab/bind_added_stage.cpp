@@ -1,0 +1,54 @@
+// A stage that the product does not have: a factor for every block, after Newton-Schulz. It takes a
+// row in the plan and a body, and no line of the product.
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include "csrc/base/check.h"
+#include "python/bindings/core/make_executor.h"
+#include "python/bindings/lab/bindings.h"
+
+namespace py = pybind11;
+
+namespace zeromuon::bindings {
+namespace {
+
+using offload::SlotBuffer;
+using zero3::BucketStages;
+
+// On the owner, in host memory and fp32. factors: per block of the sub-group.
+void multiply_blocks(const BucketStages& bucket, const std::vector<float>& factors) {
+  for (const zero3::RoutePiece& piece : bucket.route.owner_pieces) {
+    auto* const update =
+        reinterpret_cast<float*>(bucket.slot[SlotBuffer::kOwnerWire] + piece.wire_offset);
+    for (int64_t i = 0; i < piece.run.numel(); ++i) update[i] *= factors.at(piece.block);
+  }
+}
+
+std::unique_ptr<zero3::StepExecutor> executor_with_factors(zero3::StepPlan plan, Group group,
+                                                           const std::vector<float>& factors) {
+  require(plan.options.wire_dtype == DType::kFloat32,
+          "factors: expected a plan with a float32 wire");
+  plan.stages.on_owner.push_back({"factors",
+                                  "multiply",
+                                  offload::LaneKind::kCompute,
+                                  offload::Urgency::kUrgent,
+                                  {},
+                                  {SlotBuffer::kOwnerWire}});
+  zero3::StageBodies bodies = zero3::product_bodies();
+  bodies.bucket["multiply"] = [factors](const BucketStages& b) { multiply_blocks(b, factors); };
+  const offload::Placement host{at::kCPU, at::kCPU};
+  return make_executor(plan, std::move(group), host,
+                       offload::make_backend(host, ops::CpuKernels::kAuto), 0.0, std::move(bodies));
+}
+
+}  // namespace
+
+void bind_added_stage(py::module_& m) {
+  m.def("executor_with_factors", &executor_with_factors, py::arg("plan"), py::arg("process_group"),
+        py::arg("factors"),
+        "A _core.StepExecutor on the host whose owners multiply the update of each block by its "
+        "factor, in "
+        "a stage of its own after Newton-Schulz. factors: one per block of each sub-group.");
+}
+
+}  // namespace zeromuon::bindings

@@ -1,0 +1,60 @@
+#include "zero3/convert/entry.h"
+
+#include <algorithm>
+
+#include "csrc/base/check.h"
+#include "zero3/convert/read_formats.h"
+
+namespace zeromuon::convert {
+namespace {
+
+using formats::kNoNode;
+using formats::NodeId;
+using formats::PickleGraph;
+using formats::TorchFile;
+
+constexpr const char* kOther = "take the zeromuon that wrote it, or a later one";
+
+bool contains(const std::vector<std::string_view>& names, std::string_view name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+void check(const TorchFile& file, NodeId entry) {
+  const PickleGraph& graph = file.graph();
+  const NodeId format = graph.get(entry, "format"), needs = graph.get(entry, "needs");
+  if (graph.as_int(format, -1) != kEntrySchema.format) {
+    refuse(file.path(), concat("a ZeroMuon state of format ", kEntrySchema.format),
+           format == kNoNode ? "none" : "format " + graph.describe(format, 20), kOther);
+  }
+  if (needs == kNoNode) return;
+  for (const NodeId need : graph.items(needs)) {
+    if (contains(kEntrySchema.needs, graph.as_text(need))) continue;
+    refuse(file.path(), "a ZeroMuon state with needs that this version knows",
+           graph.describe(need, 60), kOther);
+  }
+}
+
+}  // namespace
+
+NodeId find_entry(const TorchFile& file, NodeId state_dict) {
+  const PickleGraph& graph = file.graph();
+  NodeId entry = graph.get(state_dict, kEntrySchema.key);
+  const NodeId groups = graph.get(state_dict, "param_groups");
+  if (entry == kNoNode && groups != kNoNode && !graph.items(groups).empty()) {
+    entry = graph.get(graph.items(groups)[0], kEntrySchema.key);
+  }
+  if (entry != kNoNode) check(file, entry);
+  return entry;
+}
+
+void keep_unknown_fields(formats::TorchFileWriter& writer, const TorchFile& file, NodeId from,
+                         NodeId to) {
+  const PickleGraph& graph = file.graph();
+  for (const auto& [key, value] : graph.dict_items(from)) {
+    if (contains(kEntrySchema.fields, graph.as_text(key))) continue;
+    const NodeId name = writer.copy_of(file, key), copied = writer.copy_of(file, value);
+    writer.graph().mutable_dict_items(to).emplace_back(name, copied);
+  }
+}
+
+}  // namespace zeromuon::convert

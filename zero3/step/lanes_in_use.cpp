@@ -1,0 +1,97 @@
+#include "zero3/step/lanes_in_use.h"
+
+#include <algorithm>
+#include <boost/asio/async_result.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <utility>
+
+#include "csrc/base/check.h"
+
+namespace zeromuon::zero3 {
+
+namespace asio = boost::asio;
+using offload::LaneKind;
+using offload::Outcome;
+using offload::Urgency;
+
+LanesInUse::LanesInUse(asio::io_context& io, const offload::Lanes& lanes, StepRecord& record)
+    : io_(io), lanes_(lanes), record_(record) {}
+
+asio::awaitable<Outcome> LanesInUse::run(const StageRow& row, Where where, offload::Cost cost,
+                                         std::function<void()> body) {
+  offload::Lane& lane = lanes_[row.lane];
+  Progress& progress = progress_[&lane];
+  const int64_t number = tasks_++;
+  progress.add({number, &row, where});
+  if (row.lane == LaneKind::kCollective) {
+    in_collective_ = false;
+    body = [this, body = std::move(body)] {
+      in_collective_ = true;
+      body();
+    };
+  }
+  // Named: GCC 12 destroys a braced temporary of a co_await twice.
+  offload::Task task{row.stage, where.bucket, row.urgency, cost, std::move(body)};
+  Outcome outcome = co_await submit(lane, std::move(task));
+  progress.remove(number);
+  note(row, where, outcome);
+  co_return outcome;
+}
+
+asio::awaitable<Outcome> LanesInUse::submit(offload::Lane& lane, offload::Task task) {
+  const auto begin = [&lane, &io = io_](auto handler, offload::Task given) {
+    const auto held = std::make_shared<decltype(handler)>(std::move(handler));
+    lane.submit(std::move(given), [held, &io](Outcome outcome) {
+      asio::post(io, [held, outcome = std::move(outcome)]() mutable {
+        std::move (*held)(std::move(outcome));
+      });
+    });
+  };
+  co_return co_await asio::async_initiate<const asio::use_awaitable_t<>, void(Outcome)>(
+      begin, asio::use_awaitable, std::move(task));
+}
+
+void LanesInUse::note(const StageRow& row, Where where, const Outcome& outcome) {
+  record_.counters.seconds[row.stage] +=
+      1e-9 * static_cast<double>(outcome.end_ns - outcome.begin_ns);
+  if (!record_.traces) return;
+  record_.trace.push_back(
+      {row.stage, row.lane, where.sub_group, where.bucket, outcome.begin_ns, outcome.end_ns});
+}
+
+std::optional<LanesInUse::Stuck> LanesInUse::stuck(std::chrono::milliseconds limit) const {
+  const offload::Lane* collective = &lanes_[LaneKind::kCollective];
+  for (const auto& [lane, progress] : progress_) {
+    const bool waits = lane == collective && in_collective_;
+    const auto waited = Clock::now() - progress.last;
+    if (progress.entries.empty() || waited < (waits ? limit * 3 / 2 : limit)) continue;
+    const Progress::Entry& first = progress.entries.front();
+    return Stuck{first.row->stage, first.where, std::chrono::duration<double>(waited).count(),
+                 waits};
+  }
+  return std::nullopt;
+}
+
+void LanesInUse::check_idle() const {
+  for (const auto& [lane, progress] : progress_) {
+    invariant(progress.entries.empty(), "a call ends with ", progress.entries.size(),
+              " tasks under way: ", lane->state());
+  }
+}
+
+void LanesInUse::Progress::add(const Entry& entry) {
+  if (entries.empty()) last = Clock::now();
+  entries.push_back(entry);
+}
+
+// What runs next is the first that is urgent, else the first.
+void LanesInUse::Progress::remove(int64_t number) {
+  std::erase_if(entries, [&](const Entry& e) { return e.number == number; });
+  const auto next = std::find_if(entries.begin(), entries.end(),
+                                 [](const Entry& e) { return e.row->urgency == Urgency::kUrgent; });
+  if (next != entries.end()) std::rotate(entries.begin(), next, next + 1);
+  last = Clock::now();
+}
+
+}  // namespace zeromuon::zero3
