@@ -6,12 +6,16 @@
 namespace zeromuon::zero3 {
 namespace {
 
+PlanOptions options_of(int world_size) {
+  PlanOptions options;
+  options.world_size = world_size;
+  options.newton_schulz.coefficients = ops::find_coefficient_set("jordan");
+  return options;
+}
+
 // A 3x3 matrix in fp32 over two ranks, 5 and 4 elements, owned by rank 0.
 StepPlan plan_of_nine_elements() {
-  PlanOptions options;
-  options.world_size = 2;
-  options.newton_schulz.coefficients = ops::find_coefficient_set("jordan");
-  return make_step_plan(options, {{Role::kMuon, {{{"w", 9, 5, 0, 3, 3}, true, false, {}}}}});
+  return make_step_plan(options_of(2), {{Role::kMuon, {{{"w", 9, 5, 0, 3, 3}, true, false, {}}}}});
 }
 
 TEST(FramingBytes, AreFlagWordsPaddingOfSegmentsAndRecords) {
@@ -24,10 +28,8 @@ TEST(FramingBytes, AreFlagWordsPaddingOfSegmentsAndRecords) {
 }
 
 TEST(FramingBytes, AreRecordsAloneWithoutMatrices) {
-  PlanOptions options;
-  options.world_size = 3;
   const StepPlan plan =
-      make_step_plan(options, {{Role::kAdamW, {{{"b", 9, 3, 0, 0, 0}, true, false, {}}}}});
+      make_step_plan(options_of(3), {{Role::kAdamW, {{{"b", 9, 3, 0, 0, 0}, true, false, {}}}}});
   EXPECT_EQ(framing_bytes(plan, 2), 3 * kRecordBytes);
 }
 

@@ -12,6 +12,7 @@ from torch import nn
 from ... import _core, reference
 from ...ranks.connect import connect
 from . import kit
+from .launch import SECONDS_PER_RUN
 from .rows import OURS
 
 STEPS = 5
@@ -34,7 +35,7 @@ def start(spoil: bool = False) -> None:
     1 % too large, for the test that sees it."""
     from ... import register
 
-    connect(logging.ERROR, seconds=60)
+    connect(logging.ERROR, seconds=SECONDS_PER_RUN)  # a rank may wait for what another does alone
     kit.allow_fp16_on_cpus()
     register()
     _spoilt["factor"] = 1.01 if spoil else 1.0

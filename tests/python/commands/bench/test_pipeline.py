@@ -122,7 +122,7 @@ def test_the_shipped_rates_cover_both_models_three_links_all_homes_and_two_balan
         (("machines", "m", "flops"), "flops_per_s", r"machines\.m\.flops: unknown key"),
         (("cases", 0, "models"), ["gpt"], r"cases\[0\]\.models\[0\]: expected one of .*llama-3-8b"),
         (("cases", 0, "models"), [], r"cases\[0\]\.models: expected a list"),
-        (("cases", 0, "homes"), ["disk"], r"cases\[0\]\.homes\[0\]: expected one of shard, device, streamed"),
+        (("cases", 0, "homes"), ["disk"], r"cases\[0\]\.homes\[0\]: expected one of device, shard, streamed"),
         (("cases", 0, "momentum_dtypes"), "float32", r"momentum_dtypes: expected a list"),
         (("cases", 0, "machine"), "n", r"cases\[0\]\.machine: expected one of m"),
         (("cases", 0, "balanced"), 1, r"cases\[0\]\.balanced: expected true or false"),
