@@ -41,9 +41,10 @@ void bind_layout(py::module_& m) {
         "Elements of a parameter's chunk on every rank, padding included.");
   m.def("zero3_range", &real_range, py::arg("numel"), py::arg("world_size"), py::arg("rank"),
         "The first element of a parameter that a rank holds, and how many.");
-  m.def("zero3_sub_groups", &zero3::zero3_sub_groups, py::arg("numels"), py::arg("world_size"),
-        py::arg("sub_group_size"),
-        "How many of the parameters of a group, by their sizes and in order, each sub-group takes.");
+  m.def(
+      "zero3_sub_groups", &zero3::zero3_sub_groups, py::arg("numels"), py::arg("world_size"),
+      py::arg("sub_group_size"),
+      "How many of the parameters of a group, by their sizes and in order, each sub-group takes.");
 }
 
 void bind_newton_schulz(py::module_& m) {

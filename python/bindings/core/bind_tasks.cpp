@@ -42,8 +42,8 @@ AdamWTask make_adamw(int sub_group, const at::Tensor& weight, const at::Tensor& 
                      bool decoupled, float gradient_scale) {
   return {sub_group,
           {weight, gradient, exp_avg, exp_avg_sq, or_undefined(low_precision)},
-          {lr, weight_decay, betas.first, betas.second, eps, step,
-           decay_of(decoupled, cautious_wd), gradient_scale}};
+          {lr, weight_decay, betas.first, betas.second, eps, step, decay_of(decoupled, cautious_wd),
+           gradient_scale}};
 }
 
 }  // namespace
