@@ -52,18 +52,22 @@ class Muon:
         norm = sum((g.double() ** 2).sum() for g in gradients.values()).sqrt().item()
         factor = 1.0 / max(1.0, (norm + 1e-6) / clip) if clip > 0 else 1.0
         for name, p in self.params.items():
-            g, m, v, b1, b2 = gradients[name] * factor, self.m[name], self.v[name], *self.betas
+            g, m, v = gradients[name] * factor, self.m[name], self.v[name]
             decay = self.decays.get(name, self.weight_decay if p.ndim >= 2 else 0.0)
-            if self.roles[name] == "muon":
-                gain = 1 - self.momentum if self.kind == "ema" else 1.0
-                m.copy_(self.momentum * m + gain * g)
-                u = self.momentum * m + gain * g if self.nesterov else m
-                o = newton_schulz(u.flatten(1), self.coefficients, self.safety, form=self.form).view_as(u)
-                s = SCALES[self.scale](p.shape[0], p[0].numel())
-                p.copy_(self.decayed(p, self.lr * decay, s * o) - self.lr * s * o)
-            else:
-                m.copy_(b1 * m + (1 - b1) * g)
-                v.copy_(b2 * v + (1 - b2) * g * g)
-                update = (m / (1 - b1**self.t)) / ((v / (1 - b2**self.t)).sqrt() + self.eps)
-                p.copy_(self.decayed(p, self.adam_lr * decay, update) - self.adam_lr * update)
+            self._muon(p, g, m, decay) if self.roles[name] == "muon" else self._adamw(p, g, m, v, decay)
         return norm
+
+    def _muon(self, p, g, m, decay):
+        gain = 1 - self.momentum if self.kind == "ema" else 1.0
+        m.copy_(self.momentum * m + gain * g)
+        u = self.momentum * m + gain * g if self.nesterov else m
+        o = newton_schulz(u.flatten(1), self.coefficients, self.safety, form=self.form).view_as(u)
+        s = SCALES[self.scale](p.shape[0], p[0].numel())
+        p.copy_(self.decayed(p, self.lr * decay, s * o) - self.lr * s * o)
+
+    def _adamw(self, p, g, m, v, decay):
+        b1, b2 = self.betas
+        m.copy_(b1 * m + (1 - b1) * g)
+        v.copy_(b2 * v + (1 - b2) * g * g)
+        update = (m / (1 - b1**self.t)) / ((v / (1 - b2**self.t)).sqrt() + self.eps)
+        p.copy_(self.decayed(p, self.adam_lr * decay, update) - self.adam_lr * update)

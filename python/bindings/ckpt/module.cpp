@@ -36,8 +36,7 @@ void translate(std::exception_ptr error) {
     if (error) std::rethrow_exception(error);
   } catch (const zeromuon::formats::FormatError& e) {
     const zeromuon::formats::Finding& f = e.finding();
-    const py::object raised =
-        py::module_::import("zeromuon._ckpt").attr("FormatError")(text(e.what()));
+    const auto raised = py::module_::import("zeromuon._ckpt").attr("FormatError")(text(e.what()));
     raised.attr("file") = text(f.file);
     raised.attr("offset") = f.offset >= 0 ? py::object(py::int_(f.offset)) : py::none();
     raised.attr("expected") = text(f.expected);

@@ -94,8 +94,7 @@ void bind_newton_schulz(py::module_& m) {
       m, "NewtonSchulz",
       "A planned Newton-Schulz of (rows, cols) float32 CPU matrices. request: a "
       "_core.NewtonSchulzRequest; backend: auto, blas, or libtorch (whole products, as on a GPU); "
-      "lanes: how many small matrices may be worked on at once. Raises ValueError for other "
-      "values.")
+      "lanes: how many small matrices may be worked on at once. Raises ValueError otherwise.")
       .def(py::init<int64_t, int64_t, const ops::NewtonSchulzRequest&, const std::string&, int>(),
            py::arg("rows"), py::arg("cols"), py::arg("request"), py::arg("backend") = "auto",
            py::arg("lanes") = 1)

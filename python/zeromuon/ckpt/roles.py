@@ -16,8 +16,7 @@ def read_roles(path: PathLike) -> dict[str, str]:
 
     Raises ValueError if it is not one.
     """
-    file = Path(text_of(path, "roles"))
-    document = _parsed(file)
+    document = _parsed(file := Path(text_of(path, "roles")))
     listed = document.get("parameters") if isinstance(document, dict) else None
     if not isinstance(listed, list) or document.get("format") != 1:
         raise _not_roles(file, 'no "parameters" of format 1')

@@ -85,8 +85,7 @@ def adopt_universal(state, param_groups, binding, options: dict) -> dict | None:
 
     Raises ValueError when another optimizer wrote that checkpoint, or the roles differ.
     """
-    muon = [g.flat for g in binding.sub_groups if g.role == "muon"]
-    if not any("exp_avg_sq" in state.get(flat, ()) for flat in muon):
+    if not any("exp_avg_sq" in state.get(g.flat, ()) for g in binding.sub_groups if g.role == "muon"):
         return None
     entry = next((group[ENTRY] for group in param_groups if ENTRY in group), None)
     if entry is None:

@@ -208,10 +208,8 @@ def mask_tokens(sequences, layout: Layout, random, replace_all: bool):
     labels = torch.where(chosen, sequences, IGNORED_LABEL)
     kind = torch.rand(sequences.shape, generator=random)
     noise = torch.randint(layout.vocab_size, sequences.shape, generator=random)
-    if replace_all:
-        return torch.where(chosen, layout.mask_token, sequences), labels
     hidden = torch.where(kind < 0.8, layout.mask_token, torch.where(kind < 0.9, noise, sequences))
-    return torch.where(chosen, hidden, sequences), labels
+    return torch.where(chosen, layout.mask_token if replace_all else hidden, sequences), labels
 
 
 def with_labels(sequences, layout: Layout, random, replace_all: bool = False):
