@@ -67,7 +67,8 @@ def _step(core, executor) -> tuple[list[torch.Tensor], list[dict]]:
     numel = sum(_chunk(*shape) for shape in SHAPES)
     gradient = torch.randn(numel, generator=torch.Generator().manual_seed(3 + dist.get_rank()))
     weight = torch.zeros(numel)
-    hyper = {"lr": 1.0, "weight_decay": 0.0, "beta": 0.9, "kind": "ema", "nesterov": True}
+    hyper = {"lr": 1.0, "weight_decay": 0.0, "cautious_wd": False}
+    hyper |= {"momentum": 0.9, "momentum_kind": "ema", "nesterov": True}
     executor.record_trace(True)
     executor.step([core.MuonTask(0, weight, gradient, torch.zeros(numel), None, **hyper)])
     parts, offset = [], 0

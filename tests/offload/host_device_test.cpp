@@ -80,7 +80,7 @@ TEST(Backend, OnTheHostOneLaneWorksAndOneSpeaksToOtherProcesses) {
   const Backend backend = make_backend({at::kCPU, at::kCPU}, ops::CpuKernels::kAuto);
   EXPECT_FALSE(backend.staged());
   EXPECT_NE(dynamic_cast<HostDevice*>(backend.compute.get()), nullptr);
-  EXPECT_EQ(backend.lanes.states(), "cpu: idle\ncomm: idle\n");
+  EXPECT_EQ(backend.lanes.states(), "cpu: idle\ncollective: idle\n");
   for (const LaneKind kind : {LaneKind::kToDevice, LaneKind::kCompute, LaneKind::kToHost}) {
     EXPECT_EQ(&backend.lanes[kind], &backend.lanes[LaneKind::kCpu]);
   }

@@ -46,17 +46,18 @@ def after_a_step(group, role: str, **changes) -> list[torch.Tensor]:
         decay=True,
         transposed=False,
     )
-    plan = _core.make_step_plan(
+    plan_options = _core.PlanOptions(
         world_size=1,
-        form="standard",
-        dtype="float32",
-        coefficients=_core.CoefficientSet("jordan"),
-        on_cuda=False,
+        newton_schulz=_core.NewtonSchulzRequest(
+            form="standard", dtype="float32", coefficients=_core.CoefficientSet("jordan")
+        ),
+        target=_core.this_cpu(),
         lanes=1,
         scale="none",
         wire_dtype="float32",
-        sub_groups=[_core.SubGroupSpec(role, [matrix])],
+        flow=_core.Flow(staged=False, momentum_home="shard", momentum_dtype="float32", casts="none"),
     )
+    plan = _core.make_step_plan(plan_options, [_core.SubGroupSpec(role, [matrix])])
     cpu = torch.device("cpu")
     executor = _core.StepExecutor(plan, group, cpu, cpu, cpu_kernels="auto", stage_timeout_s=60)
     state = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq**2}

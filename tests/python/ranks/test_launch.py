@@ -186,6 +186,7 @@ def test_a_message_that_is_not_complete_yet_is_heard_later(ranks):
     with open(channel, "a") as more:
         more.write(', "a": 2}\n')
     assert launched.told() == [{"rank": 1, "a": 2}]
+    launched._channel.close()
 
 
 def test_ranks_are_held_against_cores_and_gpus():

@@ -77,12 +77,12 @@ def test_hidden_matrices_get_muon_and_nothing_else():
 
 
 def test_a_sub_group_closes_with_the_parameter_that_fills_it():
-    from zeromuon.commands.bench.pipeline import played
+    from zeromuon.commands.bench.played import play
 
     parameters = tuple(Parameter(str(i), 10) for i in range(5))
-    assert [len(group) for group in played.sub_groups(parameters, 2, 10)] == [2, 2, 1]
-    assert [len(group) for group in played.sub_groups(parameters, 2, 25)] == [5]
-    assert [len(group) for group in played.sub_groups(parameters, 3, 4)] == [1] * 5, (
+    assert [len(group) for group in play.sub_groups(parameters, 2, 10)] == [2, 2, 1]
+    assert [len(group) for group in play.sub_groups(parameters, 2, 25)] == [5]
+    assert [len(group) for group in play.sub_groups(parameters, 3, 4)] == [1] * 5, (
         "a rank has 4 of each, one is padding"
     )
 
