@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import socket
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from typing import Callable
 
@@ -192,15 +193,17 @@ def _planned(options: dict, sub_groups, plan_for: Callable, ranks: _Ranks, group
     if option != "auto":
         return option, plan_for(option)
     plans = _candidates(plan_for)
-    choice = placement.Choice(
-        next(iter(plans)), "momentum: cpu (computed there): the rates of the device could not be measured"
-    )
-    if ranks.rates is not None:
+    if ranks.rates is None:
+        home, reason = (
+            next(iter(plans)),
+            "momentum: cpu (computed there): the rates of the device could not be measured",
+        )
+    else:
         device_bytes = _device_bytes(plans, options, sub_groups, dist.get_world_size(group))
-        choice = placement.choose_momentum(plans, ranks.rates, device_bytes, ranks.free_device_bytes)
+        home, reason = placement.choose_momentum(plans, ranks.rates, device_bytes, ranks.free_device_bytes)
     if dist.get_rank(group) == 0:
-        print(f"zeromuon: {choice.reason}", flush=True)
-    return choice.home, plans[choice.home]
+        print(f"zeromuon: {reason}", flush=True)
+    return home, plans[home]
 
 
 def _candidates(plan_for: Callable) -> dict:
@@ -231,21 +234,18 @@ def _check_memory(
     """Raises MemoryError when the buffers of the plan, and the states that are not `there` yet, do not fit in free
     memory. momentum: its data type, and whether it is on the device apart from the shard."""
     shard, compute = sub_groups[0].flat.device.type, layout.compute_device().type
-    buffers = plan.buffer_bytes(rank)
-    states = {shard: 0, compute: 0}
+    planned = plan.buffer_bytes(rank)
+    buffers, states = Counter({compute: planned["device"]}), Counter()
+    buffers["cpu"] += planned["host"]
     for g in (g for g in sub_groups if g.flat not in there):
         muon = g.role == "muon"
         states[compute if muon and momentum[1] else shard] += g.flat.numel() * (momentum[0].itemsize if muon else 8)
-    of_buffers = {kind: 0 for kind in states}
-    of_buffers[compute] += buffers["device"]
-    of_buffers["cpu"] = of_buffers.get("cpu", 0) + buffers["host"]
-    for kind, in_buffers in of_buffers.items():
-        of_states = states.get(kind, 0)
-        free = _free_bytes(kind, ranks_here)
-        if of_states + in_buffers > free:
+    for kind in dict.fromkeys((shard, compute, "cpu")):
+        needed, free = states[kind] + buffers[kind], _free_bytes(kind, ranks_here)
+        if needed > free:
             raise MemoryError(
-                f"rank {rank}: the optimizer needs {(of_states + in_buffers) / 2**20:.0f} MiB of {kind} memory "
-                f"(states {of_states / 2**20:.0f} MiB, buffers {in_buffers / 2**20:.0f} MiB), "
+                f"rank {rank}: the optimizer needs {needed / 2**20:.0f} MiB of {kind} memory "
+                f"(states {states[kind] / 2**20:.0f} MiB, buffers {buffers[kind] / 2**20:.0f} MiB), "
                 f"{free / 2**20:.0f} MiB are free for it; use more ranks, offload_optimizer, a smaller "
                 f"max_bytes_in_flight, or a smaller model"
             )

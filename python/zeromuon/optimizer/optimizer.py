@@ -10,7 +10,7 @@ from .. import _core
 from ..deepspeed import layout
 from ..deepspeed.fused_step import FusedStep
 from ..deepspeed.guard import watch_for
-from ..deepspeed.requests import Request, unexpected_shards
+from ..deepspeed.layout import Request, unexpected_shards
 from ..deepspeed.watch import warn_of_coarse_accumulation, watch_engine
 from ..selection.rules import ParamSpec
 from . import trace
