@@ -108,7 +108,6 @@ def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
     staged = backend.staged(shard, compute)
     casts = _casts(zero3, sub_groups) if fused else "none"
     core_groups = layout.core_sub_groups(zero3, sub_groups)
-    wire = _wire_dtype(options["wire_dtype"], sub_groups)
 
     def plan_for(home: str):
         flow = _core.Flow(
@@ -117,9 +116,8 @@ def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
             momentum_dtype=options["momentum_dtype"],
             casts=casts,
         )
-        return _core.make_step_plan(
-            _plan_options(options, compute, dist.get_world_size(group), wire, flow), core_groups
-        )
+        plan_options = _plan_options(options, compute, dist.get_world_size(group), sub_groups, flow)
+        return _core.make_step_plan(plan_options, core_groups)
 
     home, plan = _planned(options, sub_groups, plan_for, ranks, group)
     momentum_dtype, on_device = getattr(torch, options["momentum_dtype"]), staged and home == "device"
@@ -130,8 +128,10 @@ def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
     return Binding(zero3, sub_groups, plan, executor, fused, home, momentum_dtype, on_device)
 
 
-def _plan_options(options: dict, compute: torch.device, world_size: int, wire: str, flow):
-    most = options["max_bytes_in_flight"]
+def _plan_options(options: dict, compute: torch.device, world_size: int, sub_groups, flow):
+    most, wire = options["max_bytes_in_flight"], options["wire_dtype"]
+    if wire == "auto":
+        wire = "float32" if layout.trains_in_float32(sub_groups) else "bfloat16"
     return _core.PlanOptions(
         world_size=world_size,
         newton_schulz=_core.NewtonSchulzRequest(
@@ -173,13 +173,6 @@ def _casts(zero3, sub_groups) -> str:
     if only is None:
         return "none"
     return "with_shard" if only[1] else "on_device"
-
-
-def _wire_dtype(option: str, sub_groups) -> str:
-    """ "auto" is float32 when the model trains in float32, else bfloat16."""
-    if option != "auto":
-        return option
-    return "float32" if layout.trains_in_float32(sub_groups) else "bfloat16"
 
 
 def _planned(options: dict, sub_groups, plan_for: Callable, ranks: _Ranks, group) -> tuple:
