@@ -3,9 +3,6 @@
 #include "csrc/base/check.h"
 #include "offload/host_device.h"
 #include "offload/thread_lane.h"
-#ifdef ZEROMUON_WITH_CUDA
-#include "offload/cuda_backend.h"
-#endif
 
 namespace zeromuon::offload {
 namespace {

@@ -26,4 +26,10 @@ struct Backend {
 // kernels.
 Backend make_backend(const Placement& placement, ops::CpuKernels kernels);
 
+// The same of a placement that computes on a GPU, in a build with CUDA, see
+// Note [Streams are the lanes']. Shard on the CPU: a lane for each kind of work, so that copies
+// both ways, products, collectives and the CPU go on at the same time. Shard on the GPU: a lane for
+// the collectives and one for all else.
+Backend make_cuda_backend(const Placement& placement, ops::CpuKernels kernels);
+
 }  // namespace zeromuon::offload

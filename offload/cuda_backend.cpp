@@ -1,11 +1,10 @@
-#include "offload/cuda_backend.h"
-
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/ScopeExit.h>
 
 #include <optional>
 
 #include "csrc/cuda/runtime.h"
+#include "offload/backend.h"
 #include "offload/cuda_device.h"
 #include "offload/host_device.h"
 #include "offload/thread_lane.h"

@@ -6,8 +6,13 @@
 // thread once and waits for it after every task; memory passes from lane to lane only then.
 #pragma once
 
-#include <string>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
+#include "csrc/base/check.h"
+#include "csrc/cuda/elementwise.h"
 #include "offload/device.h"
 #include "offload/pinned_arena.h"
 
@@ -17,36 +22,81 @@ namespace zeromuon::offload {
 class CudaDevice final : public Device {
  public:
   // device: a GPU, with its index.
-  explicit CudaDevice(c10::Device device);
+  explicit CudaDevice(c10::Device device)
+      : device_(device), products_(ops::make_tensor_products(device)) {
+    invariant(device.is_cuda() && device.has_index(),
+              "CudaDevice: expected a GPU with its index, got ", device.str());
+  }
 
   // From libtorch's caching allocator. Waits for the caller's stream: the allocator hands out
   // memory that work queued there may still use, and lanes have streams of their own.
-  Memory allocate(int64_t bytes) override;
+  Memory allocate(int64_t bytes) override {
+    auto owner = std::make_shared<at::Tensor>(
+        at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(device_)));
+    wait_for_caller();
+    auto* data = static_cast<std::byte*>(owner->data_ptr());
+    return Memory(std::move(owner), data);
+  }
 
-  void copy_to_device(void* device, const void* host, int64_t bytes) override;
-  void copy_to_host(void* host, const void* device, int64_t bytes) override;
+  void copy_to_device(void* device, const void* host, int64_t bytes) override {
+    cuda::copy_to_device(CurrentStream(device_), device, host, bytes);
+  }
+  void copy_to_host(void* host, const void* device, int64_t bytes) override {
+    cuda::copy_to_host(CurrentStream(device_), host, device, bytes);
+  }
 
   void update_momentum(const ops::MomentumElement& element, const ops::MomentumArrays& arrays,
-                       int64_t numel, Alarm alarm) override;
+                       int64_t numel, Alarm alarm) override {
+    cuda::update_momentum(CurrentStream(device_), element, arrays, numel, alarm);
+  }
   void apply_update(const ops::ApplyElement& element, const ops::ApplyArrays& arrays,
-                    int64_t numel) override;
+                    int64_t numel) override {
+    cuda::apply_update(CurrentStream(device_), element, arrays, numel);
+  }
   void adamw(const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
-             int64_t numel) override;
+             int64_t numel) override {
+    cuda::adamw(CurrentStream(device_), element, arrays, numel);
+  }
   void encode_wire(const float* values, const ops::Typed& wire, int64_t numel,
-                   Alarm alarm) override;
-  void decode_wire(const ops::ConstTyped& wire, float* values, int64_t numel) override;
-
+                   Alarm alarm) override {
+    cuda::encode_wire(CurrentStream(device_), values, wire, numel, alarm);
+  }
+  void decode_wire(const ops::ConstTyped& wire, float* values, int64_t numel) override {
+    cuda::decode_wire(CurrentStream(device_), wire, values, numel);
+  }
   void orthogonalize(const ops::NewtonSchulz& newton_schulz, std::span<float* const> matrices,
-                     float* scratch, int lanes) override;
+                     float* scratch, int lanes) override {
+    newton_schulz.run(matrices, scratch, lanes);
+  }
 
-  void set_word(uint64_t* at, uint64_t value) override;
-  void copy_word(uint64_t* to, const uint64_t* from) override;
-  void read_word(uint64_t* host, const uint64_t* at) override;
+  void set_word(uint64_t* at, uint64_t value) override {
+    cuda::set_word(CurrentStream(device_), at, value);
+  }
+  void copy_word(uint64_t* to, const uint64_t* from) override {
+    cuda::copy_word(CurrentStream(device_), to, from);
+  }
+  void read_word(uint64_t* host, const uint64_t* at) override {
+    cuda::read_word(CurrentStream(device_), host, at);
+  }
 
   ops::Products& products() override { return *products_; }
-  void wait_for_caller() override;
+  void wait_for_caller() override { cuda::synchronize(CurrentStream(device_)); }
 
  private:
+  // The calling thread's current stream of a device, which is the current device meanwhile.
+  class CurrentStream {
+   public:
+    explicit CurrentStream(c10::Device device)
+        : guard_(device),
+          stream_{c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle()} {}
+
+    operator cuda::StreamRef() const { return stream_; }
+
+   private:
+    c10::DeviceGuard guard_;
+    cuda::StreamRef stream_;
+  };
+
   c10::Device device_;
   std::unique_ptr<ops::Products> products_;
 };
@@ -58,8 +108,12 @@ class CudaRegistrar final : public Registrar {
   // device: where CUDA is started if this process has not used it yet.
   explicit CudaRegistrar(c10::Device device) : device_(device) {}
 
-  std::string register_memory(void* at, int64_t bytes) override;
-  void unregister_memory(void* at) override;
+  std::string register_memory(void* at, int64_t bytes) override {
+    const c10::DeviceGuard guard(device_);
+    return cuda::register_memory(at, bytes);
+  }
+  // Registered memory is registered for all devices, whichever is current.
+  void unregister_memory(void* at) override { cuda::unregister_memory(at); }
 
  private:
   c10::Device device_;

@@ -14,12 +14,7 @@
 
 namespace zeromuon::offload {
 
-// A word of device memory. A kernel that writes a NaN or an infinity sets it to `code` when it is
-// 0.
-struct Alarm {
-  uint64_t* word;
-  uint64_t code;
-};
+using ops::Alarm;
 
 // Memory that goes back to its device with the last copy of the pointer.
 using Memory = std::shared_ptr<std::byte>;

@@ -1,7 +1,14 @@
 // The CPU and its memory.
 #pragma once
 
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "csrc/base/check.h"
+#include "csrc/ops/elementwise.h"
 #include "offload/device.h"
+#include "offload/slot_sizes.h"
 
 namespace zeromuon::offload {
 
@@ -10,35 +17,60 @@ namespace zeromuon::offload {
 class HostDevice final : public Device {
  public:
   // Raises ValueError when this CPU cannot run such kernels.
-  explicit HostDevice(ops::CpuKernels kernels = ops::CpuKernels::kAuto);
+  explicit HostDevice(ops::CpuKernels kernels = ops::CpuKernels::kAuto)
+      : kernels_(ops::resolve(kernels)), products_(ops::make_host_products()) {}
 
-  Memory allocate(int64_t bytes) override;
+  Memory allocate(int64_t bytes) override {
+    invariant(bytes >= 0, "host device: asked for ", bytes, " bytes");
+    void* memory = std::aligned_alloc(kBlockAlignment, static_cast<size_t>(aligned(bytes + 1)));
+    if (memory == nullptr) throw std::bad_alloc();
+    return Memory(static_cast<std::byte*>(memory), [](std::byte* at) { std::free(at); });
+  }
 
-  void copy_to_device(void* device, const void* host, int64_t bytes) override;
-  void copy_to_host(void* host, const void* device, int64_t bytes) override;
+  void copy_to_device(void* device, const void* host, int64_t bytes) override {
+    if (bytes > 0) std::memcpy(device, host, static_cast<size_t>(bytes));
+  }
+  void copy_to_host(void* host, const void* device, int64_t bytes) override {
+    copy_to_device(host, device, bytes);
+  }
 
   void update_momentum(const ops::MomentumElement& element, const ops::MomentumArrays& arrays,
-                       int64_t numel, Alarm alarm) override;
+                       int64_t numel, Alarm alarm) override {
+    if (!ops::update_momentum(element, arrays, numel, kernels_)) ring(alarm);
+  }
   void apply_update(const ops::ApplyElement& element, const ops::ApplyArrays& arrays,
-                    int64_t numel) override;
+                    int64_t numel) override {
+    ops::apply_update(element, arrays, numel, kernels_);
+  }
   void adamw(const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
-             int64_t numel) override;
+             int64_t numel) override {
+    ops::adamw(element, arrays, numel, kernels_);
+  }
   void encode_wire(const float* values, const ops::Typed& wire, int64_t numel,
-                   Alarm alarm) override;
-  void decode_wire(const ops::ConstTyped& wire, float* values, int64_t numel) override;
-
+                   Alarm alarm) override {
+    if (!ops::encode_wire(values, wire, numel, kernels_)) ring(alarm);
+  }
+  void decode_wire(const ops::ConstTyped& wire, float* values, int64_t numel) override {
+    ops::decode_wire(wire, values, numel, kernels_);
+  }
   void orthogonalize(const ops::NewtonSchulz& newton_schulz, std::span<float* const> matrices,
-                     float* scratch, int lanes) override;
+                     float* scratch, int lanes) override {
+    newton_schulz.run(matrices, scratch, lanes);
+  }
 
   // Words may stand at any address.
-  void set_word(uint64_t* at, uint64_t value) override;
-  void copy_word(uint64_t* to, const uint64_t* from) override;
-  void read_word(uint64_t* host, const uint64_t* at) override;
+  void set_word(uint64_t* at, uint64_t value) override { std::memcpy(at, &value, sizeof value); }
+  void copy_word(uint64_t* to, const uint64_t* from) override { std::memcpy(to, from, sizeof *to); }
+  void read_word(uint64_t* host, const uint64_t* at) override { copy_word(host, at); }
 
   ops::Products& products() override { return *products_; }
 
  private:
-  void ring(Alarm alarm);
+  void ring(Alarm alarm) {
+    uint64_t word;
+    copy_word(&word, alarm.word);
+    if (word == 0) set_word(alarm.word, alarm.code);
+  }
 
   const ops::CpuKernels kernels_;
   const std::unique_ptr<ops::Products> products_;

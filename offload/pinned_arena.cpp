@@ -37,22 +37,14 @@ PinnedArena::PinnedArena(int64_t bytes, Registrar* registrar, const FirstTouch& 
   if (registrar_ != nullptr) register_segments(segment_bytes);
 }
 
-PinnedArena::PinnedArena(PinnedArena&& other) noexcept
-    : pages_(std::move(other.pages_)),
-      planned_bytes_(std::exchange(other.planned_bytes_, 0)),
-      taken_bytes_(std::exchange(other.taken_bytes_, 0)),
-      registrar_(std::exchange(other.registrar_, nullptr)),
-      registered_(std::exchange(other.registered_, {})),
-      warning_(std::exchange(other.warning_, {})) {}
-
 PinnedArena& PinnedArena::operator=(PinnedArena&& other) noexcept {
   unregister();
   pages_ = std::move(other.pages_);
-  planned_bytes_ = std::exchange(other.planned_bytes_, 0);
-  taken_bytes_ = std::exchange(other.taken_bytes_, 0);
-  registrar_ = std::exchange(other.registrar_, nullptr);
+  planned_bytes_ = other.planned_bytes_;
+  taken_bytes_ = other.taken_bytes_;
+  registrar_ = other.registrar_;
   registered_ = std::exchange(other.registered_, {});
-  warning_ = std::exchange(other.warning_, {});
+  warning_ = std::move(other.warning_);
   return *this;
 }
 

@@ -49,7 +49,7 @@ class PinnedArena {
   // touches the pages.
   PinnedArena(int64_t bytes, Registrar* registrar, const FirstTouch& touch = {},
               int64_t segment_bytes = kSegmentBytes);
-  PinnedArena(PinnedArena&& other) noexcept;
+  PinnedArena(PinnedArena&& other) noexcept = default;
   PinnedArena& operator=(PinnedArena&& other) noexcept;
   ~PinnedArena();
 

@@ -18,7 +18,4 @@ struct Placement {
   bool staged() const { return shard != compute; }
 };
 
-// Raises ValueError for a pair that no build serves: the shard on a GPU and the compute elsewhere.
-Placement choose_placement(c10::Device shard, c10::Device compute);
-
 }  // namespace zeromuon::offload

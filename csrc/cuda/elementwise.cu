@@ -41,36 +41,24 @@ void launch(StreamRef stream, const char* what, int64_t numel, Body body) {
 void update_momentum(StreamRef stream, const ops::MomentumElement& element,
                      const ops::MomentumArrays& arrays, int64_t numel, Alarm alarm) {
   ops::check(arrays);
-  ops::with_type(arrays.gradient, 0, [&](auto* gradient) {
-    ops::with_type(arrays.momentum, 0, [&](auto* momentum) {
-      ops::with_type(arrays.wire, 0, [&](auto* wire) {
-        launch(stream, "update_momentum", numel,
-               ops::MomentumBody{element, gradient, momentum, wire, AlarmFlag{alarm}});
-      });
-    });
+  ops::with_types(arrays, 0, [&](auto*... at) {
+    launch(stream, "update_momentum", numel, ops::MomentumBody{element, at..., AlarmFlag{alarm}});
   });
 }
 
 void apply_update(StreamRef stream, const ops::ApplyElement& element,
                   const ops::ApplyArrays& arrays, int64_t numel) {
   ops::check(arrays);
-  ops::with_type(arrays.update, 0, [&](auto* update) {
-    ops::with_low_precision(arrays.low_precision, 0, [&](auto* low) {
-      launch(stream, "apply_update", numel, ops::ApplyBody{element, arrays.weight, update, low});
-    });
+  ops::with_types(arrays, 0, [&](auto*... at) {
+    launch(stream, "apply_update", numel, ops::ApplyBody{element, at...});
   });
 }
 
 void adamw(StreamRef stream, const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
            int64_t numel) {
   ops::check(arrays);
-  ops::with_type(arrays.gradient, 0, [&](auto* gradient) {
-    ops::with_type(arrays.exp_avg, 0, [&](auto* m) {
-      ops::with_low_precision(arrays.low_precision, 0, [&](auto* low) {
-        auto* v = static_cast<decltype(m)>(arrays.exp_avg_sq.data);
-        launch(stream, "adamw", numel, ops::AdamWBody{element, arrays.weight, gradient, m, v, low});
-      });
-    });
+  ops::with_types(arrays, 0, [&](auto*... at) {
+    launch(stream, "adamw", numel, ops::AdamWBody{element, at...});
   });
 }
 

@@ -2,20 +2,13 @@
 // (csrc/ops/elements.h). How they are ordered and what they raise: csrc/cuda/runtime.h.
 #pragma once
 
-#include <cstdint>
-
 #include "csrc/cuda/runtime.h"
 #include "csrc/ops/arrays.h"
 #include "csrc/ops/elements.h"
 
 namespace zeromuon::cuda {
 
-// A kernel that writes a NaN or an infinity sets *word, a word of device memory, to `code` when it
-// is 0.
-struct Alarm {
-  uint64_t* word;
-  uint64_t code;
-};
+using ops::Alarm;
 
 void update_momentum(StreamRef stream, const ops::MomentumElement& element,
                      const ops::MomentumArrays& arrays, int64_t numel, Alarm alarm);

@@ -50,6 +50,13 @@ struct ApplyArrays {
   Typed low_precision = {};  // as in AdamWArrays
 };
 
+// A word of the memory that the arrays are in. A kernel that writes a NaN or an infinity sets it to
+// `code` when it is 0.
+struct Alarm {
+  uint64_t* word;
+  uint64_t code;
+};
+
 // Raise ValueError for element types that a kernel does not take.
 void check(const AdamWArrays& arrays);
 void check(const MomentumArrays& arrays);

@@ -8,18 +8,11 @@ namespace {
 constexpr const char* kNames[kCpuKernels] = {"auto",   "reference",   "generic", "avx2",
                                              "avx512", "avx512_bf16", "onednn"};
 
-CpuIsa needed_isa(CpuKernels kernels) {
-  switch (kernels) {
-    case CpuKernels::kAvx2:
-      return CpuIsa::kAvx2;
-    case CpuKernels::kAvx512:
-      return CpuIsa::kAvx512;
-    case CpuKernels::kAvx512Bf16:
-      return CpuIsa::kAvx512Bf16;
-    default:
-      return CpuIsa::kGeneric;
-  }
-}
+using enum CpuIsa;
+constexpr CpuIsa kNeeded[kCpuKernels] = {kGeneric, kGeneric,    kGeneric, kAvx2,
+                                         kAvx512,  kAvx512Bf16, kGeneric};
+
+CpuIsa needed_isa(CpuKernels kernels) { return kNeeded[static_cast<int>(kernels)]; }
 
 CpuKernels fastest() {
   for (const CpuKernels k : {CpuKernels::kAvx512Bf16, CpuKernels::kAvx512, CpuKernels::kAvx2}) {

@@ -14,35 +14,24 @@ void for_each_element(int64_t begin, int64_t end, const Body& body) {
   for (int64_t i = begin; i < end; ++i) body(i);
 }
 
-void adamw(const AdamWElement& element, const AdamWArrays& a, int64_t begin, int64_t end) {
-  with_type(a.gradient, 0, [&](auto* gradient) {
-    with_type(a.exp_avg, 0, [&](auto* m) {
-      with_low_precision(a.low_precision, 0, [&](auto* low) {
-        auto* v = static_cast<decltype(m)>(a.exp_avg_sq.data);
-        for_each_element(begin, end, AdamWBody{element, a.weight, gradient, m, v, low});
-      });
-    });
+void adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t begin, int64_t end) {
+  with_types(arrays, 0, [&](auto*... at) {
+    for_each_element(begin, end, AdamWBody{element, at...});
   });
 }
 
-uint32_t momentum(const MomentumElement& element, const MomentumArrays& a, int64_t begin,
+uint32_t momentum(const MomentumElement& element, const MomentumArrays& arrays, int64_t begin,
                   int64_t end) {
   uint32_t bad = 0;
-  with_type(a.gradient, 0, [&](auto* gradient) {
-    with_type(a.momentum, 0, [&](auto* m) {
-      with_type(a.wire, 0, [&](auto* wire) {
-        for_each_element(begin, end, MomentumBody{element, gradient, m, wire, Flag{&bad}});
-      });
-    });
+  with_types(arrays, 0, [&](auto*... at) {
+    for_each_element(begin, end, MomentumBody{element, at..., Flag{&bad}});
   });
   return bad;
 }
 
-void apply(const ApplyElement& element, const ApplyArrays& a, int64_t begin, int64_t end) {
-  with_type(a.update, 0, [&](auto* update) {
-    with_low_precision(a.low_precision, 0, [&](auto* low) {
-      for_each_element(begin, end, ApplyBody{element, a.weight, update, low});
-    });
+void apply(const ApplyElement& element, const ApplyArrays& arrays, int64_t begin, int64_t end) {
+  with_types(arrays, 0, [&](auto*... at) {
+    for_each_element(begin, end, ApplyBody{element, at...});
   });
 }
 

@@ -59,7 +59,7 @@ PLAN = (
     ),
     Mutation(
         "a matrix goes to the rank that has the most to do",
-        "zero3/plan/ownership.cpp",
+        "zero3/plan/ownership.h",
         "std::min_element(loads_.begin()",
         "std::max_element(loads_.begin()",
         "plan_tests",
@@ -161,7 +161,7 @@ PIPELINE = (
     ),
     Mutation(
         "weights decay that the mask spares",
-        "zero3/step/stage_bodies.cpp",
+        "zero3/step/bucket_stages.cpp",
         "ops::AdamWElement element(call.hyper, chunk.decay);",
         "ops::AdamWElement element(call.hyper, chunk.decay || true);",
         "unit_tests",

@@ -30,34 +30,28 @@ StageCost touched(LaneKind shard_lane, int64_t bytes) {
   return {.device_bytes = bytes};
 }
 
-bool through_slot(const Flow& flow) { return flow.staged && flow.casts == CastWeights::kOnDevice; }
+// `body` on `lane`, which goes before fillers.
+StageRow urgent(const char* stage, const char* body, LaneKind lane, StageCost cost,
+                std::vector<SlotBuffer> buffers, Changes changes = Changes::kNothing) {
+  return {stage, body, lane, Urgency::kUrgent, cost, std::move(buffers), changes};
+}
 
 StageRow momentum_on_shard(const Bytes& b, LaneKind shard_lane, SlotBuffer out) {
-  return {"momentum",
-          "momentum_on_shard",
-          shard_lane,
-          Urgency::kUrgent,
-          touched(shard_lane, b.mixing()),
-          {out},
-          Changes::kMomentum};
+  return urgent("momentum", "momentum_on_shard", shard_lane, touched(shard_lane, b.mixing()), {out},
+                Changes::kMomentum);
 }
 
 // Copies to the device are filler: what ends a life goes before what begins one, and frees buffers.
 StageRow to_device(const char* body, int64_t bytes, std::vector<SlotBuffer> buffers) {
-  return {"to_device",       body, LaneKind::kToDevice, Urgency::kFiller, {.link_bytes = bytes},
-          std::move(buffers)};
+  const StageCost cost{.link_bytes = bytes};
+  return {"to_device", body, LaneKind::kToDevice, Urgency::kFiller, cost, std::move(buffers)};
 }
 
 // In the stream of the copies: behind an earlier Newton-Schulz it would hold up the gather of all.
 StageRow momentum_on_device(const char* body, const Bytes& b, std::vector<SlotBuffer> buffers,
                             Changes changes) {
-  return {"momentum",
-          body,
-          LaneKind::kToDevice,
-          Urgency::kUrgent,
-          {.device_bytes = b.mixing()},
-          std::move(buffers),
-          changes};
+  return urgent("momentum", body, LaneKind::kToDevice, {.device_bytes = b.mixing()},
+                std::move(buffers), changes);
 }
 
 // A momentum's change is that of the row that writes to where it is stored.
@@ -80,65 +74,53 @@ std::vector<StageRow> staged_to_owner(const Flow& flow, const Bytes& b) {
 }
 
 StageRow to_host(const Flow& flow, const Bytes& b) {
-  StageRow row{"to_host",        "update_to_host",       LaneKind::kToHost,
-               Urgency::kUrgent, {.link_bytes = b.wire}, {kExchange, kShardWire}};
-  if (flow.momentum != MomentumHome::kStreamed) return row;
-  row.body = "update_and_momentum_to_host";
-  row.cost.link_bytes += b.momentum;
-  row.buffers.push_back(kMomentum);
-  row.changes = Changes::kMomentum;
-  return row;
+  if (flow.momentum != MomentumHome::kStreamed) {
+    return urgent("to_host", "update_to_host", LaneKind::kToHost, {.link_bytes = b.wire},
+                  {kExchange, kShardWire});
+  }
+  return urgent("to_host", "update_and_momentum_to_host", LaneKind::kToHost,
+                {.link_bytes = b.wire + b.momentum}, {kExchange, kShardWire, kMomentum},
+                Changes::kMomentum);
 }
 
 StageRow weights_to_device(const Bytes& b) {
-  return {"weights_to_device",    "weights_to_device", LaneKind::kToDevice, Urgency::kUrgent,
-          {.link_bytes = b.cast}, {kLowPrecision},     Changes::kCasts};
+  return urgent("weights_to_device", "weights_to_device", LaneKind::kToDevice,
+                {.link_bytes = b.cast}, {kLowPrecision}, Changes::kCasts);
+}
+
+// The row whose body writes the casts, and where they go through the slot also the one that copies
+// them.
+std::vector<StageRow> with_casts(const Flow& flow, const Bytes& b, StageRow row,
+                                 const char* through) {
+  if (!flow.staged || flow.casts != CastWeights::kOnDevice) return {std::move(row)};
+  row.body = through;
+  row.buffers.push_back(kLowPrecision);
+  return {std::move(row), weights_to_device(b)};
 }
 
 std::vector<StageRow> to_shard(const Flow& flow, const Bytes& b, LaneKind shard_lane) {
-  std::vector<StageRow> rows;
-  if (flow.staged) rows.push_back(to_host(flow, b));
   // The weight is read and written, the update read, the cast written.
-  StageRow apply{"apply",
-                 "apply",
-                 shard_lane,
-                 Urgency::kUrgent,
-                 touched(shard_lane, 2 * kFloat + b.wire + b.cast),
-                 {flow.staged ? kShardWire : kExchange},
-                 Changes::kWeights};
-  if (through_slot(flow)) {
-    apply.body = "apply_through_slot";
-    apply.buffers.push_back(kLowPrecision);
-  }
-  rows.push_back(apply);
-  if (through_slot(flow)) rows.push_back(weights_to_device(b));
+  const StageCost cost = touched(shard_lane, 2 * kFloat + b.wire + b.cast);
+  std::vector<StageRow> rows =
+      with_casts(flow, b,
+                 urgent("apply", "apply", shard_lane, cost, {flow.staged ? kShardWire : kExchange},
+                        Changes::kWeights),
+                 "apply_through_slot");
+  if (flow.staged) rows.insert(rows.begin(), to_host(flow, b));
   return rows;
 }
 
 // Chunks fill what Muon leaves of their lane. Weight and two states are read and written, the
 // gradient read, the cast written.
 std::vector<StageRow> adamw(const Flow& flow, const Bytes& b, LaneKind shard_lane) {
-  std::vector<StageRow> rows = {{"adamw",
-                                 "adamw",
-                                 shard_lane,
-                                 Urgency::kFiller,
-                                 touched(shard_lane, 7 * kFloat + b.cast),
-                                 {},
-                                 Changes::kWeights}};
-  if (!through_slot(flow)) return rows;
-  rows[0].body = "adamw_through_slot";
-  rows[0].buffers.push_back(kLowPrecision);
-  rows.push_back(weights_to_device(b));
-  return rows;
+  const StageCost cost = touched(shard_lane, 7 * kFloat + b.cast);
+  return with_casts(flow, b,
+                    {"adamw", "adamw", shard_lane, Urgency::kFiller, cost, {}, Changes::kWeights},
+                    "adamw_through_slot");
 }
 
 StageRow collective(const char* stage, std::vector<SlotBuffer> buffers) {
-  return {stage,
-          "exchange",
-          LaneKind::kCollective,
-          Urgency::kUrgent,
-          {.exchanges = true},
-          std::move(buffers)};
+  return urgent(stage, "exchange", LaneKind::kCollective, {.exchanges = true}, std::move(buffers));
 }
 
 }  // namespace
@@ -164,12 +146,8 @@ StageTable stages_of(const Flow& flow, DType wire, bool shard_on_gpu) {
   return {flow.staged ? staged_to_owner(flow, b)
                       : std::vector{momentum_on_shard(b, shard_lane, kExchange)},
           collective("gather_to_owner", {kExchange, kOwnerWire}),
-          {{"newton_schulz",
-            "newton_schulz",
-            LaneKind::kCompute,
-            Urgency::kUrgent,
-            {.multiplies = true},
-            {kOwnerWire}}},
+          {urgent("newton_schulz", "newton_schulz", LaneKind::kCompute, {.multiplies = true},
+                  {kOwnerWire})},
           collective("scatter_to_shards", {kOwnerWire, kExchange}),
           to_shard(flow, b, shard_lane),
           adamw(flow, b, shard_lane),

@@ -1,7 +1,6 @@
 #include "zero3/plan/step_plan.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <utility>
 
@@ -12,12 +11,7 @@
 namespace zeromuon::zero3 {
 namespace {
 
-constexpr std::array<std::pair<const char*, Scale>, 4> kScales = {{
-    {"match_rms_adamw", Scale::kMatchRmsAdamW},
-    {"original", Scale::kOriginal},
-    {"spectral_unclamped", Scale::kSpectralUnclamped},
-    {"none", Scale::kNone},
-}};
+constexpr const char* kScales[] = {"match_rms_adamw", "original", "spectral_unclamped", "none"};
 
 std::string text_of(const MatrixBlock& b) {
   return concat("[", b.row_begin, ":", b.row_end, ", ", b.col_begin, ":", b.col_end, "]");
@@ -143,20 +137,10 @@ class Planner {
 }  // namespace
 
 Scale parse_scale(const std::string& name) {
-  std::string valid;
-  for (const auto& [known, scale] : kScales) {
-    if (name == known) return scale;
-    valid += concat(valid.empty() ? "" : ", ", known);
-  }
-  throw_value_error(concat("scale: expected one of ", valid, ", got \"", name, "\""));
+  return static_cast<Scale>(index_of(kScales, name, "scale"));
 }
 
-const char* name_of(Scale scale) {
-  for (const auto& [name, known] : kScales) {
-    if (known == scale) return name;
-  }
-  return "?";
-}
+const char* name_of(Scale scale) { return kScales[static_cast<int>(scale)]; }
 
 double scale_factor(Scale scale, int64_t rows, int64_t cols) {
   const double ratio = static_cast<double>(rows) / static_cast<double>(cols);

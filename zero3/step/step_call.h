@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "csrc/ops/arrays.h"
-#include "zero3/step/step_progress.h"
+#include "zero3/step/step_fault.h"
 #include "zero3/step/step_types.h"
 
 namespace zeromuon::zero3 {

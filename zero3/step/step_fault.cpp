@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "csrc/base/check.h"
 
@@ -13,6 +14,39 @@ struct Record {
   char what[kRecordBytes - 16];
 };
 static_assert(sizeof(Record) == kRecordBytes);
+
+class Names {
+ public:
+  void add(const Change& change) {
+    const std::string bucket = change.bucket < 0 ? "" : concat(" bucket ", change.bucket);
+    const std::string name = concat("sub-group ", change.sub_group, bucket);
+    if (std::find(names_.begin(), names_.end(), name) == names_.end()) names_.push_back(name);
+  }
+  std::string text() const {
+    std::string text;
+    for (const std::string& name : names_) text += (text.empty() ? "" : ", ") + name;
+    return text.empty() ? "nothing" : text;
+  }
+  // With its title; "" when there are none.
+  std::string clause(const char* title) const {
+    return names_.empty() ? "" : concat("; ", title, ": ", text());
+  }
+
+ private:
+  std::vector<std::string> names_;
+};
+
+bool same_place(const Change& a, const Change& b) {
+  return a.sub_group == b.sub_group && a.bucket == b.bucket;
+}
+
+// Whether all chunks of the change's sub-group are done, or the one task of its bucket.
+bool complete(std::span<const Change> changes, const Change& of, size_t tasks) {
+  return tasks ==
+         static_cast<size_t>(std::count_if(changes.begin(), changes.end(), [&](const Change& c) {
+           return c.finished && c.what == of.what && same_place(c, of);
+         }));
+}
 
 }  // namespace
 
@@ -54,6 +88,30 @@ std::string text_of(const std::exception_ptr& error) {
   } catch (...) {
     return "an unknown exception";
   }
+}
+
+std::string progress_text(std::span<const Change> changes, std::span<const size_t> adamw_chunks) {
+  Names applied, applied_in_part, advanced, advanced_in_part, casts_missing;
+  const auto weights_begun = [&](const Change& cast) {
+    return std::any_of(changes.begin(), changes.end(), [&](const Change& c) {
+      return same_place(c, cast) && c.what == Changes::kWeights;
+    });
+  };
+  for (const Change& c : changes) {
+    const size_t tasks = c.bucket < 0 ? adamw_chunks[c.sub_group] : 1;
+    if (c.what == Changes::kCasts) {
+      if (!c.finished && weights_begun(c)) casts_missing.add(c);
+    } else if (c.what == Changes::kWeights) {
+      (complete(changes, c, tasks) ? applied : applied_in_part).add(c);
+    } else {
+      (c.finished ? advanced : advanced_in_part).add(c);
+    }
+  }
+  return concat("applied in this step: ", applied.text(),
+                applied_in_part.clause("applied in part or in doubt"),
+                casts_missing.clause("low-precision weights not written or in doubt"),
+                "; momenta advanced: ", advanced.text(),
+                advanced_in_part.clause("momenta in doubt"));
 }
 
 }  // namespace zeromuon::zero3

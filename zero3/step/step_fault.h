@@ -1,4 +1,4 @@
-// What went wrong in a call, in the form in which ranks tell each other.
+// What went wrong in a call, in the form in which ranks tell each other, and what it had changed.
 #pragma once
 
 #include <cstddef>
@@ -34,5 +34,16 @@ std::string place(const char* stage, Where where, int rank);
 
 // What an exception says of itself.
 std::string text_of(const std::exception_ptr& error);
+
+// A task that changes weights or states: begun, and perhaps finished.
+struct Change {
+  Changes what;
+  int sub_group, bucket;  // bucket -1: a chunk of an AdamW sub-group
+  bool finished;
+};
+
+// changes: of one step, in the order in which they were begun. adamw_chunks: per sub-group. What
+// was begun and is not known to be finished is in doubt: it may be done, in part, or not at all.
+std::string progress_text(std::span<const Change> changes, std::span<const size_t> adamw_chunks);
 
 }  // namespace zeromuon::zero3

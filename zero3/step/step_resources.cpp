@@ -32,17 +32,8 @@ void check(const StepResources& made) {
 
 StepResources make_resources(StepPlan plan, offload::Backend backend,
                              std::unique_ptr<comm::Collectives> collectives, StageBodies bodies) {
-  StepResources made{std::move(plan),
-                     std::move(collectives),
-                     std::move(backend),
-                     std::move(bodies),
-                     {},
-                     {},
-                     {},
-                     {},
-                     {},
-                     {},
-                     {}};
+  StepResources made{std::move(plan), std::move(collectives), std::move(backend),
+                     std::move(bodies)};
   check(made);
   const int rank = made.collectives->rank(), world = made.collectives->world_size();
   for (const ops::NewtonSchulzPlan& shape : made.plan.newton_schulz) {

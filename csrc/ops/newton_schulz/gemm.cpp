@@ -27,6 +27,14 @@ void blas(const Gemm& gemm) {
 
 }  // namespace
 
+ProductTarget this_cpu() {
+#ifdef ZEROMUON_WITH_ONEDNN
+  return {onednn::max_isa(), true, false};
+#else
+  return {max_cpu_isa(), false, false};
+#endif
+}
+
 void GemmBackends::run(ProductBackend backend, const Gemm& gemm) {
 #ifdef ZEROMUON_WITH_ONEDNN
   if (backend == ProductBackend::kOneDnn) {

@@ -26,6 +26,11 @@ struct Tail {
   Tail(const T* from, int64_t count) { __builtin_memcpy(lane, from, count * sizeof(T)); }
   void write(T* to, int64_t count) { __builtin_memcpy(to, lane, count * sizeof(T)); }
 };
+template <typename T>
+struct Tail<const T> : Tail<T> {
+  using Tail<T>::Tail;
+  void write(const T*, int64_t) {}
+};
 template <>
 struct Tail<None> {
   None* lane = nullptr;
@@ -40,11 +45,43 @@ inline T* advance(T* at, int64_t i) {
 }
 inline None* advance(None* at, int64_t) { return at; }
 
+// Calls step.run(bad, vectors...) for one vector of the arrays after the other. Returns a word that
+// is not 0 when a step said that a value is bad.
+template <typename Step, typename... T>
+uint32_t for_vectors(const Step& step, int64_t count, T*... at) {
+  Bad bad = no_bad();
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) step.run(bad, advance(at, i)...);
+  const int64_t rest = count - i;
+  if (rest == 0) return any(bad);
+  [&](auto&&... tail) {
+    step.run(bad, tail.lane...);
+    (tail.write(advance(at, i), rest), ...);
+  }(Tail<T>(advance(at, i), rest)...);
+  return any(bad);
+}
+
+template <typename Step, typename Arrays>
+uint32_t run(const Step& step, const Arrays& arrays, int64_t begin, int64_t end) {
+  return with_types(arrays, begin,
+                    [&](auto*... at) { return for_vectors(step, end - begin, at...); });
+}
+
 template <bool kCautious>
 inline F decayed(F weight, F factor, F update) {
   const F smaller = mul(weight, factor);
   if constexpr (!kCautious) return smaller;
   return where_at_least_zero(mul(update, weight), smaller, weight);
+}
+
+// Into all caches; past the end of an array it does nothing. 512 bytes ahead, AdamW on one Zen 4
+// core beyond L3, first quartile of 400 interleaved runs: AVX2 takes 0.92-0.94 of the time without,
+// AVX-512 0.96-1.01; 2048 bytes ahead is worse, 0.99-1.09. Streaming the low-precision copy past
+// the caches takes 0.96-1.02, within what two runs of the same code differ, so it is stored
+// plainly.
+template <typename T>
+inline void prefetch(const T* at) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(at) + 512));
 }
 
 template <bool kCautious>
@@ -67,8 +104,12 @@ struct AdamWStep {
         coupled(e.l2 != 0.0f) {}
 
   template <typename Gradient, typename State, typename Low>
-  void run(float* weight, const Gradient* gradient, State* exp_avg, State* exp_avg_sq,
+  void run(Bad&, float* weight, const Gradient* gradient, State* exp_avg, State* exp_avg_sq,
            Low* low) const {
+    prefetch(weight);
+    prefetch(gradient);
+    prefetch(exp_avg);
+    prefetch(exp_avg_sq);
     F w = load(weight);
     F g = mul(load(gradient), scale);
     if (coupled) g = add(g, mul(l2, w));
@@ -84,55 +125,12 @@ struct AdamWStep {
   }
 };
 
-// Into all caches; past the end of an array it does nothing. 512 bytes ahead, AdamW on one Zen 4
-// core beyond L3, first quartile of 400 interleaved runs: AVX2 takes 0.92-0.94 of the time without,
-// AVX-512 0.96-1.01; 2048 bytes ahead is worse, 0.99-1.09. Streaming the low-precision copy past
-// the caches takes 0.96-1.02, within what two runs of the same code differ, so it is stored
-// plainly.
-template <typename T>
-inline void prefetch(const T* at) {
-  __builtin_prefetch(reinterpret_cast<const char*>(at) + 512);
-}
-
-template <typename Step, typename Gradient, typename State, typename Low>
-void adamw_run(const Step& step, float* weight, const Gradient* gradient, State* exp_avg,
-               State* exp_avg_sq, Low* low, int64_t count) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    prefetch(weight + i);
-    prefetch(gradient + i);
-    prefetch(exp_avg + i);
-    prefetch(exp_avg_sq + i);
-    step.run(weight + i, gradient + i, exp_avg + i, exp_avg_sq + i, advance(low, i));
+void adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t begin, int64_t end) {
+  if (element.cautious) {
+    run(AdamWStep<true>(element), arrays, begin, end);
+  } else {
+    run(AdamWStep<false>(element), arrays, begin, end);
   }
-  const int64_t rest = count - i;
-  if (rest == 0) return;
-  Tail<float> w(weight + i, rest);
-  Tail<Gradient> g(gradient + i, rest);
-  Tail<State> m(exp_avg + i, rest), v(exp_avg_sq + i, rest);
-  Tail<Low> l(advance(low, i), rest);
-  step.run(w.lane, g.lane, m.lane, v.lane, l.lane);
-  w.write(weight + i, rest);
-  m.write(exp_avg + i, rest);
-  v.write(exp_avg_sq + i, rest);
-  l.write(advance(low, i), rest);
-}
-
-template <typename Step>
-void adamw_with(const Step& step, const AdamWArrays& a, int64_t begin, int64_t end) {
-  with_type(a.gradient, begin, [&](auto* gradient) {
-    with_type(a.exp_avg, begin, [&](auto* m) {
-      with_low_precision(a.low_precision, begin, [&](auto* low) {
-        auto* v = static_cast<decltype(m)>(a.exp_avg_sq.data) + begin;
-        adamw_run(step, a.weight + begin, gradient, m, v, low, end - begin);
-      });
-    });
-  });
-}
-
-void adamw(const AdamWElement& element, const AdamWArrays& a, int64_t begin, int64_t end) {
-  if (element.cautious) return adamw_with(AdamWStep<true>(element), a, begin, end);
-  adamw_with(AdamWStep<false>(element), a, begin, end);
 }
 
 struct MomentumStep {
@@ -146,46 +144,20 @@ struct MomentumStep {
         nesterov(e.nesterov) {}
 
   template <typename Gradient, typename State, typename Wire>
-  Bad run(Bad bad, const Gradient* gradient, State* momentum, Wire* wire) const {
+  void run(Bad& bad, const Gradient* gradient, State* momentum, Wire* wire) const {
     const F scaled = mul(gain, mul(load(gradient), scale));
     const F m = add(mul(beta, load(momentum)), scaled);
     const F mixed = nesterov ? add(mul(beta, m), scaled) : m;
     store(momentum, m);
     store(wire, mixed);
     bad = or_bad(bad, m, Range<State>::kFirstNonFinite);
-    return or_bad(bad, mixed, Range<Wire>::kFirstNonFinite);
+    bad = or_bad(bad, mixed, Range<Wire>::kFirstNonFinite);
   }
 };
 
-template <typename Gradient, typename State, typename Wire>
-uint32_t momentum_run(const MomentumStep& step, const Gradient* gradient, State* momentum,
-                      Wire* wire, int64_t count) {
-  Bad bad = no_bad();
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    bad = step.run(bad, gradient + i, momentum + i, wire + i);
-  }
-  const int64_t rest = count - i;
-  if (rest == 0) return any(bad);
-  Tail<Gradient> g(gradient + i, rest);
-  Tail<State> m(momentum + i, rest);
-  Tail<Wire> w(wire + i, rest);
-  bad = step.run(bad, g.lane, m.lane, w.lane);
-  m.write(momentum + i, rest);
-  w.write(wire + i, rest);
-  return any(bad);
-}
-
-uint32_t momentum(const MomentumElement& element, const MomentumArrays& a, int64_t begin,
+uint32_t momentum(const MomentumElement& element, const MomentumArrays& arrays, int64_t begin,
                   int64_t end) {
-  const MomentumStep step(element);
-  return with_type(a.gradient, begin, [&](auto* gradient) {
-    return with_type(a.momentum, begin, [&](auto* m) {
-      return with_type(a.wire, begin, [&](auto* wire) {
-        return momentum_run(step, gradient, m, wire, end - begin);
-      });
-    });
-  });
+  return run(MomentumStep(element), arrays, begin, end);
 }
 
 template <bool kCautious>
@@ -196,7 +168,7 @@ struct ApplyStep {
       : decay(splat(e.decay)), step_size(splat(e.step_size)) {}
 
   template <typename Update, typename Low>
-  void run(float* weight, const Update* update, Low* low) const {
+  void run(Bad&, float* weight, const Update* update, Low* low) const {
     const F u = load(update);
     const F w = sub(decayed<kCautious>(load(weight), decay, u), mul(step_size, u));
     store(weight, w);
@@ -204,74 +176,40 @@ struct ApplyStep {
   }
 };
 
-template <typename Step, typename Update, typename Low>
-void apply_run(const Step& step, float* weight, const Update* update, Low* low, int64_t count) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    step.run(weight + i, update + i, advance(low, i));
+void apply(const ApplyElement& element, const ApplyArrays& arrays, int64_t begin, int64_t end) {
+  if (element.cautious) {
+    run(ApplyStep<true>(element), arrays, begin, end);
+  } else {
+    run(ApplyStep<false>(element), arrays, begin, end);
   }
-  const int64_t rest = count - i;
-  if (rest == 0) return;
-  Tail<float> w(weight + i, rest);
-  Tail<Update> u(update + i, rest);
-  Tail<Low> l(advance(low, i), rest);
-  step.run(w.lane, u.lane, l.lane);
-  w.write(weight + i, rest);
-  l.write(advance(low, i), rest);
 }
 
-template <typename Step>
-void apply_with(const Step& step, const ApplyArrays& a, int64_t begin, int64_t end) {
-  with_type(a.update, begin, [&](auto* update) {
-    with_low_precision(a.low_precision, begin, [&](auto* low) {
-      apply_run(step, a.weight + begin, update, low, end - begin);
-    });
+struct EncodeStep {
+  template <typename Out>
+  void run(Bad& bad, const float* values, Out* out) const {
+    const F value = load(values);
+    bad = or_bad(bad, value, Range<Out>::kFirstNonFinite);
+    store(out, value);
+  }
+};
+
+uint32_t encode_values(const float* values, const Typed& out, int64_t begin, int64_t end) {
+  return with_any_type(out, begin, [&](auto* to) {
+    return for_vectors(EncodeStep(), end - begin, values + begin, to);
   });
 }
 
-void apply(const ApplyElement& element, const ApplyArrays& a, int64_t begin, int64_t end) {
-  if (element.cautious) return apply_with(ApplyStep<true>(element), a, begin, end);
-  apply_with(ApplyStep<false>(element), a, begin, end);
-}
-
-template <typename Out>
-uint32_t encode_run(const float* values, Out* out, int64_t count) {
-  Bad bad = no_bad();
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    const F value = load(values + i);
-    bad = or_bad(bad, value, Range<Out>::kFirstNonFinite);
-    store(out + i, value);
+struct DecodeStep {
+  template <typename In>
+  void run(Bad&, const In* in, float* values) const {
+    store(values, load(in));
   }
-  const int64_t rest = count - i;
-  if (rest == 0) return any(bad);
-  Tail<float> value(values + i, rest);
-  Tail<Out> to(out + i, rest);
-  bad = or_bad(bad, load(value.lane), Range<Out>::kFirstNonFinite);
-  store(to.lane, load(value.lane));
-  to.write(out + i, rest);
-  return any(bad);
-}
-
-uint32_t encode_values(const float* values, const Typed& out, int64_t begin, int64_t end) {
-  return with_any_type(out, begin,
-                       [&](auto* to) { return encode_run(values + begin, to, end - begin); });
-}
-
-template <typename In>
-void decode_run(const In* in, float* values, int64_t count) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(values + i, load(in + i));
-  const int64_t rest = count - i;
-  if (rest == 0) return;
-  Tail<In> from(in + i, rest);
-  Tail<float> value(values + i, rest);
-  store(value.lane, load(from.lane));
-  value.write(values + i, rest);
-}
+};
 
 void decode_values(const ConstTyped& in, float* values, int64_t begin, int64_t end) {
-  with_any_type(in, begin, [&](auto* from) { decode_run(from, values + begin, end - begin); });
+  with_any_type(in, begin, [&](auto* from) {
+    return for_vectors(DecodeStep(), end - begin, from, values + begin);
+  });
 }
 
 // Calls element(i) up to the first aligned vector of dst and after the last, vector(i) between.

@@ -9,6 +9,8 @@ namespace py = pybind11;
 namespace zeromuon::bindings {
 namespace {
 
+using namespace py::literals;
+
 ops::CoefficientSet parse_coefficients(const py::object& ns) {
   if (py::isinstance<py::str>(ns)) return ops::find_coefficient_set(ns.cast<std::string>());
   std::vector<ops::Triple> triples;
@@ -34,12 +36,8 @@ py::dict describe_set(const std::string& name) {
   const ops::CoefficientSet& set = ops::find_coefficient_set(name);
   std::vector<std::tuple<double, double, double>> triples;
   for (const ops::Triple& t : set.triples) triples.emplace_back(t.a, t.b, t.c);
-  py::dict out;
-  out["coefficients"] = triples;
-  out["safety"] = set.safety;
-  out["scale_rows"] = set.scale_rows;
-  out["source"] = set.source;
-  return out;
+  return py::dict("coefficients"_a = triples, "safety"_a = set.safety,
+                  "scale_rows"_a = set.scale_rows, "source"_a = set.source);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ namespace {
 
 using zero3::StepExecutor;
 using zero3::SubGroupTask;
+using namespace py::literals;
 
 std::unique_ptr<StepExecutor> executor_on_devices(const zero3::StepPlan& plan, Group group,
                                                   const at::Device& shard,
@@ -34,15 +35,11 @@ void step(StepExecutor& self, const std::vector<SubGroupTask>& tasks) {
 }
 
 py::dict as_dict(int64_t steps, const zero3::Counters& counters, const comm::Traffic& traffic) {
-  py::dict out;
-  out["steps"] = steps;
-  out["seconds"] = counters.seconds;
-  out["bytes_sent"] = traffic.bytes_sent;
-  out["bytes_self"] = traffic.bytes_self;
-  out["collectives"] = traffic.calls;
-  out["newton_schulz_matrices"] = counters.newton_schulz_matrices;
-  out["wall_seconds"] = counters.wall_seconds;
-  return out;
+  return py::dict("steps"_a = steps, "seconds"_a = counters.seconds,
+                  "bytes_sent"_a = traffic.bytes_sent, "bytes_self"_a = traffic.bytes_self,
+                  "collectives"_a = traffic.calls,
+                  "newton_schulz_matrices"_a = counters.newton_schulz_matrices,
+                  "wall_seconds"_a = counters.wall_seconds);
 }
 
 }  // namespace

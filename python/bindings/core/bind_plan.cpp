@@ -19,6 +19,7 @@ using zero3::PlanOptions;
 using zero3::Role;
 using zero3::StepPlan;
 using zero3::SubGroupSpec;
+using namespace py::literals;
 
 ParamSpec make_param(std::string name, int64_t numel, int64_t chunk, int64_t shard_offset,
                      int64_t rows, int64_t cols, bool decay, bool transposed) {
@@ -79,27 +80,19 @@ void bind_options(py::module_& m) {
 
 py::dict buffer_bytes(const StepPlan& plan, int rank) {
   const offload::BufferSizes sizes = buffer_sizes(plan, rank);
-  py::dict bytes;
-  bytes["device"] = sizes.device_bytes();
-  bytes["host"] = sizes.host_bytes();
-  return bytes;
+  return py::dict("device"_a = sizes.device_bytes(), "host"_a = sizes.host_bytes());
 }
 
 py::list rows_of(const StepPlan& plan) {
   py::list out;
   for (const zero3::StageRow& row : plan.stages.bucket()) {
-    py::dict entry;
-    entry["stage"] = row.stage;
-    entry["lane"] = name_of(row.lane);
-    entry["urgent"] = row.urgency == offload::Urgency::kUrgent;
-    entry["dram_bytes"] = row.cost.dram_bytes;
-    entry["link_bytes"] = row.cost.link_bytes;
-    entry["device_bytes"] = row.cost.device_bytes;
     py::list buffers;
     for (const auto buffer : row.buffers) buffers.append(name_of(buffer));
-    entry["buffers"] = buffers;
-    entry["changes"] = name_of(row.changes);
-    out.append(entry);
+    out.append(py::dict("stage"_a = row.stage, "lane"_a = name_of(row.lane),
+                        "urgent"_a = row.urgency == offload::Urgency::kUrgent,
+                        "dram_bytes"_a = row.cost.dram_bytes, "link_bytes"_a = row.cost.link_bytes,
+                        "device_bytes"_a = row.cost.device_bytes, "buffers"_a = buffers,
+                        "changes"_a = name_of(row.changes)));
   }
   return out;
 }
@@ -146,14 +139,12 @@ void bind_plan(py::module_& m) {
           "stages", &rows_of,
           "The stages of a bucket in order, each a dict: stage, lane, urgent, buffers, changes, "
           "and "
-          "the bytes per element of the rank's part of the bucket: dram_bytes, link_bytes, "
-          "device_bytes.")
+          "the bytes per element of the rank's part of the bucket: dram_, link_ and device_bytes.")
       .def("seconds", &seconds_of, py::kw_only(), py::arg("dram_bytes_per_s"),
            py::arg("to_device_bytes_per_s"), py::arg("to_host_bytes_per_s"),
            py::arg("device_bytes_per_s"), py::arg("flops_per_s"),
            "{lane: seconds that it is busy in a step, on the rank where that is longest} at rates "
-           "of "
-           "one rank; collectives take no time.")
+           "of one rank; collectives take no time.")
       .def("framing_bytes", &zero3::framing_bytes, py::arg("rank"),
            "Bytes that a rank sends in a step of one call beside the elements: flag words, what "
            "aligns the segments, and the records with which the call ends.");

@@ -5,7 +5,6 @@
 
 namespace zeromuon::bindings {
 
-void bind_errors(pybind11::module_& m);
 void bind_coefficients(pybind11::module_& m);
 void bind_plan(pybind11::module_& m);
 void bind_tasks(pybind11::module_& m);

@@ -3,16 +3,17 @@
 #include <chrono>
 #include <iostream>
 
+#include "csrc/base/check.h"
 #include "csrc/comm/c10d_collectives.h"
 
 namespace zeromuon::bindings {
 
 offload::Placement placement_of(const zero3::StepPlan& plan, const at::Device& shard,
                                 const at::Device& compute) {
-  offload::Placement placement = offload::choose_placement(shard, compute);
-  placement.momentum = plan.options.flow.momentum;
-  placement.momentum_dtype = plan.options.flow.momentum_dtype;
-  return placement;
+  require(shard.is_cpu() || shard == compute, "placement: the flat shard is on ", shard.str(),
+          " and the process group works on ", compute.str(),
+          "; expected the shard on the same device or on the CPU (offload_optimizer)");
+  return {shard, compute, plan.options.flow.momentum, plan.options.flow.momentum_dtype};
 }
 
 std::unique_ptr<zero3::StepExecutor> make_executor(const zero3::StepPlan& plan, Group group,

@@ -11,7 +11,8 @@ namespace zeromuon::bindings {
 
 using Group = c10::intrusive_ptr<c10d::ProcessGroup>;
 
-// What the plan's flow says, with devices.
+// What the plan's flow says, with devices. Raises ValueError for a pair that no build serves: the
+// shard on a GPU and the compute elsewhere.
 offload::Placement placement_of(const zero3::StepPlan& plan, const at::Device& shard,
                                 const at::Device& compute);
 

@@ -23,8 +23,7 @@ inline DType parse_dtype(const std::string& name) {
 
 inline ops::MomentumKind parse_momentum_kind(const std::string& name) {
   static constexpr const char* kNames[] = {"ema", "heavy_ball"};
-  return index_of(kNames, name, "momentum_kind") == 0 ? ops::MomentumKind::kEma
-                                                      : ops::MomentumKind::kHeavyBall;
+  return static_cast<ops::MomentumKind>(index_of(kNames, name, "momentum_kind"));
 }
 
 inline zero3::CastWeights parse_casts(const std::string& name) {
@@ -41,8 +40,11 @@ inline zero3::Role parse_role(const std::string& name) {
 
 namespace pybind11::detail {
 
-template <typename Enum, Enum (*parse)(const std::string&)>
+namespace zm = zeromuon;
+
+template <auto parse>
 struct named_caster {
+  using Enum = decltype(parse(std::string()));
   PYBIND11_TYPE_CASTER(Enum, const_name("str"));
 
   bool load(handle given, bool /*convert*/) {
@@ -53,31 +55,23 @@ struct named_caster {
 };
 
 template <>
-struct type_caster<zeromuon::DType>
-    : named_caster<zeromuon::DType, zeromuon::bindings::parse_dtype> {};
+struct type_caster<zm::DType> : named_caster<zm::bindings::parse_dtype> {};
 template <>
-struct type_caster<zeromuon::ops::MomentumKind>
-    : named_caster<zeromuon::ops::MomentumKind, zeromuon::bindings::parse_momentum_kind> {};
+struct type_caster<zm::ops::MomentumKind> : named_caster<zm::bindings::parse_momentum_kind> {};
 template <>
-struct type_caster<zeromuon::zero3::Role>
-    : named_caster<zeromuon::zero3::Role, zeromuon::bindings::parse_role> {};
+struct type_caster<zm::zero3::Role> : named_caster<zm::bindings::parse_role> {};
 template <>
-struct type_caster<zeromuon::zero3::CastWeights>
-    : named_caster<zeromuon::zero3::CastWeights, zeromuon::bindings::parse_casts> {};
+struct type_caster<zm::zero3::CastWeights> : named_caster<zm::bindings::parse_casts> {};
 template <>
-struct type_caster<zeromuon::zero3::Scale>
-    : named_caster<zeromuon::zero3::Scale, zeromuon::zero3::parse_scale> {};
+struct type_caster<zm::zero3::Scale> : named_caster<zm::zero3::parse_scale> {};
 template <>
-struct type_caster<zeromuon::offload::MomentumHome>
-    : named_caster<zeromuon::offload::MomentumHome, zeromuon::offload::parse_momentum_home> {};
+struct type_caster<zm::offload::MomentumHome> : named_caster<zm::offload::parse_momentum_home> {};
 template <>
-struct type_caster<zeromuon::ops::CpuKernels>
-    : named_caster<zeromuon::ops::CpuKernels, zeromuon::ops::parse_cpu_kernels> {};
+struct type_caster<zm::ops::CpuKernels> : named_caster<zm::ops::parse_cpu_kernels> {};
 template <>
-struct type_caster<zeromuon::ops::NewtonSchulzForm>
-    : named_caster<zeromuon::ops::NewtonSchulzForm, zeromuon::ops::parse_form> {};
+struct type_caster<zm::ops::NewtonSchulzForm> : named_caster<zm::ops::parse_form> {};
 template <>
-struct type_caster<zeromuon::ops::NewtonSchulzDType>
-    : named_caster<zeromuon::ops::NewtonSchulzDType, zeromuon::ops::parse_newton_schulz_dtype> {};
+struct type_caster<zm::ops::NewtonSchulzDType> : named_caster<zm::ops::parse_newton_schulz_dtype> {
+};
 
 }  // namespace pybind11::detail

@@ -8,7 +8,15 @@
 
 namespace zeromuon::bindings {
 
-// Each a dict: lane, stage, sub_group, bucket, begin_ns, end_ns.
-pybind11::list trace_rows(const std::vector<zero3::TraceEvent>& events);
+inline pybind11::list trace_rows(const std::vector<zero3::TraceEvent>& events) {
+  using namespace pybind11::literals;
+  pybind11::list out;
+  for (const zero3::TraceEvent& event : events) {
+    out.append(pybind11::dict("lane"_a = name_of(event.lane), "stage"_a = event.stage,
+                              "sub_group"_a = event.sub_group, "bucket"_a = event.bucket,
+                              "begin_ns"_a = event.begin_ns, "end_ns"_a = event.end_ns));
+  }
+  return out;
+}
 
 }  // namespace zeromuon::bindings

@@ -24,8 +24,8 @@ import torch
 
 from . import layout, loop
 from .hooks import replace_once
+from .layout import Request, unexpected_shards
 from .release import deepspeed_version
-from .requests import Request, unexpected_shards
 
 _LOOP = tuple(loop.LOOP_METHODS)
 _COPIES_IN_UNITS_OF_LARGEST = 2  # enough for one sub-group of each role

@@ -8,25 +8,12 @@ from dataclasses import dataclass
 from ..base.words import nearest
 
 # DeepSpeed's defaults (runtime/zero/muon/original_muon.py), for what the config leaves out.
-_MUON_LR, _ADAM_LR = 0.02, 3e-4
-_MOMENTUM, _BETAS, _EPS, _WEIGHT_DECAY, _METHOD = 0.95, (0.9, 0.95), 1e-10, 0.0, "gram"
+_MUON_LR, _ADAM_LR, _METHOD = 0.02, 3e-4, "gram"
+_DEFAULTS = {"momentum": 0.95, "weight_decay": 0.0, "betas": (0.9, 0.95), "eps": 1e-10}
 # DeepSpeed's Newton-Schulz methods -> ns_form. Its "gram" takes the standard form for square matrices.
 _FORMS = {"gram": "auto", "standard": "standard"}
-KEYS = (
-    "lr",
-    "muon_lr",
-    "adam_lr",
-    "momentum",
-    "weight_decay",
-    "betas",
-    "eps",
-    "ns_method",
-    "torch_adam",
-    "adam_w_mode",
-    "fp32_optimizer_states",
-    "foreach",
-    "per_head_muon",
-)
+_SWITCHES = ("torch_adam", "adam_w_mode", "fp32_optimizer_states", "foreach", "per_head_muon")
+KEYS = ("lr", "muon_lr", "adam_lr", *_DEFAULTS, "ns_method", *_SWITCHES)
 # Not DeepSpeed's: which parameters get Muon, as in param_groups.
 SELECTION_KEYS = ("include", "exclude")
 
@@ -48,7 +35,7 @@ def read_muon_params(params: dict, ours: tuple[str, ...] = ()) -> MuonSettings:
     Raises ValueError for an unknown key, a switch that is no boolean, an unknown ns_method, and per_head_muon.
     """
     _check_keys(params, (*KEYS, *SELECTION_KEYS, *ours))
-    for key in ("torch_adam", "adam_w_mode", "fp32_optimizer_states", "foreach", "per_head_muon"):
+    for key in _SWITCHES:
         if not isinstance(params.get(key), (bool, type(None))):
             raise ValueError(f'"type": "Muon": {key}: got {params[key]!r}, expected true or false')
     if params.get("per_head_muon"):
@@ -68,10 +55,7 @@ def read_muon_params(params: dict, ours: tuple[str, ...] = ()) -> MuonSettings:
     options = {
         "lr": params.get("muon_lr", params.get("lr", _MUON_LR)),
         "adam_lr": params.get("adam_lr", params.get("lr", _ADAM_LR)),
-        "momentum": params.get("momentum", _MOMENTUM),
-        "weight_decay": params.get("weight_decay", _WEIGHT_DECAY),
-        "betas": params.get("betas", _BETAS),
-        "eps": params.get("eps", _EPS),
+        **{key: params.get(key, default) for key, default in _DEFAULTS.items()},
         "scale": "original",
         "ns": "jordan",
         "ns_form": _FORMS[method],

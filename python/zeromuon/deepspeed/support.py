@@ -6,8 +6,6 @@ before use, so that a release that moved one ends in an error that names it inst
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from .hooks import check_signature, replace_once
@@ -65,9 +63,7 @@ def check_supported(zero3, optimizer) -> None:
         raise other_release(
             f"its ZeRO-3 optimizer ({type(zero3).__name__}) has no attribute {', '.join(missing)}, which zeromuon needs"
         )
-    _refuse(_facts_of_zero3(zero3))
-    if any(g is not process_group(zero3) for g in getattr(zero3, "sub_group_process_groups", [])):
-        raise ValueError(f"ZeroMuon: {_EXPERT_PARALLEL}")
+    _refuse_zero3(zero3)
     check_methods(zero3)
     if zero3.optimizer is not optimizer:
         raise ValueError(
@@ -75,20 +71,6 @@ def check_supported(zero3, optimizer) -> None:
             f"{type(zero3.optimizer).__name__}; with offload and an optimizer object set "
             f"zero_force_ds_cpu_optimizer to false, or name ZeroMuon in the JSON config"
         )
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What of a DeepSpeed configuration decides whether it is supported."""
-
-    super_offload: bool
-    zenflow: bool
-    nvme: bool
-    offload_ratio: float
-    mics: bool
-    hpz_size: int
-    tensor_parallel_size: int
-    expert_parallel: bool
 
 
 def check_config(engine) -> None:
@@ -102,70 +84,57 @@ def check_config(engine) -> None:
     zero, offload = engine._config.zero_config, engine._config.zero_config.offload_optimizer
     expert = getattr(engine._config, "expert_parallel_config", None)
     _refuse(
-        _Facts(
-            super_offload=bool(getattr(offload, "super_offload", False)),
-            zenflow=getattr(zero, "zenflow", None) is not None,
-            nvme=offload is not None and str(getattr(offload.device, "value", offload.device)) == "nvme",
-            offload_ratio=1.0 if offload is None else offload.ratio,
-            mics=getattr(zero, "mics_shard_size", -1) > 0,
-            hpz_size=getattr(zero, "zero_hpz_partition_size", 1),
-            tensor_parallel_size=engine.autotp_size() if hasattr(engine, "autotp_size") else 1,
-            expert_parallel=bool(getattr(expert, "enabled", False)),
-        )
+        ratio=1.0 if offload is None else offload.ratio,
+        super_offload=getattr(offload, "super_offload", False),
+        zenflow=getattr(zero, "zenflow", None) is not None,
+        nvme=offload is not None and str(getattr(offload.device, "value", offload.device)) == "nvme",
+        mics=getattr(zero, "mics_shard_size", -1) > 0,
+        hpz=getattr(zero, "zero_hpz_partition_size", 1) > 1,
+        tensor_parallel=hasattr(engine, "autotp_size") and engine.autotp_size() > 1,
+        expert_parallel=getattr(expert, "enabled", False),
     )
 
 
-def _facts_of_zero3(zero3) -> _Facts:
+def _refuse_zero3(zero3) -> None:
+    """The same of what was built."""
     tensor_parallel = getattr(zero3, "model_parallel_group", None)
-    return _Facts(
+    groups = getattr(zero3, "sub_group_process_groups", [])
+    _refuse(
+        ratio=zero3.partial_offload if zero3.offload_optimizer else 1.0,
         super_offload="SuperOffload" in type(zero3).__name__,
-        zenflow=bool(getattr(zero3, "zenflow", False)),
+        zenflow=getattr(zero3, "zenflow", False),
         nvme=zero3.swap_optimizer,
-        offload_ratio=zero3.partial_offload if zero3.offload_optimizer else 1.0,
         mics=type(zero3).__name__.startswith("MiCS"),
-        hpz_size=getattr(zero3, "zero_hpz_partition_size", 1),
-        tensor_parallel_size=1 if tensor_parallel is None else torch.distributed.get_world_size(tensor_parallel),
-        expert_parallel=False,  # seen by its process groups
+        hpz=getattr(zero3, "zero_hpz_partition_size", 1) > 1,
+        tensor_parallel=tensor_parallel is not None and torch.distributed.get_world_size(tensor_parallel) > 1,
+        expert_parallel=any(group is not process_group(zero3) for group in groups),
     )
 
 
-def _refuse(facts: _Facts) -> None:
-    """Raises ValueError with why not and what instead for the first fact that is not supported."""
-    refused = (
-        (facts.super_offload, "SuperOffload steps its own CPU Adam and is not supported; remove super_offload"),
-        (facts.zenflow, "ZenFlow steps its own Adam and is not supported; remove zenflow"),
-        (
-            facts.nvme,
-            "offload_optimizer.device nvme is not supported: DeepSpeed swaps the states out between "
-            "sub-groups; use cpu or none",
-        ),
-        (
-            facts.offload_ratio != 1.0,
-            f"offload_optimizer.ratio is {facts.offload_ratio}; with another value than 1.0 DeepSpeed steps a part of the "
-            f"model with its own Adam; set it to 1.0",
-        ),
-        (facts.mics, "MiCS shards over a part of the ranks and is not supported; remove mics_shard_size"),
-        (
-            facts.hpz_size > 1,
-            "zero_hpz_partition_size above 1 (hpZ of ZeRO++) is not supported: it keeps a second set "
-            "of shards that was not shown to stay equal; set it to 1",
-        ),
-        (
-            facts.tensor_parallel_size > 1,
-            "tensor parallelism (AutoTP or an mpu) is not supported: a rank would hold a "
-            "part of each matrix; set tensor_parallel.autotp_size to 1",
-        ),
-        (facts.expert_parallel, _EXPERT_PARALLEL),
-    )
-    for applies, message in refused:
-        if applies:
-            raise ValueError(f"ZeroMuon: {message}")
+# What is not supported -> why not and what instead.
+_REFUSED = {
+    "super_offload": "SuperOffload steps its own CPU Adam and is not supported; remove super_offload",
+    "zenflow": "ZenFlow steps its own Adam and is not supported; remove zenflow",
+    "nvme": "offload_optimizer.device nvme is not supported: DeepSpeed swaps the states out between sub-groups; use cpu "
+    "or none",
+    "partial_offload": "offload_optimizer.ratio is {ratio}; with another value than 1.0 DeepSpeed steps a part of the "
+    "model with its own Adam; set it to 1.0",
+    "mics": "MiCS shards over a part of the ranks and is not supported; remove mics_shard_size",
+    "hpz": "zero_hpz_partition_size above 1 (hpZ of ZeRO++) is not supported: it keeps a second set of shards that was "
+    "not shown to stay equal; set it to 1",
+    "tensor_parallel": "tensor parallelism (AutoTP or an mpu) is not supported: a rank would hold a part of each matrix; "
+    "set tensor_parallel.autotp_size to 1",
+    "expert_parallel": "expert parallelism (AutoEP) partitions sub-groups over different process groups and is not "
+    "supported; turn expert_parallel off, or set its size to 1",
+}
 
 
-_EXPERT_PARALLEL = (
-    "expert parallelism (AutoEP) partitions sub-groups over different process groups and is not supported; turn "
-    "expert_parallel off, or set its size to 1"
-)
+def _refuse(ratio: float, **found: bool) -> None:
+    """Raises ValueError for the first of _REFUSED that was found. ratio: of the states that are offloaded."""
+    found["partial_offload"] = ratio != 1.0
+    for what, message in _REFUSED.items():
+        if found[what]:
+            raise ValueError("ZeroMuon: " + message.format(ratio=ratio))
 
 
 def refuse_offload_states(zero3) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import socket
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from typing import Callable
 
@@ -107,7 +108,6 @@ def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
     staged = backend.staged(shard, compute)
     casts = _casts(zero3, sub_groups) if fused else "none"
     core_groups = layout.core_sub_groups(zero3, sub_groups)
-    wire = _wire_dtype(options["wire_dtype"], sub_groups)
 
     def plan_for(home: str):
         flow = _core.Flow(
@@ -116,9 +116,8 @@ def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
             momentum_dtype=options["momentum_dtype"],
             casts=casts,
         )
-        return _core.make_step_plan(
-            _plan_options(options, compute, dist.get_world_size(group), wire, flow), core_groups
-        )
+        plan_options = _plan_options(options, compute, dist.get_world_size(group), sub_groups, flow)
+        return _core.make_step_plan(plan_options, core_groups)
 
     home, plan = _planned(options, sub_groups, plan_for, ranks, group)
     momentum_dtype, on_device = getattr(torch, options["momentum_dtype"]), staged and home == "device"
@@ -129,8 +128,10 @@ def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
     return Binding(zero3, sub_groups, plan, executor, fused, home, momentum_dtype, on_device)
 
 
-def _plan_options(options: dict, compute: torch.device, world_size: int, wire: str, flow):
-    most = options["max_bytes_in_flight"]
+def _plan_options(options: dict, compute: torch.device, world_size: int, sub_groups, flow):
+    most, wire = options["max_bytes_in_flight"], options["wire_dtype"]
+    if wire == "auto":
+        wire = "float32" if layout.trains_in_float32(sub_groups) else "bfloat16"
     return _core.PlanOptions(
         world_size=world_size,
         newton_schulz=_core.NewtonSchulzRequest(
@@ -174,13 +175,6 @@ def _casts(zero3, sub_groups) -> str:
     return "with_shard" if only[1] else "on_device"
 
 
-def _wire_dtype(option: str, sub_groups) -> str:
-    """ "auto" is float32 when the model trains in float32, else bfloat16."""
-    if option != "auto":
-        return option
-    return "float32" if layout.trains_in_float32(sub_groups) else "bfloat16"
-
-
 def _planned(options: dict, sub_groups, plan_for: Callable, ranks: _Ranks, group) -> tuple:
     """The home of the momentum ("cpu", "cpu_streamed" or "device") and the plan for it. Rank 0 prints what "auto" took
     where there was a choice, and why."""
@@ -192,15 +186,17 @@ def _planned(options: dict, sub_groups, plan_for: Callable, ranks: _Ranks, group
     if option != "auto":
         return option, plan_for(option)
     plans = _candidates(plan_for)
-    choice = placement.Choice(
-        next(iter(plans)), "momentum: cpu (computed there): the rates of the device could not be measured"
-    )
-    if ranks.rates is not None:
+    if ranks.rates is None:
+        home, reason = (
+            next(iter(plans)),
+            "momentum: cpu (computed there): the rates of the device could not be measured",
+        )
+    else:
         device_bytes = _device_bytes(plans, options, sub_groups, dist.get_world_size(group))
-        choice = placement.choose_momentum(plans, ranks.rates, device_bytes, ranks.free_device_bytes)
+        home, reason = placement.choose_momentum(plans, ranks.rates, device_bytes, ranks.free_device_bytes)
     if dist.get_rank(group) == 0:
-        print(f"zeromuon: {choice.reason}", flush=True)
-    return choice.home, plans[choice.home]
+        print(f"zeromuon: {reason}", flush=True)
+    return home, plans[home]
 
 
 def _candidates(plan_for: Callable) -> dict:
@@ -231,21 +227,18 @@ def _check_memory(
     """Raises MemoryError when the buffers of the plan, and the states that are not `there` yet, do not fit in free
     memory. momentum: its data type, and whether it is on the device apart from the shard."""
     shard, compute = sub_groups[0].flat.device.type, layout.compute_device().type
-    buffers = plan.buffer_bytes(rank)
-    states = {shard: 0, compute: 0}
+    planned = plan.buffer_bytes(rank)
+    buffers, states = Counter({compute: planned["device"]}), Counter()
+    buffers["cpu"] += planned["host"]
     for g in (g for g in sub_groups if g.flat not in there):
         muon = g.role == "muon"
         states[compute if muon and momentum[1] else shard] += g.flat.numel() * (momentum[0].itemsize if muon else 8)
-    of_buffers = {kind: 0 for kind in states}
-    of_buffers[compute] += buffers["device"]
-    of_buffers["cpu"] = of_buffers.get("cpu", 0) + buffers["host"]
-    for kind, in_buffers in of_buffers.items():
-        of_states = states.get(kind, 0)
-        free = _free_bytes(kind, ranks_here)
-        if of_states + in_buffers > free:
+    for kind in dict.fromkeys((shard, compute, "cpu")):
+        needed, free = states[kind] + buffers[kind], _free_bytes(kind, ranks_here)
+        if needed > free:
             raise MemoryError(
-                f"rank {rank}: the optimizer needs {(of_states + in_buffers) / 2**20:.0f} MiB of {kind} memory "
-                f"(states {of_states / 2**20:.0f} MiB, buffers {in_buffers / 2**20:.0f} MiB), "
+                f"rank {rank}: the optimizer needs {needed / 2**20:.0f} MiB of {kind} memory "
+                f"(states {states[kind] / 2**20:.0f} MiB, buffers {buffers[kind] / 2**20:.0f} MiB), "
                 f"{free / 2**20:.0f} MiB are free for it; use more ranks, offload_optimizer, a smaller "
                 f"max_bytes_in_flight, or a smaller model"
             )

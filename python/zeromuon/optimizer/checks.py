@@ -1,9 +1,9 @@
-"""What the value of an option may be: each check takes it and the names of the coefficient sets, and returns it
-normalised or raises :class:`Refused`."""
+"""What the value of an option may be."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from numbers import Real
 from typing import Callable, Iterable
 
@@ -16,32 +16,52 @@ class Refused(Exception):
     """What was expected of a value, and optionally what to do."""
 
 
-def number(expected: str, accepts: Callable[[float], bool]) -> Callable:
-    def check(value, _sets):
+@dataclass(frozen=True)
+class Check:
+    """allowed: for the documents. normalise: takes the given value and returns the one to go on with, or raises Refused."""
+
+    allowed: str
+    normalise: Callable
+
+    def __call__(self, value):
+        return self.normalise(value)
+
+
+def number(allowed: str, expected: str, accepts: Callable[[float], bool]) -> Check:
+    def normalise(value) -> float:
         if isinstance(value, bool) or not isinstance(value, Real):
             raise Refused(f"expected a number ({expected})")
         if not math.isfinite(value) or not accepts(value):
             raise Refused(f"expected {expected}")
         return float(value)
 
-    return check
+    return Check(allowed, normalise)
 
 
-at_least_zero = number("a finite number of at least 0", lambda x: x >= 0)
-decay = number("a number in [0, 1)", lambda x: 0 <= x < 1)
+AT_LEAST_ZERO = number("at least 0", "a finite number of at least 0", lambda x: x >= 0)
+DECAY = number("[0, 1)", "a number in [0, 1)", lambda x: 0 <= x < 1)
 
 
-def optional(inner: Callable) -> Callable:
-    return lambda value, sets: None if value is None else inner(value, sets)
+def optional(inner: Check) -> Check:
+    return Check(f"{inner.allowed}, or None", lambda value: None if value is None else inner(value))
 
 
-def boolean(value, _sets) -> bool:
+def one_of(*names: str) -> Check:
+    def normalise(value) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise Refused(f"expected {_quoted(names)}{_did_you_mean(value, names)}")
+        return value
+
+    return Check(", ".join(f'"{name}"' for name in names), normalise)
+
+
+def _boolean(value) -> bool:
     if not isinstance(value, bool):
         raise Refused("expected True or False")
     return value
 
 
-def bytes_or_auto(value, _sets):
+def _bytes_or_auto(value):
     if value == "auto" and isinstance(value, str):
         return value
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**62:
@@ -49,24 +69,15 @@ def bytes_or_auto(value, _sets):
     return value
 
 
-def pair_of_decays(value, sets) -> tuple[float, float]:
+def _pair_of_decays(value) -> tuple[float, float]:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise Refused("expected two numbers in [0, 1)")
-    return tuple(decay(beta, sets) for beta in value)
+    return tuple(map(DECAY, value))
 
 
-def one_of(*names: str) -> Callable:
-    def check(value, _sets):
-        if not isinstance(value, str) or value not in names:
-            raise Refused(f"expected {_quoted(names)}{_did_you_mean(value, names)}")
-        return value
-
-    return check
-
-
-def coefficients(value, sets: Callable[[], Iterable[str]]):
+def _coefficients(value):
     if isinstance(value, str):
-        names = list(sets())
+        names = coefficient_sets()
         if value not in names:
             raise Refused(f"expected a list of (a, b, c) triples or {_quoted(names)}{_did_you_mean(value, names)}")
         return value
@@ -75,14 +86,26 @@ def coefficients(value, sets: Callable[[], Iterable[str]]):
     return tuple(_triple(triple, index) for index, triple in enumerate(value))
 
 
+def coefficient_sets() -> list[str]:
+    from .. import _core
+
+    return _core.coefficient_sets()
+
+
 def _triple(triple, index: int) -> tuple[float, float, float]:
     if not isinstance(triple, (list, tuple)) or len(triple) != _TRIPLE_LENGTH:
         raise Refused(f"expected three numbers (a, b, c) in triple {index}, which is {triple!r}")
-    finite = number("", lambda x: True)
     try:
-        return tuple(finite(x, None) for x in triple)
+        return tuple(map(_FINITE, triple))
     except Refused:
         raise Refused(f"expected three finite numbers (a, b, c) in triple {index}, which is {triple!r}") from None
+
+
+_FINITE = number("", "", lambda x: True)
+BOOLEAN = Check("True, False", _boolean)
+BYTES_OR_AUTO = Check('"auto", or above 0', _bytes_or_auto)
+PAIR_OF_DECAYS = Check("two numbers in [0, 1)", _pair_of_decays)
+COEFFICIENTS = Check("name of a coefficient set, or a list of (a, b, c) triples", _coefficients)
 
 
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:
@@ -91,8 +114,8 @@ def nearest_name(name: str, valid: Iterable[str]) -> str | None:
 
 
 def _did_you_mean(value, names: Iterable[str]) -> str:
-    nearest = nearest_name(value, names) if isinstance(value, str) else None
-    return f"; did you mean {nearest!r}?" if nearest else ""
+    near = nearest_name(value, names) if isinstance(value, str) else None
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -10,23 +10,14 @@ from .. import _core
 from ..deepspeed import layout
 from ..deepspeed.fused_step import FusedStep
 from ..deepspeed.guard import watch_for
-from ..deepspeed.requests import Request, unexpected_shards
+from ..deepspeed.layout import Request, unexpected_shards
 from ..deepspeed.watch import warn_of_coarse_accumulation, watch_engine
 from ..selection.rules import ParamSpec
 from . import trace
 from .bind import Binding, bind
 from .groups import check_keys, params_and_specs
 from .options import check_together, check_value, declares_options, options_given, validate_options
-from .state import (
-    ENTRY,
-    adopt_universal,
-    drop_placeholders,
-    load_entry,
-    save_entry,
-    saved_ratios,
-    settle_momenta,
-    with_placeholders,
-)
+from .state import ENTRY, adopt_universal, load_entry, save_entry, saved_ratios, settle_states, with_placeholders
 from .tasks import Values, make_task
 
 
@@ -289,8 +280,7 @@ class ZeroMuon(torch.optim.Optimizer):
             self._empty_groups()
             raise
         self._adam_ratios = saved_ratios(state_dict[ENTRY], self._adam_ratios)
-        drop_placeholders(self.state, self._binding.sub_groups)
-        settle_momenta(self.state, self._binding)
+        settle_states(self.state, self._binding)
         self._binding.executor.recover()
 
     def _adopt_universal(self) -> None:

@@ -9,23 +9,22 @@ from __future__ import annotations
 import inspect
 import textwrap
 from dataclasses import dataclass
-from typing import Callable, Iterable
 
-from . import checks
+from .checks import AT_LEAST_ZERO, BOOLEAN, BYTES_OR_AUTO, COEFFICIENTS, DECAY, PAIR_OF_DECAYS, Check, Refused
+from .checks import nearest_name, number, one_of, optional
 
 # Of products, wire and momentum.
 FLOATS = ("float32", "bfloat16")
 # momentum_device -> what the core, its plans and files of rates call it
 MOMENTUM_HOMES = {"device": "device", "cpu": "shard", "cpu_streamed": "streamed"}
-_BOTH = ("muon", "adamw")
+# Whose tasks carry an option.
+_BOTH, _MUON, _ADAMW = ("muon", "adamw"), ("muon",), ("adamw",)
 
 
 @dataclass(frozen=True)
 class Option:
     """One row of the table.
 
-    check: takes the given value and the names of the coefficient sets and returns the normalised value, or
-        raises checks.Refused with what was expected.
     on_load: what a load does when the checkpoint has another value, a key of :data:`ON_LOAD`.
     roles: "muon", "adamw": whose tasks carry it, as a keyword of this name; none: it is no hyper-parameter of the step.
     in_type_muon: whether ``"type": "Muon"`` takes it, too, beside the keys that DeepSpeed's own has.
@@ -35,14 +34,20 @@ class Option:
 
     name: str
     default: object
-    unit: str
-    allowed: str
-    meaning: str
-    check: Callable
+    check: Check
     on_load: str
     roles: tuple[str, ...] = ()
     in_type_muon: bool = False
+    unit: str = ""
     excludes: tuple[tuple[str, object, str], ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        return self.check.allowed
+
+    @property
+    def meaning(self) -> str:
+        return _MEANINGS[self.name]
 
 
 ON_LOAD = {
@@ -54,203 +59,67 @@ ON_LOAD = {
 }
 
 
-def _choice(name: str, default: str, names: tuple[str, ...], meaning: str, on_load: str, **more) -> Option:
-    allowed = ", ".join(f'"{n}"' for n in names)
-    return Option(name, default, "", allowed, meaning, checks.one_of(*names), on_load, **more)
-
+_NOT_CAUTIOUS = (
+    ("cpu_kernels", "onednn", "whose AdamW has no such decay"),
+    ("adam_w_mode", False, "where the decay is a part of the gradient"),
+)
+_SCALES = ("match_rms_adamw", "original", "spectral_unclamped", "none")
+_KERNELS = ("auto", "generic", "avx2", "avx512", "avx512_bf16", "onednn")
+_TIMEOUT = number("from 0.001 to 1e7", "a number from 0.001 to 1e7 (four months)", lambda x: 1e-3 <= x <= 1e7)
 
 OPTIONS: tuple[Option, ...] = (
-    Option(
-        "lr",
-        1e-3,
-        "per optimizer step",
-        "at least 0",
-        "Learning rate of Muon; with the default scale a good AdamW value.",
-        checks.at_least_zero,
-        on_load="taken",
-        roles=_BOTH,
-    ),
-    Option(
-        "adam_lr",
-        None,
-        "per optimizer step",
-        "at least 0, or None",
-        "Learning rate of AdamW; None means lr. A scheduler moves both: their ratio is kept.",
-        checks.optional(checks.at_least_zero),
-        on_load="taken",
-    ),
-    Option(
-        "momentum",
-        0.95,
-        "fraction kept per step",
-        "[0, 1)",
-        "Decay of Muon's momentum.",
-        checks.decay,
-        on_load="said",
-        roles=("muon",),
-    ),
-    Option(
-        "nesterov",
-        True,
-        "",
-        "True, False",
-        "Orthogonalise the look-ahead momentum instead of the momentum itself.",
-        checks.boolean,
-        on_load="said",
-        roles=("muon",),
-    ),
-    _choice(
-        "momentum_kind",
-        "ema",
-        ("ema", "heavy_ball"),
-        "How the momentum is summed: beta*M + (1-beta)*G, or beta*B + G.",
-        on_load="refused",
-        roles=("muon",),
-    ),
-    Option(
-        "weight_decay",
-        0.0,
-        "per lr",
-        "at least 0",
-        "Decoupled decay of both roles; parameters with fewer than two dimensions are left out, unless their group "
-        "names a decay of its own.",
-        checks.at_least_zero,
-        on_load="taken",
-        roles=_BOTH,
-    ),
-    Option(
-        "cautious_wd",
-        False,
-        "",
-        "True, False",
-        "Decay only elements whose update and weight do not disagree in sign (arXiv 2510.12402), in both roles.",
-        checks.boolean,
-        on_load="said",
-        roles=_BOTH,
-        in_type_muon=True,
-        excludes=(
-            ("cpu_kernels", "onednn", "whose AdamW has no such decay"),
-            ("adam_w_mode", False, "where the decay is a part of the gradient"),
-        ),
-    ),
-    Option(
-        "betas",
-        (0.9, 0.95),
-        "fractions kept per step",
-        "two numbers in [0, 1)",
-        "Decays of AdamW's two moments.",
-        checks.pair_of_decays,
-        on_load="said",
-        roles=("adamw",),
-    ),
-    Option(
-        "eps",
-        1e-8,
-        "",
-        "at least 0",
-        "AdamW: added to the root of the second moment.",
-        checks.at_least_zero,
-        on_load="said",
-        roles=("adamw",),
-    ),
-    _choice(
-        "scale",
-        "match_rms_adamw",
-        ("match_rms_adamw", "original", "spectral_unclamped", "none"),
-        "Factor of Muon's update: 0.2*sqrt(max(rows, cols)), sqrt(max(1, rows/cols)), sqrt(rows/cols), or 1.",
-        on_load="said",
-    ),
-    Option(
-        "ns",
-        "jordan",
-        "",
-        "name of a coefficient set, or a list of (a, b, c) triples",
-        "Coefficients of the Newton-Schulz steps, one triple per step.",
-        checks.coefficients,
-        on_load="said",
-    ),
-    _choice(
-        "ns_form",
-        "auto",
-        ("auto", "standard", "gram", "gram_restarts"),
-        "Form of Newton-Schulz: on the matrix, on its Gram matrix, or on that taken afresh every other step; auto "
-        "decides by shape.",
-        on_load="said",
-    ),
-    _choice(
-        "ns_dtype",
-        "auto",
-        ("auto", *FLOATS),
-        "Data type of the factors in Newton-Schulz' products, which are summed in float32; auto is bfloat16 where "
-        "the processor has the hardware and it is faster.",
-        on_load="said",
-        in_type_muon=True,
-    ),
-    _choice(
-        "wire_dtype",
-        "auto",
-        ("auto", *FLOATS),
-        "Data type in which momenta and updates travel between ranks; auto is float32 for float32 "
-        "training, else bfloat16.",
-        on_load="said",
-    ),
-    _choice(
-        "momentum_device",
-        "auto",
-        ("auto", *MOMENTUM_HOMES),
-        "Where the momentum lives: on the compute device; on the CPU with the shard, and is computed there; or is stored on "
-        "the CPU and computed on the device. auto: with the shard, or, where the shard is offloaded, the quickest of the "
-        "three by measured rates.",
-        on_load="free",
-        in_type_muon=True,
-    ),
-    _choice(
-        "momentum_dtype",
-        "float32",
-        FLOATS,
-        "Data type of the stored momentum; bfloat16 halves its bytes and rounds it once per step.",
-        on_load="converted",
-        in_type_muon=True,
-    ),
-    _choice(
-        "cpu_kernels",
-        "auto",
-        ("auto", "generic", "avx2", "avx512", "avx512_bf16", "onednn"),
-        "Kernels of AdamW, momentum and apply on the CPU; auto is the fused ones for this processor. All but onednn "
-        "give the same bits.",
-        on_load="free",
-        in_type_muon=True,
-    ),
-    _choice(
-        "fused_step",
-        "auto",
-        ("auto", "on", "off"),
-        "Step all sub-groups at once, with unscaling, clipping and the low-precision weights in the same passes; off: one "
-        "by one, as DeepSpeed calls. The same bits. auto: where this DeepSpeed allows it; on: an error where not.",
-        on_load="free",
-        in_type_muon=True,
-    ),
-    Option(
-        "max_bytes_in_flight",
-        "auto",
-        "bytes per rank",
-        '"auto", or above 0',
-        "Bound of the buffers through which matrices travel; auto is chosen by the model.",
-        checks.bytes_or_auto,
-        on_load="free",
-        in_type_muon=True,
-    ),
-    Option(
-        "stage_timeout_s",
-        600.0,
-        "s",
-        "from 0.001 to 1e7",
-        "A stage of the step without progress for so long is an error that prints what every lane does.",
-        checks.number("a number from 0.001 to 1e7 (four months)", lambda x: 1e-3 <= x <= 1e7),
-        on_load="free",
-        in_type_muon=True,
-    ),
+    Option("lr", 1e-3, AT_LEAST_ZERO, "taken", _BOTH, unit="per optimizer step"),
+    Option("adam_lr", None, optional(AT_LEAST_ZERO), "taken", unit="per optimizer step"),
+    Option("momentum", 0.95, DECAY, "said", _MUON, unit="fraction kept per step"),
+    Option("nesterov", True, BOOLEAN, "said", _MUON),
+    Option("momentum_kind", "ema", one_of("ema", "heavy_ball"), "refused", _MUON),
+    Option("weight_decay", 0.0, AT_LEAST_ZERO, "taken", _BOTH, unit="per lr"),
+    Option("cautious_wd", False, BOOLEAN, "said", _BOTH, in_type_muon=True, excludes=_NOT_CAUTIOUS),
+    Option("betas", (0.9, 0.95), PAIR_OF_DECAYS, "said", _ADAMW, unit="fractions kept per step"),
+    Option("eps", 1e-8, AT_LEAST_ZERO, "said", _ADAMW),
+    Option("scale", "match_rms_adamw", one_of(*_SCALES), "said"),
+    Option("ns", "jordan", COEFFICIENTS, "said"),
+    Option("ns_form", "auto", one_of("auto", "standard", "gram", "gram_restarts"), "said"),
+    Option("ns_dtype", "auto", one_of("auto", *FLOATS), "said", in_type_muon=True),
+    Option("wire_dtype", "auto", one_of("auto", *FLOATS), "said"),
+    Option("momentum_device", "auto", one_of("auto", *MOMENTUM_HOMES), "free", in_type_muon=True),
+    Option("momentum_dtype", "float32", one_of(*FLOATS), "converted", in_type_muon=True),
+    Option("cpu_kernels", "auto", one_of(*_KERNELS), "free", in_type_muon=True),
+    Option("fused_step", "auto", one_of("auto", "on", "off"), "free", in_type_muon=True),
+    Option("max_bytes_in_flight", "auto", BYTES_OR_AUTO, "free", in_type_muon=True, unit="bytes per rank"),
+    Option("stage_timeout_s", 600.0, _TIMEOUT, "free", in_type_muon=True, unit="s"),
 )
+_MEANINGS = {
+    "lr": "Learning rate of Muon; with the default scale a good AdamW value.",
+    "adam_lr": "Learning rate of AdamW; None means lr. A scheduler moves both: their ratio is kept.",
+    "momentum": "Decay of Muon's momentum.",
+    "nesterov": "Orthogonalise the look-ahead momentum instead of the momentum itself.",
+    "momentum_kind": "How the momentum is summed: beta*M + (1-beta)*G, or beta*B + G.",
+    "weight_decay": "Decoupled decay of both roles; parameters with fewer than two dimensions are left out, unless "
+    "their group names a decay of its own.",
+    "cautious_wd": "Decay only elements whose update and weight do not disagree in sign (arXiv 2510.12402), in both roles.",
+    "betas": "Decays of AdamW's two moments.",
+    "eps": "AdamW: added to the root of the second moment.",
+    "scale": "Factor of Muon's update: 0.2*sqrt(max(rows, cols)), sqrt(max(1, rows/cols)), sqrt(rows/cols), or 1.",
+    "ns": "Coefficients of the Newton-Schulz steps, one triple per step.",
+    "ns_form": "Form of Newton-Schulz: on the matrix, on its Gram matrix, or on that taken afresh every other step; "
+    "auto decides by shape.",
+    "ns_dtype": "Data type of the factors in Newton-Schulz' products, which are summed in float32; auto is bfloat16 "
+    "where the processor has the hardware and it is faster.",
+    "wire_dtype": "Data type in which momenta and updates travel between ranks; auto is float32 for float32 training, "
+    "else bfloat16.",
+    "momentum_device": "Where the momentum lives: on the compute device; on the CPU with the shard, and is computed "
+    "there; or is stored on the CPU and computed on the device. auto: with the shard, or, where the shard is offloaded, "
+    "the quickest of the three by measured rates.",
+    "momentum_dtype": "Data type of the stored momentum; bfloat16 halves its bytes and rounds it once per step.",
+    "cpu_kernels": "Kernels of AdamW, momentum and apply on the CPU; auto is the fused ones for this processor. All "
+    "but onednn give the same bits.",
+    "fused_step": "Step all sub-groups at once, with unscaling, clipping and the low-precision weights in the same "
+    "passes; off: one by one, as DeepSpeed calls. The same bits. auto: where this DeepSpeed allows it; on: an error "
+    "where not.",
+    "max_bytes_in_flight": "Bound of the buffers through which matrices travel; auto is chosen by the model.",
+    "stage_timeout_s": "A stage of the step without progress for so long is an error that prints what every lane does.",
+}
 
 # Those that ``"type": "Muon"`` takes beside DeepSpeed's own keys.
 TYPE_MUON_OPTIONS = tuple(option.name for option in OPTIONS if option.in_type_muon)
@@ -273,43 +142,39 @@ def option_names() -> list[str]:
     return [option.name for option in OPTIONS]
 
 
-def validate_options(given: dict, coefficient_sets: Callable[[], Iterable[str]] | None = None) -> dict:
+def validate_options(given: dict) -> dict:
     """The options of ZeroMuon, complete and normalised; nothing is changed in place.
 
-    Args:
-        given: option name -> value; an absent option takes its default.
-        coefficient_sets: returns the names that `ns` may have; None asks the compiled core.
+    given: option name -> value; an absent option takes its default. Returns a dict in the order of :data:`OPTIONS`:
+    numbers as float, betas as a tuple of two, a custom `ns` as a tuple of triples.
 
-    Returns a dict in the order of :data:`OPTIONS`: numbers as float, betas as a tuple of two, a custom `ns` as a
-    tuple of triples.
-
-    Raises:
-        ValueError: an unknown name (names the nearest valid one), a value out of range or of the wrong type, or
-            values that exclude each other. All faults are named at once.
+    Raises ValueError: an unknown name (names the nearest valid one), a value out of range or of the wrong type, or
+    values that exclude each other. All faults are named at once.
     """
-    sets = coefficient_sets or _core_coefficient_sets
     faults = [_unknown_name(name) for name in given if name not in option_names()]
     values = {}
     for option in OPTIONS:
         value = given.get(option.name, option.default)
         try:
-            values[option.name] = option.check(value, sets)
-        except checks.Refused as refused:
+            values[option.name] = option.check(value)
+        except Refused as refused:
             faults.append(f"{option.name}: got {value!r}, {refused}")
     if values.get("lr") == 0 and values.get("adam_lr") is not None:
         faults.append(
             f"lr: got 0 together with adam_lr={values['adam_lr']!r}, expected lr above 0: the ratio adam_lr/lr is "
             f"what a scheduler keeps; give the peak lr and let the scheduler start at 0"
         )
-    faults += _excluded(values)
-    if faults:
-        raise ValueError("ZeroMuon options: " + "; ".join(faults))
+    _raise_if_any(faults + _excluded(values))
     return values
 
 
 def check_together(values: dict) -> None:
     """Raises ValueError when values exclude each other. values: of options, and DeepSpeed's ``adam_w_mode``."""
-    if faults := _excluded(values):
+    _raise_if_any(_excluded(values))
+
+
+def _raise_if_any(faults: list[str]) -> None:
+    if faults:
         raise ValueError("ZeroMuon options: " + "; ".join(faults))
 
 
@@ -331,19 +196,13 @@ def check_value(name: str, value, where: str = "ZeroMuon options"):
     """The normalised value of one option. Raises ValueError, which begins with `where`, when it is out of range."""
     option = next(o for o in OPTIONS if o.name == name)
     try:
-        return option.check(value, _core_coefficient_sets)
-    except checks.Refused as refused:
+        return option.check(value)
+    except Refused as refused:
         raise ValueError(f"{where}: {name}: got {value!r}, {refused}") from None
 
 
-def _core_coefficient_sets() -> list[str]:
-    from .. import _core
-
-    return _core.coefficient_sets()
-
-
 def _unknown_name(name) -> str:
-    nearest = _OTHER_SPELLINGS.get(name) or checks.nearest_name(name, option_names())
+    nearest = _OTHER_SPELLINGS.get(name) or nearest_name(name, option_names())
     hint = f"did you mean {nearest}?" if nearest else f"the options are {', '.join(option_names())}"
     return f"{name}: unknown option, {hint}"
 
@@ -355,14 +214,19 @@ def options_markdown() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for option in OPTIONS:
-        default, taken = f"`{_literal(option.default)}`", "takes it" if option.in_type_muon else "-"
-        cells = (f"`{option.name}`", default, option.unit or "-", option.allowed, option.meaning, option.on_load, taken)
+        default = f'"{option.default}"' if isinstance(option.default, str) else repr(option.default)
+        taken = "takes it" if option.in_type_muon else "-"
+        cells = (
+            f"`{option.name}`",
+            f"`{default}`",
+            option.unit or "-",
+            option.allowed,
+            option.meaning,
+            option.on_load,
+            taken,
+        )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _literal(value) -> str:
-    return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
 def _signature() -> inspect.Signature:

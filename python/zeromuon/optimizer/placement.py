@@ -7,7 +7,8 @@ is made for it, see Note [Bytes] in docs/memory.md.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple
 
 import torch
 
@@ -25,21 +26,18 @@ _SAMPLES = 5
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one rank while all ranks of its host work: bytes per second, and floating-point operations per second."""
+    """Of one rank while all ranks of its host work."""
 
-    to_device: float
-    to_host: float
-    dram: float
-    device_memory: float
-    flops: float  # of matrix products on the device
+    to_device_bytes_per_s: float
+    to_host_bytes_per_s: float
+    dram_bytes_per_s: float
+    device_bytes_per_s: float
+    flops_per_s: float  # of matrix products on the device
 
 
-@dataclass(frozen=True)
-class Choice:
-    """home: a value of the option momentum_device. reason: one line for people."""
-
-    home: str
-    reason: str
+class Choice(NamedTuple):
+    home: str  # a value of the option momentum_device
+    reason: str  # one line for people
 
 
 # ---- what may be asked for -------------------------------------------------------------------------
@@ -77,7 +75,8 @@ def choose_momentum(plans: dict, rates: Rates, device_bytes: int, free_device_by
     fit into a quarter of free_device_bytes, of the rank that has the least: activations need the rest.
     """
     fits = device_bytes <= _DEVICE_SHARE * free_device_bytes
-    times = {home: _times(plan, rates) for home, plan in plans.items() if fits or home != "device"}
+    homes = [home for home in plans if fits or home != "device"]
+    times = {home: tuple(plans[home].seconds(**asdict(rates)).values()) for home in homes}  # of each lane
     best = min(times, key=lambda home: (max(times[home]), sum(times[home])))
     others = [f"{home} {_figures(plans[home])} take {_ms(times[home])}" for home in times if home != best]
     if "device" in plans and not fits:
@@ -93,18 +92,6 @@ def bytes_per_parameter(plan) -> tuple[int, int, int]:
     rows = plan.stages
     up, down = (sum(r["link_bytes"] for r in rows if r["lane"] == lane) for lane in ("to_device", "to_host"))
     return up, down, sum(r["dram_bytes"] for r in rows)
-
-
-def _times(plan, rates: Rates) -> tuple[float, ...]:
-    """Seconds of each lane."""
-    seconds = plan.seconds(
-        dram_bytes_per_s=rates.dram,
-        to_device_bytes_per_s=rates.to_device,
-        to_host_bytes_per_s=rates.to_host,
-        device_bytes_per_s=rates.device_memory,
-        flops_per_s=rates.flops,
-    )
-    return tuple(seconds.values())
 
 
 def _figures(plan) -> str:
@@ -135,11 +122,11 @@ def measure_rates(device: torch.device) -> Rates:
     square = torch.zeros(4096, 4096, dtype=torch.bfloat16, device=device)
     out = torch.empty_like(square)
     return Rates(
-        to_device=_SAMPLE_BYTES / _seconds(lambda: there.copy_(pinned, non_blocking=True), device),
-        to_host=_SAMPLE_BYTES / _seconds(lambda: pinned.copy_(there, non_blocking=True), device),
-        dram=3 * _SAMPLE_BYTES / _seconds(lambda: pageable.add_(pinned), device),
-        device_memory=3 * _SAMPLE_BYTES / _seconds(lambda: there.add_(other), device),
-        flops=2 * 4096**3 / _seconds(lambda: torch.mm(square, square, out=out), device),
+        to_device_bytes_per_s=_SAMPLE_BYTES / _seconds(lambda: there.copy_(pinned, non_blocking=True), device),
+        to_host_bytes_per_s=_SAMPLE_BYTES / _seconds(lambda: pinned.copy_(there, non_blocking=True), device),
+        dram_bytes_per_s=3 * _SAMPLE_BYTES / _seconds(lambda: pageable.add_(pinned), device),
+        device_bytes_per_s=3 * _SAMPLE_BYTES / _seconds(lambda: there.add_(other), device),
+        flops_per_s=2 * 4096**3 / _seconds(lambda: torch.mm(square, square, out=out), device),
     )
 
 

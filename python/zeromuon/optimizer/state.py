@@ -94,8 +94,7 @@ def adopt_universal(state, param_groups, binding, options: dict) -> dict | None:
     for index, group in enumerate(param_groups):
         group.pop(ENTRY, None)
         _restore_values(group, index, entry["groups"])
-    drop_placeholders(state, binding.sub_groups)
-    settle_momenta(state, binding)
+    settle_states(state, binding)
     return entry
 
 
@@ -188,18 +187,12 @@ def with_placeholders(state_dict: dict, sub_groups, param_groups) -> dict:
     return {**state_dict, "state": packed}
 
 
-def drop_placeholders(state, sub_groups) -> None:
-    """Undoes :func:`with_placeholders` after a load."""
-    for group in sub_groups:
-        if group.role == "muon" and group.flat in state:
-            state[group.flat].pop("exp_avg_sq", None)
-
-
-def settle_momenta(state, binding) -> None:
-    """Puts loaded momenta where this run keeps them and as it does. A load leaves them in the data type and on the device
-    of the flat shard: torch casts every state to its parameter, and DeepSpeed's universal load writes float32."""
-    for group in binding.sub_groups:
-        loaded = state[group.flat].get("exp_avg") if group.role == "muon" and group.flat in state else None
-        if loaded is None or (loaded.dtype == binding.momentum_dtype and not binding.momentum_on_device):
-            continue
-        state[group.flat]["exp_avg"] = binding.new_momentum(group.flat).copy_(loaded)
+def settle_states(state, binding) -> None:
+    """After a load: undoes :func:`with_placeholders`, and puts momenta where this run keeps them and as it does. They are
+    in the data type and on the device of the flat shard: torch casts every state to its parameter, and DeepSpeed's
+    universal load writes float32."""
+    for group in (g for g in binding.sub_groups if g.role == "muon" and g.flat in state):
+        state[group.flat].pop("exp_avg_sq", None)
+        loaded = state[group.flat].get("exp_avg")
+        if loaded is not None and (loaded.dtype != binding.momentum_dtype or binding.momentum_on_device):
+            state[group.flat]["exp_avg"] = binding.new_momentum(group.flat).copy_(loaded)

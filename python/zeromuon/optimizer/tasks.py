@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import _core
-from ..deepspeed.requests import Request
+from ..deepspeed.layout import Request
 from .options import hyper_parameters
 
 
@@ -23,19 +23,9 @@ def make_task(request: Request, state: dict, values: Values, options: dict):
     """_core.MuonTask or _core.AdamWTask, which hold references to the tensors. options: of the optimizer."""
     flat = request.sub_group.flat
     tensors = (request.sub_group.index, flat.data, flat.grad, state["exp_avg"])
-    hyper = {
-        **hyper_parameters(request.sub_group.role, options),
-        "lr": values.lr,
-        "weight_decay": values.weight_decay,
-        "gradient_scale": request.gradient_scale,
-    }
+    told = {"lr": values.lr, "weight_decay": values.weight_decay, "gradient_scale": request.gradient_scale}
+    hyper = hyper_parameters(request.sub_group.role, options) | told
     if request.sub_group.role == "muon":
         return _core.MuonTask(*tensors, request.low_precision, **hyper)
-    return _core.AdamWTask(
-        *tensors,
-        state["exp_avg_sq"],
-        request.low_precision,
-        **hyper,
-        step=values.count,
-        decoupled=values.decoupled_decay,
-    )
+    tensors = (*tensors, state["exp_avg_sq"], request.low_precision)
+    return _core.AdamWTask(*tensors, **hyper, step=values.count, decoupled=values.decoupled_decay)

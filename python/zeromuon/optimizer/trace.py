@@ -91,38 +91,28 @@ def _lanes_of(events: list[dict]) -> list[str]:
 
 def _of_rank(trace: RankTrace, shift_ns: int) -> list[dict]:
     tracks = {lane: track for track, lane in enumerate(_lanes_of(trace.events), _STEP_TRACK + 1)}
-    out = [_name("process_name", trace.rank, _STEP_TRACK, f"rank {trace.rank} ({trace.host})")]
+    out = [_named("process_name", trace.rank, _STEP_TRACK, name=f"rank {trace.rank} ({trace.host})")]
     for lane, track in {"step": _STEP_TRACK, **tracks}.items():
-        out.append(_name("thread_name", trace.rank, track, lane))
-        out.append(
-            {"ph": "M", "name": "thread_sort_index", "pid": trace.rank, "tid": track, "args": {"sort_index": track}}
-        )
+        out.append(_named("thread_name", trace.rank, track, name=lane))
+        out.append(_named("thread_sort_index", trace.rank, track, sort_index=track))
     if trace.events:
         begin, end = min(e["begin_ns"] for e in trace.events), max(e["end_ns"] for e in trace.events)
-        out.append(_bar("step", trace.rank, _STEP_TRACK, (begin + shift_ns, end + shift_ns), {}))
+        out.append(_bar("step", trace.rank, _STEP_TRACK, (begin + shift_ns, end + shift_ns)))
     for event in trace.events:
         times = (event["begin_ns"] + shift_ns, event["end_ns"] + shift_ns)
         arguments = {"sub_group": event["sub_group"], "bucket": event["bucket"]}
-        out.append(_bar(event["stage"], trace.rank, tracks[event["lane"]], times, arguments))
+        out.append(_bar(event["stage"], trace.rank, tracks[event["lane"]], times, **arguments))
     return out + _arrows(trace, tracks, shift_ns)
 
 
-def _name(kind: str, rank: int, track: int, name: str) -> dict:
-    return {"ph": "M", "name": kind, "pid": rank, "tid": track, "args": {"name": name}}
+def _named(kind: str, rank: int, track: int, **arguments) -> dict:
+    return {"ph": "M", "name": kind, "pid": rank, "tid": track, "args": arguments}
 
 
-def _bar(name: str, rank: int, track: int, times_ns: tuple[int, int], arguments: dict) -> dict:
+def _bar(name: str, rank: int, track: int, times_ns: tuple[int, int], **arguments) -> dict:
     begin, end = times_ns
-    return {
-        "ph": "X",
-        "name": name,
-        "cat": "step",
-        "pid": rank,
-        "tid": track,
-        "ts": begin / _NS_PER_US,
-        "dur": (end - begin) / _NS_PER_US,
-        "args": arguments,
-    }
+    times = {"ts": begin / _NS_PER_US, "dur": (end - begin) / _NS_PER_US}
+    return {"ph": "X", "name": name, "cat": "step", "pid": rank, "tid": track, **times, "args": arguments}
 
 
 def _arrows(trace: RankTrace, tracks: dict[str, int], shift_ns: int) -> list[dict]:
@@ -136,16 +126,7 @@ def _arrows(trace: RankTrace, tracks: dict[str, int], shift_ns: int) -> list[dic
         for position, event in enumerate(tasks if len(tasks) > 1 else []):
             phase = {0: "s", len(tasks) - 1: "f"}.get(position, "t")
             middle = (event["begin_ns"] + event["end_ns"]) // 2 + shift_ns
-            out.append(
-                {
-                    "ph": phase,
-                    "bp": "e",
-                    "name": f"sub-group {sub_group} bucket {bucket}",
-                    "cat": "bucket",
-                    "id": f"{trace.rank}.{sub_group}.{bucket}",
-                    "pid": trace.rank,
-                    "tid": tracks[event["lane"]],
-                    "ts": middle / _NS_PER_US,
-                }
-            )
+            name, flow = f"sub-group {sub_group} bucket {bucket}", f"{trace.rank}.{sub_group}.{bucket}"
+            place = {"pid": trace.rank, "tid": tracks[event["lane"]], "ts": middle / _NS_PER_US}
+            out.append({"ph": phase, "bp": "e", "name": name, "cat": "bucket", "id": flow, **place})
     return out

@@ -93,7 +93,7 @@ class ModelFacts:
             if any(weight is getattr(module, "weight", None) for weight in asked):
                 heads[path] = "output head (get_output_embeddings)"
             elif _is_named_as_head(path, _HEAD_NAMES if asked else (*_HEAD_NAMES, *_MAYBE_HEAD_NAMES)):
-                heads[path] = f'output head (named "{_last_part(path)}")'
+                heads[path] = f'output head (named "{_unwrapped(path).rpartition(".")[2]}")'
         return heads or self._head_by_rows()
 
     def adapter_reason(self, path: str) -> str | None:
@@ -145,10 +145,6 @@ def _is_named_as_head(path: str, names: tuple[str, ...]) -> bool:
     return below_classifier or parts[-1] in names and (parts[-1] != "fc" or len(parts) == 1)
 
 
-def _last_part(path: str) -> str:
-    """The last name part of a module, seen through the wrappers of peft."""
-    return _unwrapped(path).rpartition(".")[2]
-
-
 def _unwrapped(path: str) -> str:
+    """The path of a module, seen through the wrappers of peft."""
     return re.sub(r"\.(base_layer|original_module|modules_to_save\.[^.]+)$", "", path).removeprefix("base_model.model.")

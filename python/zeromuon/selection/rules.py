@@ -234,16 +234,12 @@ class _Patterns:
             if not isinstance(pattern, str):
                 raise ValueError(f"{keyword}: got {pattern!r}, expected patterns of parameter names (strings)")
             if not fnmatch.filter(names, pattern):
+                near = all_near(pattern, names, 3) or names[:3]
                 raise ValueError(
                     f"{keyword}={pattern!r} matches none of the {len(names)} trainable parameters; the nearest "
-                    f"names are {', '.join(_nearest(pattern, names))}"
+                    f"names are {', '.join(near)}"
                 )
         return patterns
-
-
-def _nearest(pattern: str, names: list[str]) -> list[str]:
-    """Up to three names, or the first ones when none resembles the pattern."""
-    return all_near(pattern, names, 3) or names[:3]
 
 
 def _nothing_eligible(specs, facts: ModelFacts) -> str:

@@ -64,7 +64,7 @@ def test_the_method_chooses_the_form(method, form):
 
 
 def test_what_is_read_is_valid_for_zeromuon():
-    validate_options(options(lr=0.1, weight_decay=0.1), lambda: ["jordan"])
+    validate_options(options(lr=0.1, weight_decay=0.1))
 
 
 def test_the_decay_of_adam_is_coupled_only_when_told():

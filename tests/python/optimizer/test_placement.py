@@ -15,7 +15,13 @@ GB, PLENTY = 1e9, 10**12
 MUON, ADAMW = 10**9, 10**9  # elements
 MOMENTA = 4 * MUON  # bytes
 # A PCIe 4 link, 200 GB/s of host DRAM, an H100; products take no time unless a test says so.
-USUAL = Rates(to_device=25 * GB, to_host=25 * GB, dram=200 * GB, device_memory=3000 * GB, flops=math.inf)
+USUAL = Rates(
+    to_device_bytes_per_s=25 * GB,
+    to_host_bytes_per_s=25 * GB,
+    dram_bytes_per_s=200 * GB,
+    device_bytes_per_s=3000 * GB,
+    flops_per_s=math.inf,
+)
 
 
 def changed(base, **values):
@@ -101,31 +107,41 @@ def test_a_plan_says_how_long_each_lane_is_busy():
 CHOICES = {
     "slow link, fast DRAM: computed where it is stored": (USUAL, False, 0, "cpu"),
     "slow DRAM, fast link: streamed": (
-        changed(USUAL, to_device=300 * GB, to_host=300 * GB, dram=100 * GB),
+        changed(USUAL, to_device_bytes_per_s=300 * GB, to_host_bytes_per_s=300 * GB, dram_bytes_per_s=100 * GB),
         False,
         0,
         "cpu_streamed",
     ),
-    "the DRAM is the bottleneck and the momentum fits: device": (changed(USUAL, dram=50 * GB), False, PLENTY, "device"),
+    "the DRAM is the bottleneck and the momentum fits: device": (
+        changed(USUAL, dram_bytes_per_s=50 * GB),
+        False,
+        PLENTY,
+        "device",
+    ),
     "as before, and it does not fit: least DRAM of the rest": (
-        changed(USUAL, to_device=100 * GB, to_host=100 * GB, dram=50 * GB),
+        changed(USUAL, to_device_bytes_per_s=100 * GB, to_host_bytes_per_s=100 * GB, dram_bytes_per_s=50 * GB),
         False,
         0,
         "cpu_streamed",
     ),
     "the link is the bottleneck: least link bytes, though the device has room": (
-        changed(USUAL, to_device=5 * GB),
+        changed(USUAL, to_device_bytes_per_s=5 * GB),
         False,
         PLENTY,
         "cpu",
     ),
     "Newton-Schulz takes longest in any case: its device gets no more work": (
-        changed(USUAL, flops=1e12),
+        changed(USUAL, flops_per_s=1e12),
         False,
         PLENTY,
         "cpu",
     ),
-    "AdamW keeps the DRAM busy": (changed(USUAL, to_device=60 * GB, to_host=60 * GB), True, PLENTY, "device"),
+    "AdamW keeps the DRAM busy": (
+        changed(USUAL, to_device_bytes_per_s=60 * GB, to_host_bytes_per_s=60 * GB),
+        True,
+        PLENTY,
+        "device",
+    ),
 }
 
 
@@ -135,7 +151,7 @@ def test_auto_takes_the_home_whose_busiest_resource_is_done_first(rates, adamw, 
 
 
 def test_device_is_taken_only_when_a_quarter_of_the_free_memory_holds_it():
-    rates, made = changed(USUAL, dram=50 * GB), plans()
+    rates, made = changed(USUAL, dram_bytes_per_s=50 * GB), plans()
     assert placement.choose_momentum(made, rates, MOMENTA, 16 * 10**9).home == "device"
     assert placement.choose_momentum(made, rates, MOMENTA, 16 * 10**9 - 4).home != "device"
 
@@ -148,9 +164,9 @@ def test_the_reason_names_the_bytes_and_the_times_of_all_homes():
 
 
 def test_all_ranks_take_the_slowest_of_each_rate():
-    other = changed(USUAL, to_device=1.0, flops=2.0)
+    other = changed(USUAL, to_device_bytes_per_s=1.0, flops_per_s=2.0)
     assert placement.slowest([USUAL, other]) == other
-    assert placement.slowest([other, changed(USUAL, dram=3.0)]) == changed(other, dram=3.0)
+    assert placement.slowest([other, changed(USUAL, dram_bytes_per_s=3.0)]) == changed(other, dram_bytes_per_s=3.0)
 
 
 @pytest.mark.parametrize(
