@@ -1,7 +1,6 @@
 #include "zero3/convert/names.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <set>
 #include <utility>
 
@@ -11,8 +10,6 @@
 
 namespace zeromuon::convert {
 namespace {
-
-namespace fs = std::filesystem;
 
 // Names of tensors come from the first file that says them.
 std::string file_with_names(const Checkpoint& checkpoint) {
