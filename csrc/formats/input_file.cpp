@@ -42,10 +42,7 @@ InputFile::InputFile(std::string path) : path_(std::move(path)) {
 
 InputFile::InputFile(std::string path, uint64_t offset, uint64_t bytes)
     : InputFile(std::move(path)) {
-  if (offset > size_ || bytes > size_ - offset) {
-    throw_format_error(path_, static_cast<int64_t>(std::min<uint64_t>(offset, INT64_MAX)),
-                       concat(bytes, " bytes"), concat("a file of ", size_, " bytes"), kDamaged);
-  }
+  check_inside(offset, bytes);
   base_ = offset;
   size_ = bytes;
 }
@@ -56,11 +53,14 @@ void InputFile::park() const {
   if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
 }
 
+void InputFile::check_inside(uint64_t offset, uint64_t bytes) const {
+  if (offset <= size_ && bytes <= size_ - offset) return;
+  throw_format_error(path_, static_cast<int64_t>(std::min<uint64_t>(offset, INT64_MAX)),
+                     concat(bytes, " bytes"), concat("a file of ", size_, " bytes"), kDamaged);
+}
+
 void InputFile::read(uint64_t offset, void* out, uint64_t bytes) const {
-  if (offset > size_ || bytes > size_ - offset) {
-    throw_format_error(path_, static_cast<int64_t>(std::min<uint64_t>(offset, INT64_MAX)),
-                       concat(bytes, " bytes"), concat("a file of ", size_, " bytes"), kDamaged);
-  }
+  check_inside(offset, bytes);
   if (descriptor_ >= 0) {
     read_from(descriptor_, offset, out, bytes);
     return;
@@ -92,7 +92,7 @@ void InputFile::read_from(int descriptor, uint64_t offset, void* out, uint64_t b
 }
 
 std::vector<uint8_t> InputFile::read(uint64_t offset, uint64_t bytes) const {
-  if (bytes > size_) read(offset, nullptr, bytes);  // raises before memory is taken
+  check_inside(offset, bytes);  // before memory is taken
   std::vector<uint8_t> out(bytes);
   read(offset, out.data(), bytes);
   return out;

@@ -35,6 +35,7 @@ class InputFile {
   std::vector<uint8_t> read(uint64_t offset, uint64_t bytes) const;
 
  private:
+  void check_inside(uint64_t offset, uint64_t bytes) const;
   void read_from(int descriptor, uint64_t offset, void* out, uint64_t bytes) const;
 
   std::string path_, fingerprint_;

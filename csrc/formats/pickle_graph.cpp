@@ -163,17 +163,19 @@ std::string PickleGraph::callable_name(NodeId node) const {
   return call == nullptr ? std::string() : global_name(call->callable);
 }
 
+bool PickleGraph::is_key(NodeId node, std::string_view key) const {
+  return kind(node) == NodeKind::kString && as_text(node) == key;
+}
+
 NodeId PickleGraph::get(NodeId dict, std::string_view key) const {
-  if (dict == kNoNode) return kNoNode;
   NodeId found = kNoNode;
   for (const auto& [k, value] : dict_items(dict)) {
-    if (kind(k) == NodeKind::kString && as_text(k) == key) found = value;
+    if (is_key(k, key)) found = value;
   }
   return found;
 }
 
 NodeId PickleGraph::get(NodeId dict, int64_t key) const {
-  if (dict == kNoNode) return kNoNode;
   NodeId found = kNoNode;
   for (const auto& [k, value] : dict_items(dict)) {
     if (kind(k) == NodeKind::kInt && nodes_[k].integer == key) found = value;
@@ -183,20 +185,17 @@ NodeId PickleGraph::get(NodeId dict, int64_t key) const {
 
 void PickleGraph::set(NodeId dict, std::string_view key, NodeId value) {
   for (auto& [k, old] : mutable_dict_items(dict)) {
-    if (kind(k) == NodeKind::kString && as_text(k) == key) {
-      old = value;
-      return;
-    }
+    if (!is_key(k, key)) continue;
+    old = value;
+    return;
   }
   const NodeId text = string(key);
   mutable_dict_items(dict).emplace_back(text, value);
 }
 
 bool PickleGraph::erase(NodeId dict, std::string_view key) {
-  auto& pairs = mutable_dict_items(dict);
-  return std::erase_if(pairs, [&](const auto& pair) {
-           return kind(pair.first) == NodeKind::kString && as_text(pair.first) == key;
-         }) > 0;
+  return std::erase_if(mutable_dict_items(dict),
+                       [&](const auto& pair) { return is_key(pair.first, key); }) > 0;
 }
 
 NodeId PickleGraph::find(NodeId dict, std::initializer_list<std::string_view> keys) const {

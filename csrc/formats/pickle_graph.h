@@ -135,7 +135,9 @@ class PickleGraph {
   using Items = std::vector<NodeId>;
   using Pairs = std::vector<std::pair<NodeId, NodeId>>;
 
+  bool is_key(NodeId node, std::string_view key) const;
   NodeId add(NodeKind kind, uint64_t index, uint32_t length = 0);
+  std::string describe_leaf(NodeId node) const;
   void describe_into(NodeId node, size_t limit, int depth, std::string& out) const;
 
   std::vector<Node> nodes_;

@@ -1,4 +1,5 @@
 // The pickle machine: a stack, marks and a memo, over nodes instead of objects.
+#include <array>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -18,7 +19,7 @@ class Machine {
       : data_(data), bytes_(bytes), file_(file), file_offset_(file_offset) {}
 
   PickleGraph run() {
-    while (!step(next<uint8_t>("an opcode"))) {
+    while (step(next<uint8_t>("an opcode"))) {
     }
     return std::move(graph_);
   }
@@ -59,9 +60,8 @@ class Machine {
   void push(NodeId node) { stack_.push_back(node); }
 
   template <typename Length>
-  bool push_text(NodeKind kind) {
+  void push_text(NodeKind kind) {
     push(graph_.text(kind, text(next<Length>("a length"))));
-    return true;
   }
 
   NodeId pop() {
@@ -115,6 +115,11 @@ class Machine {
     push(graph_.global(module, name));
   }
 
+  void inline_global() {
+    const std::string_view module = line();
+    push_global(module, line());
+  }
+
   void stack_global() {
     const NodeId name = pop(), module = pop();
     check(graph_.kind(name) == NodeKind::kString && graph_.kind(module) == NodeKind::kString,
@@ -165,6 +170,23 @@ class Machine {
     for (size_t i = 0; i < flat.size(); i += 2) pairs.emplace_back(flat[i], flat[i + 1]);
   }
 
+  void dict_to_mark() {
+    const std::vector<NodeId> items = pop_to_mark();
+    push(graph_.dict());
+    set_items(items);
+  }
+
+  void check_protocol() {
+    const auto protocol = next<uint8_t>("a protocol");
+    if (protocol < 2 || protocol > 5) fail("protocol 2 to 5", concat(int{protocol}));
+  }
+
+  void check_frame() {
+    check(next<uint64_t>("a frame") <= bytes_ - at_, "a frame inside the pickle", "a longer one");
+  }
+
+  void drop() { stack_.size() > floor() ? stack_.pop_back() : void(pop_to_mark()); }
+
   NodeId big_endian_real() {
     const auto bits = __builtin_bswap64(next<uint64_t>("a float"));
     double value;
@@ -181,197 +203,30 @@ class Machine {
     return graph_.integer(static_cast<int64_t>(value));
   }
 
+  // False after the last one.
   bool step(uint8_t opcode) {
-    if (step_value(opcode) || step_container(opcode) || step_machine(opcode)) return false;
-    if (opcode != '.') {
+    if (opcode == '.') {
+      graph_.set_root(pop());
+      check(stack_.empty() && marks_.empty(), "one value at the end", "more values");
+      check(at_ == bytes_, "the end of the pickle", "more bytes");
+      return false;
+    }
+    static const auto kSteps = steps_by_opcode();
+    if (kSteps[opcode] == nullptr) {
       --at_;
       fail("an opcode of protocols 2 to 5", concat("byte ", static_cast<int>(opcode)));
     }
-    graph_.set_root(pop());
-    check(stack_.empty() && marks_.empty(), "one value at the end", "more values");
-    check(at_ == bytes_, "the end of the pickle", "more bytes");
+    kSteps[opcode](*this);
     return true;
   }
 
-  // Opcodes that push a new value without looking at the stack.
-  bool step_value(uint8_t opcode) {
-    switch (opcode) {
-      case 'N':
-        push(graph_.none());
-        return true;
-      case 0x88:
-        push(graph_.boolean(true));
-        return true;
-      case 0x89:
-        push(graph_.boolean(false));
-        return true;
-      case 'J':
-        push(graph_.integer(next<int32_t>("an integer")));
-        return true;
-      case 'K':
-        push(graph_.integer(next<uint8_t>("an integer")));
-        return true;
-      case 'M':
-        push(graph_.integer(next<uint16_t>("an integer")));
-        return true;
-      case 0x8a:
-        push(long_integer(next<uint8_t>("a length")));
-        return true;
-      case 0x8b:
-        push(long_integer(next<uint32_t>("a length")));
-        return true;
-      case 'G':
-        push(big_endian_real());
-        return true;
-      case 'X':
-        return push_text<uint32_t>(NodeKind::kString);
-      case 0x8c:
-        return push_text<uint8_t>(NodeKind::kString);
-      case 0x8d:
-        return push_text<uint64_t>(NodeKind::kString);
-      case 'B':
-        return push_text<uint32_t>(NodeKind::kBytes);
-      case 'C':
-        return push_text<uint8_t>(NodeKind::kBytes);
-      case 0x8e:
-        return push_text<uint64_t>(NodeKind::kBytes);
-      case 0x96:
-        return push_text<uint64_t>(NodeKind::kByteArray);
-      // Strings of Python 2, which torch decodes as UTF-8.
-      case 'T':
-        return push_text<uint32_t>(NodeKind::kString);
-      case 'U':
-        return push_text<uint8_t>(NodeKind::kString);
-      case ')':
-        push(graph_.sequence(NodeKind::kTuple));
-        return true;
-      case ']':
-        push(graph_.sequence(NodeKind::kList));
-        return true;
-      case '}':
-        push(graph_.dict());
-        return true;
-      case 0x8f:
-        push(graph_.sequence(NodeKind::kSet));
-        return true;
-      case 'c': {
-        const std::string_view module = line();
-        push_global(module, line());
-        return true;
-      }
-      default:
-        return false;
-    }
-  }
-
-  // Opcodes that make values of those on the stack.
-  bool step_container(uint8_t opcode) {
-    switch (opcode) {
-      case 't':
-        push(graph_.sequence(NodeKind::kTuple, pop_to_mark()));
-        return true;
-      case 0x85:
-        push(graph_.sequence(NodeKind::kTuple, pop_some(1)));
-        return true;
-      case 0x86:
-        push(graph_.sequence(NodeKind::kTuple, pop_some(2)));
-        return true;
-      case 0x87:
-        push(graph_.sequence(NodeKind::kTuple, pop_some(3)));
-        return true;
-      case 'l':
-        push(graph_.sequence(NodeKind::kList, pop_to_mark()));
-        return true;
-      case 0x91:
-        push(graph_.sequence(NodeKind::kFrozenSet, pop_to_mark()));
-        return true;
-      case 'd': {
-        const std::vector<NodeId> items = pop_to_mark();
-        push(graph_.dict());
-        set_items(items);
-        return true;
-      }
-      case 'a':
-        append(pop_some(1));
-        return true;
-      case 'e':
-        append(pop_to_mark());
-        return true;
-      case 0x90:
-        add_to_set(pop_to_mark());
-        return true;
-      case 's':
-        set_items(pop_some(2));
-        return true;
-      case 'u':
-        set_items(pop_to_mark());
-        return true;
-      case 'R':
-        push_call(CallKind::kReduce, false);
-        return true;
-      case 0x81:
-        push_call(CallKind::kNewObject, false);
-        return true;
-      case 0x92:
-        push_call(CallKind::kNewObjectEx, true);
-        return true;
-      case 'b':
-        build();
-        return true;
-      case 'Q':
-        push(graph_.persistent(pop()));
-        return true;
-      case 0x93:
-        stack_global();
-        return true;
-      default:
-        return false;
-    }
-  }
-
-  // Opcodes about the machine itself.
-  bool step_machine(uint8_t opcode) {
-    switch (opcode) {
-      case 0x80: {
-        const auto protocol = next<uint8_t>("a protocol");
-        if (protocol < 2 || protocol > 5) fail("protocol 2 to 5", concat(int{protocol}));
-        return true;
-      }
-      case 0x95:
-        check(next<uint64_t>("a frame") <= bytes_ - at_, "a frame inside the pickle",
-              "a longer one");
-        return true;
-      case '(':
-        marks_.push_back(stack_.size());
-        return true;
-      case '0':
-        stack_.size() > floor() ? stack_.pop_back() : void(pop_to_mark());
-        return true;
-      case '1':
-        pop_to_mark();
-        return true;
-      case '2':
-        push(top());
-        return true;
-      case 'h':
-        get(next<uint8_t>("a memo index"));
-        return true;
-      case 'j':
-        get(next<uint32_t>("a memo index"));
-        return true;
-      case 'q':
-        put(next<uint8_t>("a memo index"));
-        return true;
-      case 'r':
-        put(next<uint32_t>("a memo index"));
-        return true;
-      case 0x94:
-        put(memo_count_);
-        return true;
-      default:
-        return false;
-    }
-  }
+  using Step = void (*)(Machine&);
+  struct Opcode {
+    uint8_t code;
+    Step step;
+  };
+  static const Opcode kOpcodes[];
+  static std::array<Step, 256> steps_by_opcode();
 
   const uint8_t* data_;
   uint64_t bytes_, at_ = 0;
@@ -382,6 +237,71 @@ class Machine {
   std::vector<size_t> marks_;
   uint64_t memo_count_ = 0;
 };
+
+const Machine::Opcode Machine::kOpcodes[] = {
+    // Values, without a look at the stack. 'T' and 'U' are strings of Python 2, which torch decodes
+    // as UTF-8.
+    {'N', [](Machine& m) { m.push(m.graph_.none()); }},
+    {0x88, [](Machine& m) { m.push(m.graph_.boolean(true)); }},
+    {0x89, [](Machine& m) { m.push(m.graph_.boolean(false)); }},
+    {'J', [](Machine& m) { m.push(m.graph_.integer(m.next<int32_t>("an integer"))); }},
+    {'K', [](Machine& m) { m.push(m.graph_.integer(m.next<uint8_t>("an integer"))); }},
+    {'M', [](Machine& m) { m.push(m.graph_.integer(m.next<uint16_t>("an integer"))); }},
+    {0x8a, [](Machine& m) { m.push(m.long_integer(m.next<uint8_t>("a length"))); }},
+    {0x8b, [](Machine& m) { m.push(m.long_integer(m.next<uint32_t>("a length"))); }},
+    {'G', [](Machine& m) { m.push(m.big_endian_real()); }},
+    {'X', [](Machine& m) { m.push_text<uint32_t>(NodeKind::kString); }},
+    {0x8c, [](Machine& m) { m.push_text<uint8_t>(NodeKind::kString); }},
+    {0x8d, [](Machine& m) { m.push_text<uint64_t>(NodeKind::kString); }},
+    {'T', [](Machine& m) { m.push_text<uint32_t>(NodeKind::kString); }},
+    {'U', [](Machine& m) { m.push_text<uint8_t>(NodeKind::kString); }},
+    {'B', [](Machine& m) { m.push_text<uint32_t>(NodeKind::kBytes); }},
+    {'C', [](Machine& m) { m.push_text<uint8_t>(NodeKind::kBytes); }},
+    {0x8e, [](Machine& m) { m.push_text<uint64_t>(NodeKind::kBytes); }},
+    {0x96, [](Machine& m) { m.push_text<uint64_t>(NodeKind::kByteArray); }},
+    {')', [](Machine& m) { m.push(m.graph_.sequence(NodeKind::kTuple)); }},
+    {']', [](Machine& m) { m.push(m.graph_.sequence(NodeKind::kList)); }},
+    {'}', [](Machine& m) { m.push(m.graph_.dict()); }},
+    {0x8f, [](Machine& m) { m.push(m.graph_.sequence(NodeKind::kSet)); }},
+    {'c', [](Machine& m) { m.inline_global(); }},
+    // Values made of those on the stack.
+    {'t', [](Machine& m) { m.push(m.graph_.sequence(NodeKind::kTuple, m.pop_to_mark())); }},
+    {0x85, [](Machine& m) { m.push(m.graph_.sequence(NodeKind::kTuple, m.pop_some(1))); }},
+    {0x86, [](Machine& m) { m.push(m.graph_.sequence(NodeKind::kTuple, m.pop_some(2))); }},
+    {0x87, [](Machine& m) { m.push(m.graph_.sequence(NodeKind::kTuple, m.pop_some(3))); }},
+    {'l', [](Machine& m) { m.push(m.graph_.sequence(NodeKind::kList, m.pop_to_mark())); }},
+    {0x91, [](Machine& m) { m.push(m.graph_.sequence(NodeKind::kFrozenSet, m.pop_to_mark())); }},
+    {'d', [](Machine& m) { m.dict_to_mark(); }},
+    {'a', [](Machine& m) { m.append(m.pop_some(1)); }},
+    {'e', [](Machine& m) { m.append(m.pop_to_mark()); }},
+    {0x90, [](Machine& m) { m.add_to_set(m.pop_to_mark()); }},
+    {'s', [](Machine& m) { m.set_items(m.pop_some(2)); }},
+    {'u', [](Machine& m) { m.set_items(m.pop_to_mark()); }},
+    {'R', [](Machine& m) { m.push_call(CallKind::kReduce, false); }},
+    {0x81, [](Machine& m) { m.push_call(CallKind::kNewObject, false); }},
+    {0x92, [](Machine& m) { m.push_call(CallKind::kNewObjectEx, true); }},
+    {'b', [](Machine& m) { m.build(); }},
+    {'Q', [](Machine& m) { m.push(m.graph_.persistent(m.pop())); }},
+    {0x93, [](Machine& m) { m.stack_global(); }},
+    // The machine itself.
+    {0x80, [](Machine& m) { m.check_protocol(); }},
+    {0x95, [](Machine& m) { m.check_frame(); }},
+    {'(', [](Machine& m) { m.marks_.push_back(m.stack_.size()); }},
+    {'0', [](Machine& m) { m.drop(); }},
+    {'1', [](Machine& m) { m.pop_to_mark(); }},
+    {'2', [](Machine& m) { m.push(m.top()); }},
+    {'h', [](Machine& m) { m.get(m.next<uint8_t>("a memo index")); }},
+    {'j', [](Machine& m) { m.get(m.next<uint32_t>("a memo index")); }},
+    {'q', [](Machine& m) { m.put(m.next<uint8_t>("a memo index")); }},
+    {'r', [](Machine& m) { m.put(m.next<uint32_t>("a memo index")); }},
+    {0x94, [](Machine& m) { m.put(m.memo_count_); }},
+};
+
+std::array<Machine::Step, 256> Machine::steps_by_opcode() {
+  std::array<Step, 256> out{};
+  for (const Opcode& opcode : kOpcodes) out[opcode.code] = opcode.step;
+  return out;
+}
 
 }  // namespace
 

@@ -33,81 +33,72 @@ std::string number(double value) {
 
 }  // namespace
 
+// What a node without others in it says.
+std::string PickleGraph::describe_leaf(NodeId node) const {
+  switch (kind(node)) {
+    case NodeKind::kNone:
+      return "None";
+    case NodeKind::kBool:
+      return as_bool(node, false) ? "True" : "False";
+    case NodeKind::kInt:
+      return std::to_string(as_int(node, 0));
+    case NodeKind::kBigInt:
+      return "<a large integer>";
+    case NodeKind::kFloat:
+      return number(as_real(node, 0));
+    case NodeKind::kGlobal:
+      return global_name(node);
+    case NodeKind::kPersistent:
+      return "<storage>";
+    default:
+      return "<" + std::to_string(as_text(node).size()) + " bytes>";
+  }
+}
+
 void PickleGraph::describe_into(NodeId node, size_t limit, int depth, std::string& out) const {
   if (out.size() > limit) return;
   if (depth > kMaxDescribedDepth) {
     out += "...";
     return;
   }
-  const auto list = [&](const char* begin, const auto& children, const char* end) {
+  const auto inner = [&](NodeId child) { describe_into(child, limit, depth + 1, out); };
+  const auto list = [&](const char* begin, const auto& children, const char* end,
+                        const auto& describe_child) {
     out += begin;
     for (size_t i = 0; i < children.size() && out.size() <= limit; ++i) {
       if (i > 0) out += ", ";
-      describe_into(children[i], limit, depth + 1, out);
+      describe_child(children[i]);
     }
     out += end;
   };
-  const auto pairs = [&](const Pairs& children) {
-    out += "{";
-    for (size_t i = 0; i < children.size() && out.size() <= limit; ++i) {
-      if (i > 0) out += ", ";
-      describe_into(children[i].first, limit, depth + 1, out);
-      out += ": ";
-      describe_into(children[i].second, limit, depth + 1, out);
-    }
-    out += "}";
+  const auto pair = [&](const std::pair<NodeId, NodeId>& item) {
+    inner(item.first);
+    out += ": ";
+    inner(item.second);
   };
   switch (kind(node)) {
-    case NodeKind::kNone:
-      out += "None";
-      return;
-    case NodeKind::kBool:
-      out += as_bool(node, false) ? "True" : "False";
-      return;
-    case NodeKind::kInt:
-      out += std::to_string(as_int(node, 0));
-      return;
-    case NodeKind::kBigInt:
-      out += "<a large integer>";
-      return;
-    case NodeKind::kFloat:
-      out += number(as_real(node, 0));
-      return;
-    case NodeKind::kBytes:
-    case NodeKind::kByteArray:
-      out += "<" + std::to_string(as_text(node).size()) + " bytes>";
-      return;
     case NodeKind::kString:
-      quote(as_text(node), limit, out);
-      return;
+      return quote(as_text(node), limit, out);
     case NodeKind::kTuple:
-      list("(", items(node), items(node).size() == 1 ? ",)" : ")");
-      return;
+      return list("(", items(node), items(node).size() == 1 ? ",)" : ")", inner);
     case NodeKind::kList:
-      list("[", items(node), "]");
-      return;
+      return list("[", items(node), "]", inner);
     case NodeKind::kSet:
     case NodeKind::kFrozenSet:
-      list("{", items(node), "}");
-      return;
+      return list("{", items(node), "}", inner);
     case NodeKind::kDict:
-      pairs(dict_items(node));
-      return;
-    case NodeKind::kGlobal:
-      out += global_name(node);
-      return;
-    case NodeKind::kPersistent:
-      out += "<storage>";
-      return;
+      return list("{", dict_items(node), "}", pair);
     case NodeKind::kCall: {
       const Call& call = *as_call(node);
-      describe_into(call.callable, limit, depth + 1, out);
-      describe_into(call.arguments, limit, depth + 1, out);
-      if (!call.set_items.empty()) pairs(call.set_items);
-      if (!call.appended.empty()) list("[", call.appended, "]");
-      if (call.state != kNoNode) describe_into(call.state, limit, depth + 1, out);
+      inner(call.callable);
+      inner(call.arguments);
+      if (!call.set_items.empty()) list("{", call.set_items, "}", pair);
+      if (!call.appended.empty()) list("[", call.appended, "]", inner);
+      if (call.state != kNoNode) inner(call.state);
       return;
     }
+    default:
+      out += describe_leaf(node);
   }
 }
 

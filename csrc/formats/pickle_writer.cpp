@@ -44,13 +44,12 @@ class Writer {
   void remember(NodeId node) {
     if (uses_[node] < 2) return;
     memo_[node] = memo_count_++;
-    put<uint8_t>(memo_[node] < 256 ? 'q' : 'r');
-    memo_[node] < 256 ? put<uint8_t>(static_cast<uint8_t>(memo_[node]))
-                      : put<uint32_t>(memo_[node]);
+    at_memo('q', 'r', memo_[node]);
   }
 
-  void recall(uint32_t index) {
-    put<uint8_t>(index < 256 ? 'h' : 'j');
+  // An opcode for small or for large indices, and the index.
+  void at_memo(uint8_t near, uint8_t far, uint32_t index) {
+    put<uint8_t>(index < 256 ? near : far);
     index < 256 ? put<uint8_t>(static_cast<uint8_t>(index)) : put<uint32_t>(index);
   }
 
@@ -77,23 +76,14 @@ class Writer {
 
   void text(NodeId node) {
     const std::string_view bytes = graph_.as_text(node);
-    switch (graph_.kind(node)) {
-      case NodeKind::kString:
-        put<uint8_t>('X');
-        break;
-      case NodeKind::kBytes:
-        put<uint8_t>('B');
-        break;
-      case NodeKind::kBigInt:
-        put<uint8_t>(0x8b);
-        break;
-      default:
-        put<uint8_t>(0x96);
-        put<uint64_t>(bytes.size());
-        put(bytes);
-        return;
+    const NodeKind kind = graph_.kind(node);
+    if (kind == NodeKind::kByteArray) {
+      put<uint8_t>(0x96);
+      put<uint64_t>(bytes.size());
+    } else {
+      put<uint8_t>(kind == NodeKind::kString ? 'X' : kind == NodeKind::kBytes ? 'B' : 0x8b);
+      put<uint32_t>(static_cast<uint32_t>(bytes.size()));
     }
-    put<uint32_t>(static_cast<uint32_t>(bytes.size()));
     put(bytes);
   }
 
@@ -159,51 +149,38 @@ class Writer {
 
   void node(NodeId id) {
     if (memo_[id] != kNoNode) {
-      recall(memo_[id]);
-      return;
+      return at_memo('h', 'j', memo_[id]);
     }
     switch (graph_.kind(id)) {
       case NodeKind::kNone:
-        put<uint8_t>('N');
-        return;
+        return put<uint8_t>('N');
       case NodeKind::kBool:
-        put<uint8_t>(graph_.as_bool(id, false) ? 0x88 : 0x89);
-        return;
+        return put<uint8_t>(graph_.as_bool(id, false) ? 0x88 : 0x89);
       case NodeKind::kInt:
-        integer(graph_.as_int(id, 0));
-        return;
+        return integer(graph_.as_int(id, 0));
       case NodeKind::kFloat:
-        real(graph_.as_real(id, 0));
-        return;
+        return real(graph_.as_real(id, 0));
       case NodeKind::kTuple:
-        tuple(id);
-        return;
+        return tuple(id);
       case NodeKind::kList:
-        container(id, ']', 'e');
-        return;
+        return container(id, ']', 'e');
       case NodeKind::kSet:
-        container(id, 0x8f, 0x90);
-        return;
+        return container(id, 0x8f, 0x90);
       case NodeKind::kFrozenSet:
         all(graph_.items(id), 0x91);
-        remember(id);
-        return;
+        return remember(id);
       case NodeKind::kDict:
         put<uint8_t>('}');
         remember(id);
-        pairs(graph_.dict_items(id));
-        return;
+        return pairs(graph_.dict_items(id));
       case NodeKind::kGlobal:
-        global(id);
-        return;
+        return global(id);
       case NodeKind::kCall:
-        call(id);
-        return;
+        return call(id);
       case NodeKind::kPersistent:
         node(graph_.persistent_id(id));
         put<uint8_t>('Q');
-        remember(id);
-        return;
+        return remember(id);
       default:
         text(id);
         remember(id);

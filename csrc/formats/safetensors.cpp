@@ -1,12 +1,11 @@
 #include "csrc/formats/safetensors.h"
 
 #include <algorithm>
-#include <cstring>
+#include <nlohmann/json.hpp>
 #include <unordered_set>
 #include <utility>
 
 #include "csrc/formats/format_error.h"
-#include "csrc/formats/json.h"
 #include "csrc/formats/torch_file.h"
 
 namespace zeromuon::formats {
@@ -14,48 +13,80 @@ namespace {
 
 constexpr size_t kMaxDimensions = 64;
 
+// Raises FormatError for what is no JSON or no UTF-8, and for text after the value. Keys may
+// repeat.
+class JsonReader : public nlohmann::json::json_sax_t {
+ public:
+  // text: of the file, from `file_offset` on.
+  JsonReader(const std::string& file, int64_t file_offset)
+      : file_(file), file_offset_(file_offset) {}
+
+  void read(std::string_view text) { nlohmann::json::sax_parse(text.begin(), text.end(), this); }
+
+  virtual bool other(const char* what) = 0;
+  bool null() override { return other("null"); }
+  bool boolean(bool) override { return other("a boolean"); }
+  bool number_integer(int64_t) override { return other("a negative number"); }
+  bool number_float(double, const std::string&) override { return other("a real number"); }
+  bool binary(nlohmann::json::binary_t&) override { return other("binary data"); }
+  bool parse_error(size_t position, const std::string&, const nlohmann::json::exception&) override {
+    throw_format_error(file_, file_offset_ + static_cast<int64_t>(position), "JSON",
+                       "something else", kDamaged);
+  }
+
+ protected:
+  const std::string& file_;
+
+ private:
+  int64_t file_offset_;
+};
+
 // {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {...}}
-class HeaderReader : public JsonEvents {
+class HeaderReader : public JsonReader {
  public:
   HeaderReader(const std::string& file, uint64_t data_offset)
-      : file_(file), data_offset_(data_offset) {}
+      : JsonReader(file, 8), data_offset_(data_offset) {}
 
   std::vector<SafetensorsEntry> entries;
   std::map<std::string, std::string> metadata;
 
-  void begin_object() override {
+  bool start_object(size_t) override {
     check(!in_array_ && level_ < 2 && (level_ == 0 || key_taken_), "no object here", "one");
     ++level_;
     if (level_ == 2 && !in_metadata_) entry_ = {};
     seen_ = 0;
+    return true;
   }
 
-  void end_object() override {
+  bool end_object() override {
     if (level_ == 2 && !in_metadata_) finish_entry();
     in_metadata_ = false;
     --level_;
+    return true;
   }
 
-  void begin_array() override {
+  bool start_array(size_t) override {
     check(level_ == 2 && !in_metadata_ && !in_array_ &&
               (field_ == "shape" || field_ == "data_offsets"),
           "no array here", "one");
     in_array_ = true;
     numbers_.clear();
+    return true;
   }
 
-  void end_array() override {
+  bool end_array() override {
     in_array_ = false;
     if (field_ == "shape") {
-      entry_.shape.assign(numbers_.begin(), numbers_.end());
-    } else {
-      check(numbers_.size() == 2, "two data_offsets", concat(numbers_.size()));
-      begin_ = numbers_[0];
-      end_ = numbers_[1];
+      entry_.shape = numbers_;
+      return true;
     }
+    check(numbers_.size() == 2, "two data_offsets", concat(numbers_.size()));
+    begin_ = numbers_[0];
+    end_ = numbers_[1];
+    return true;
   }
 
-  void key(std::string text) override {
+  bool key(std::string& text) override {
     key_taken_ = true;
     if (level_ == 1) {
       check(names_.insert(text).second, "tensor names that differ", "\"" + text + "\" twice");
@@ -65,29 +96,34 @@ class HeaderReader : public JsonEvents {
       field_ = std::move(text);
       if (!in_metadata_) see(field_);
     }
+    return true;
   }
 
-  void string(std::string text) override {
+  bool string(std::string& text) override {
     check(level_ == 2 && !in_array_, "no string here", "one");
     if (in_metadata_) {
       check(metadata.emplace(field_, std::move(text)).second, "keys that differ",
             "\"" + field_ + "\" twice");
-      return;
+      return true;
     }
     check(field_ == "dtype", "a string only as dtype", "\"" + field_ + "\"");
-    if (parse_safetensors_name(text, entry_.type)) return;
+    if (parse_safetensors_name(text, entry_.type)) return true;
     throw_format_error(file_, 8, "an element type that this version knows",
                        "\"" + text + "\" for \"" + name_ + "\"", kUnknownType);
   }
 
-  void integer(uint64_t value) override {
+  bool number_unsigned(uint64_t value) override {
     check(in_array_, "a number only in an array", "one");
     check(numbers_.size() < kMaxDimensions && value <= INT64_MAX, "at most 64 sizes below 2^63",
           "more");
     numbers_.push_back(static_cast<int64_t>(value));
+    return true;
   }
 
-  void other(std::string_view what) override { check(false, "text or a size", std::string(what)); }
+  bool other(const char* what) override {
+    check(false, "text or a size", what);
+    return true;
+  }
 
  private:
   void check(bool good, const std::string& expected, const std::string& got) const {
@@ -114,7 +150,6 @@ class HeaderReader : public JsonEvents {
     entries.push_back(entry_);
   }
 
-  const std::string& file_;
   uint64_t data_offset_;
   int level_ = 0, seen_ = 0;
   bool in_array_ = false, in_metadata_ = false, key_taken_ = false;
@@ -126,43 +161,64 @@ class HeaderReader : public JsonEvents {
 };
 
 // {"metadata": {...}, "weight_map": {"name": "file", ...}}
-class IndexReader : public JsonEvents {
+class IndexReader : public JsonReader {
  public:
-  explicit IndexReader(const std::string& file) : file_(file) {}
+  explicit IndexReader(const std::string& file) : JsonReader(file, 0) {}
 
   std::map<std::string, std::string> files;
   bool found = false;
 
-  void begin_object() override {
+  bool start_object(size_t) override {
+    open();
     ++level_;
-    if (level_ != 2 || key_ != "weight_map") return;
+    if (level_ != 2 || key_ != "weight_map") return true;
     check(!found, "one weight_map", "two");
-    in_map_ = found = true;
+    return in_map_ = found = true;
   }
-  void end_object() override {
+  bool end_object() override {
+    --depth_;
     if (level_-- == 2) in_map_ = false;
+    return true;
   }
-  void begin_array() override { other("an array"); }
-  void end_array() override {}
-  void key(std::string text) override { key_ = std::move(text); }
-  void string(std::string text) override {
-    if (!in_map_) return;
+  bool start_array(size_t) override {
+    open();
+    return other("an array");
+  }
+  bool end_array() override {
+    --depth_;
+    return true;
+  }
+  bool key(std::string& text) override {
+    key_ = std::move(text);
+    return true;
+  }
+  bool string(std::string& text) override {
+    if (!in_map_) return true;
     check(!text.empty() && text.find('/') == std::string::npos && text != ".." && text != ".",
           "the name of a file in the same folder", "\"" + text + "\"");
     check(files.emplace(key_, std::move(text)).second, "tensor names that differ",
           "\"" + key_ + "\" twice");
+    return true;
   }
-  void integer(uint64_t) override { other("a number"); }
-  void other(std::string_view what) override {
-    check(!in_map_, "the name of a file", std::string(what));
-  }
-  void check(bool good, const std::string& expected, const std::string& got) const {
-    if (!good) throw_format_error(file_, -1, expected, got, kDamaged);
+  bool number_unsigned(uint64_t) override { return other("a number"); }
+  bool other(const char* what) override {
+    check(!in_map_, "the name of a file", what);
+    return true;
   }
 
  private:
-  const std::string& file_;
-  int level_ = 0;
+  void check(bool good, const std::string& expected, const std::string& got) const {
+    if (!good) throw_format_error(file_, -1, expected, got, kDamaged);
+  }
+  // The library's parser keeps one bit per open level; the levels are bounded here.
+  void open() {
+    constexpr int kMaxDepth = 8;
+    if (++depth_ <= kMaxDepth) return;
+    throw_format_error(file_, 0, concat("JSON of at most ", kMaxDepth, " levels"), "more",
+                       kDamaged);
+  }
+
+  int level_ = 0, depth_ = 0;  // of objects; of all
   bool in_map_ = false;
   std::string key_;
 };
@@ -205,7 +261,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path)
   const std::vector<uint8_t> header = file_->read(8, header_bytes);
   if (header[0] != '{') throw_format_error(path, 8, "{", "another byte", kDamaged);
   HeaderReader reader(path, 8 + header_bytes);
-  read_json({reinterpret_cast<const char*>(header.data()), header.size()}, path, 8, 4, reader);
+  reader.read({reinterpret_cast<const char*>(header.data()), header.size()});
   entries_ = std::move(reader.entries);
   metadata_ = std::move(reader.metadata);
   check_no_holes(path, entries_, 8 + header_bytes, file_->size());
@@ -213,8 +269,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path)
 
 std::map<std::string, std::string> read_safetensors_index(const std::string& path) {
   IndexReader reader(path);
-  const std::string text = read_text(path, SafetensorsFile::kMaxHeaderBytes);
-  read_json(text, path, 0, 8, reader);
+  reader.read(read_text(path, SafetensorsFile::kMaxHeaderBytes));
   if (!reader.found) throw_format_error(path, -1, "a weight_map", "none", kDamaged);
   return std::move(reader.files);
 }

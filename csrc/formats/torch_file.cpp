@@ -50,27 +50,24 @@ bool find_rebuild(const PickleGraph& graph, NodeId node, Rebuild& out) {
   for (int layer = 0; layer < kMaxLayers; ++layer) {
     const Call* call = graph.as_call(node);
     if (call == nullptr) return false;
-    const std::string name = graph.global_name(call->callable);
-    const auto& arguments = graph.items(call->arguments);
+    std::string name = graph.global_name(call->callable);
+    const std::vector<NodeId>* arguments = &graph.items(call->arguments);
+    if (name == "torch._tensor._rebuild_from_type_v2" && arguments->size() >= 3) {
+      // (function, type, arguments, state)
+      name = graph.global_name((*arguments)[0]);
+      arguments = &graph.items((*arguments)[2]);
+      if (!is_rebuild(name)) return false;
+    }
     if (is_rebuild(name)) {
-      out.arguments = &arguments;
+      out.arguments = arguments;
       out.untyped = name.back() == '3';
       return true;
     }
-    if (name == "torch._utils._rebuild_parameter" ||
-        name == "torch._utils._rebuild_parameter_with_state") {
-      if (arguments.size() < 2) return false;
-      out.requires_grad = graph.as_bool(arguments[1], false);
-      node = arguments[0];
-    } else if (name == "torch._tensor._rebuild_from_type_v2") {
-      // (function, type, arguments, state)
-      if (arguments.size() < 3 || !is_rebuild(graph.global_name(arguments[0]))) return false;
-      out.arguments = &graph.items(arguments[2]);
-      out.untyped = graph.global_name(arguments[0]).back() == '3';
-      return true;
-    } else {
-      return false;
-    }
+    const bool parameter = name == "torch._utils._rebuild_parameter" ||
+                           name == "torch._utils._rebuild_parameter_with_state";
+    if (!parameter || arguments->size() < 2) return false;
+    out.requires_grad = graph.as_bool((*arguments)[1], false);
+    node = (*arguments)[0];
   }
   return false;
 }
@@ -221,8 +218,6 @@ std::optional<StoredTensor> TorchFile::tensor(NodeId node) const {
          concat("elements up to ", extent));
   }
   out.storage = storage.key;
-  out.storage_bytes = record->bytes;
-  out.storage_file_offset = record->data_offset;
   out.file_offset = record->data_offset + static_cast<uint64_t>(offset * size_of(out.type));
   return out;
 }

@@ -19,7 +19,6 @@ struct StoredTensor {
   std::vector<int64_t> shape, strides;  // strides in elements
   uint64_t file_offset = 0;             // of element 0
   std::string storage;                  // key of its storage: equal ones share memory
-  uint64_t storage_bytes = 0, storage_file_offset = 0;
   bool requires_grad = false;
 
   int64_t numel() const;

@@ -8,16 +8,21 @@
 namespace zeromuon::formats {
 namespace {
 
+constexpr uint32_t kLocal = 0x04034b50, kCentral = 0x02014b50, kEnd = 0x06054b50,
+                   kEnd64 = 0x06064b50, kLocator64 = 0x07064b50;
 constexpr uint64_t kLocalBytes = 30;
 constexpr uint64_t kMax32 = 0xffffffff;
-constexpr uint16_t kUtf8 = 0x0800, kVersion = 45, kPaddingExtra = 0x4246;  // torch's "FB"
+constexpr uint16_t kUtf8 = 0x0800, kVersion = 45, kStored = 0, kNoTime = 0, kZip64Extra = 1;
+constexpr uint16_t kPaddingExtra = 0x4246;  // torch's "FB"
 constexpr uint16_t kDate = 0x21;  // 1980-01-01, the first: outputs do not depend on the day
 
-template <typename T>
-void put(std::string& out, T value) {
-  out.append(reinterpret_cast<const char*>(&value), sizeof value);
+// The values as they lie in memory, one after the other.
+template <typename... Ts>
+void put(std::string& out, Ts... values) {
+  (out.append(reinterpret_cast<const char*>(&values), sizeof values), ...);
 }
 
+uint16_t short_of(uint64_t value) { return static_cast<uint16_t>(value); }
 uint32_t clipped(uint64_t value) { return static_cast<uint32_t>(std::min(value, kMax32)); }
 
 // A local header whose record is larger than 4 GiB has both sizes in 20 bytes of extra field.
@@ -54,33 +59,20 @@ void ZipWriter::set_crc(int record, uint32_t crc) {
 
 // What local header and directory say alike of a record.
 void ZipWriter::put_facts(std::string& out, const Record& r) {
-  put<uint16_t>(out, kUtf8);
-  put<uint16_t>(out, 0);  // stored
-  put<uint16_t>(out, 0);
-  put<uint16_t>(out, kDate);
-  put<uint32_t>(out, r.crc);
-  put<uint32_t>(out, clipped(r.bytes));
-  put<uint32_t>(out, clipped(r.bytes));
-  put<uint16_t>(out, static_cast<uint16_t>(r.name.size()));
+  put(out, kUtf8, kStored, kNoTime, kDate, r.crc, clipped(r.bytes), clipped(r.bytes),
+      short_of(r.name.size()));
 }
 
 std::string ZipWriter::local_header(const Record& r) const {
   std::string out;
-  put<uint32_t>(out, 0x04034b50);
-  put<uint16_t>(out, kVersion);
+  put(out, kLocal, kVersion);
   put_facts(out, r);
   const uint64_t fixed = r.header_offset + kLocalBytes + r.name.size();
-  put<uint16_t>(out, static_cast<uint16_t>(r.data_offset - fixed));
+  put(out, short_of(r.data_offset - fixed));
   out += r.name;
-  if (zip64_bytes(r.bytes) > 0) {
-    put<uint16_t>(out, 1);
-    put<uint16_t>(out, 16);
-    put<uint64_t>(out, r.bytes);
-    put<uint64_t>(out, r.bytes);
-  }
+  if (zip64_bytes(r.bytes) > 0) put(out, kZip64Extra, uint16_t{16}, r.bytes, r.bytes);
   const uint64_t padding = r.data_offset - r.header_offset - out.size() - 4;
-  put<uint16_t>(out, kPaddingExtra);
-  put<uint16_t>(out, static_cast<uint16_t>(padding));
+  put(out, kPaddingExtra, short_of(padding));
   out.append(padding, 'Z');
   return out;
 }
@@ -89,46 +81,24 @@ std::string ZipWriter::directory(uint64_t offset) const {
   std::string out;
   for (const Record& r : records_) {
     std::string extra;
-    if (r.bytes >= kMax32) {
-      put<uint64_t>(extra, r.bytes);
-      put<uint64_t>(extra, r.bytes);
-    }
-    if (r.header_offset >= kMax32) put<uint64_t>(extra, r.header_offset);
-    put<uint32_t>(out, 0x02014b50);
-    put<uint16_t>(out, kVersion);
-    put<uint16_t>(out, kVersion);
+    if (r.bytes >= kMax32) put(extra, r.bytes, r.bytes);
+    if (r.header_offset >= kMax32) put(extra, r.header_offset);
+    put(out, kCentral, kVersion, kVersion);
     put_facts(out, r);
-    put<uint16_t>(out, static_cast<uint16_t>(extra.empty() ? 0 : extra.size() + 4));
+    put(out, short_of(extra.empty() ? 0 : extra.size() + 4));
     out.append(2 + 2 + 2 + 4, '\0');  // comment, disk, attributes
-    put<uint32_t>(out, clipped(r.header_offset));
+    put(out, clipped(r.header_offset));
     out += r.name;
-    if (extra.empty()) continue;
-    put<uint16_t>(out, 1);
-    put<uint16_t>(out, static_cast<uint16_t>(extra.size()));
+    if (!extra.empty()) put(out, kZip64Extra, short_of(extra.size()));
     out += extra;
   }
   const uint64_t bytes = out.size(), end = offset + bytes, count = records_.size();
-  put<uint32_t>(out, 0x06064b50);
-  put<uint64_t>(out, 44);
-  put<uint16_t>(out, kVersion);
-  put<uint16_t>(out, kVersion);
-  put<uint64_t>(out, 0);
-  put<uint64_t>(out, count);
-  put<uint64_t>(out, count);
-  put<uint64_t>(out, bytes);
-  put<uint64_t>(out, offset);
-  put<uint32_t>(out, 0x07064b50);
-  put<uint32_t>(out, 0);
-  put<uint64_t>(out, end);
-  put<uint32_t>(out, 1);
-  put<uint32_t>(out, 0x06054b50);
-  put<uint32_t>(out, 0);
-  const auto count16 = static_cast<uint16_t>(std::min<uint64_t>(count, 0xffff));
-  put<uint16_t>(out, count16);
-  put<uint16_t>(out, count16);
-  put<uint32_t>(out, clipped(bytes));
-  put<uint32_t>(out, clipped(offset));
-  put<uint16_t>(out, 0);
+  constexpr uint64_t kRestOfEnd64 = 44;
+  constexpr uint32_t kDisk = 0, kDisks = 1;
+  put(out, kEnd64, kRestOfEnd64, kVersion, kVersion, kDisk, kDisk, count, count, bytes, offset);
+  put(out, kLocator64, kDisk, end, kDisks);
+  const uint16_t count16 = short_of(std::min<uint64_t>(count, 0xffff)), no_comment = 0;
+  put(out, kEnd, kDisk, count16, count16, clipped(bytes), clipped(offset), no_comment);
   return out;
 }
 

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "csrc/base/check.h"
-
 namespace zeromuon::convert {
 
 const char* name_of(Kind kind) {
@@ -33,7 +31,7 @@ std::map<std::string, std::string> texts_of(const Facts& facts) {
   for (const auto& [name, text] : texts) {
     if (*text) out[name] = **text;
   }
-  if (facts.dtype) out["dtype"] = formats::name_of(*facts.dtype);
+  if (facts.dtype) out["dtype"] = name_of(*facts.dtype);
   for (const auto& [key, value] : facts.metadata) out["metadata." + key] = value;
   return out;
 }

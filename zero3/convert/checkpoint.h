@@ -2,38 +2,67 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "csrc/formats/element_type.h"
+#include "csrc/formats/format_error.h"
 #include "csrc/formats/input_file.h"
-#include "csrc/formats/torch_file.h"
+#include "csrc/formats/torch_writer.h"
 
 namespace zeromuon::convert {
+
+namespace fs = std::filesystem;
+
+// The words of csrc/formats that this folder speaks, too.
+using formats::ElementType;
+using formats::InputFile;
+using formats::kDamaged;
+using formats::kNoNode;
+using formats::NodeId;
+using formats::NodeKind;
+using formats::numel_of;
+using formats::PickleGraph;
+using formats::StoredTensor;
+using formats::throw_format_error;
+using formats::TorchFile;
+using formats::TorchFileWriter;
 
 enum class Kind : uint8_t { kZero3, kUniversal, kSafetensors, kTorch, kDcp };
 const char* name_of(Kind kind);  // "ZeRO-3", "universal", "safetensors", "torch", "DCP"
 
 // A contiguous run of a tensor's row-major bytes.
 struct ByteRange {
-  std::shared_ptr<const formats::InputFile> file;
+  std::shared_ptr<const InputFile> file;
   uint64_t offset = 0, bytes = 0;
 };
 
 // The values of a tensor: `ranges` one after the other are its elements in row-major order. With
 // `strides` (elements, from the beginning of the only range) it is a view into that range instead.
 struct TensorSource {
-  formats::ElementType type = formats::ElementType::kFloat32;
+  ElementType type = ElementType::kFloat32;
   std::vector<int64_t> shape;
   std::vector<ByteRange> ranges;
   std::vector<int64_t> strides;
 
   int64_t numel() const;
-  int64_t bytes() const { return numel() * formats::size_of(type); }
+  int64_t bytes() const { return numel() * size_of(type); }
 };
+
+// A tensor whose elements are those of one range.
+TensorSource source_at(ElementType type, std::vector<int64_t> shape, ByteRange range);
+
+// A tensor of a torch file.
+TensorSource source_of(const TorchFile& file, const StoredTensor& tensor);
+
+// Where elements [begin, begin + count) of a source without strides lie.
+std::vector<ByteRange> ranges_of(const TensorSource& source, int64_t begin, int64_t count);
+
+// Elements [begin, begin + count) in row-major order into `out`, wherever the pieces lie.
+void read_elements(const TensorSource& source, int64_t begin, int64_t count, uint8_t* out);
 
 enum class TensorRole : uint8_t { kUnknown, kMuon, kAdamW, kFrozen, kBuffer };
 const char* name_of(TensorRole role);  // "", "muon", "adamw", "frozen", "buffer"
@@ -57,7 +86,7 @@ enum class Optimizer : uint8_t { kNone, kAdamW, kZeroMuon, kDeepSpeedMuon, kOthe
 
 // What a checkpoint says of its run; empty where it does not.
 struct Facts {
-  std::optional<formats::ElementType> dtype;  // of the model, or of most of its elements
+  std::optional<ElementType> dtype;  // of the model, or of most of its elements
   std::optional<int64_t> global_steps, global_samples, skipped_steps;
   std::optional<int64_t> optimizer_step;
   std::optional<int64_t> sub_group_size;    // elements of a rank that close a sub-group, above 0
@@ -88,7 +117,7 @@ struct Checkpoint {
 
   // Files of ZeRO-3, one per rank, and of universal (optimizer_state.pt, model states): for what
   // verbs copy besides tensors.
-  std::vector<std::shared_ptr<const formats::TorchFile>> model_files, optim_files;
+  std::vector<std::shared_ptr<const TorchFile>> model_files, optim_files;
 
   const NamedTensor* find(const std::string& name) const;
   // "AdamW", "ZeroMuon", "Muon (DeepSpeed)", what the configuration says of another, or "".

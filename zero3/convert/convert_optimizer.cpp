@@ -10,26 +10,15 @@
 #include <set>
 #include <utility>
 
-#include "csrc/formats/format_error.h"
-#include "zero3/convert/converted_entry.h"
 #include "zero3/convert/entry.h"
 #include "zero3/convert/optimizer_facts.h"
 #include "zero3/convert/optimizer_plan.h"
 #include "zero3/convert/outputs.h"
 #include "zero3/convert/verbs.h"
-#include "zero3/convert/write_universal.h"
-#include "zero3/convert/write_zero3.h"
+#include "zero3/convert/write_formats.h"
 
 namespace zeromuon::convert {
 namespace {
-
-using formats::ElementType;
-using formats::kNoNode;
-using formats::NodeId;
-using formats::NodeKind;
-using formats::PickleGraph;
-using formats::TorchFile;
-using formats::TorchFileWriter;
 
 enum class Target : uint8_t { kZeroMuon, kAdamW };
 
@@ -51,7 +40,7 @@ void check_source(const Checkpoint& source, Target target) {
 class ConvertedOptimizer : public OptimizerPlan {
  public:
   ConvertedOptimizer(const Checkpoint& source, const ConvertOptimizerOptions& options)
-      : source_(source),
+      : OptimizerPlan(source),
         target_(parse_target(options.to)),
         hyper_(hyper_of(source, options.numbers)),
         roles_(target_ == Target::kZeroMuon || source.optimizer != Optimizer::kAdamW
@@ -61,32 +50,28 @@ class ConvertedOptimizer : public OptimizerPlan {
     choose_kind(options.momentum_kind);
     check_source(source, target_);
     make_groups();
-    states_.resize(source.tensors.size());
     for (const auto& group : groups_) {
       for (const int t : group) plan(source.tensors[t], roles_[t], states_[t]);
     }
   }
 
-  const std::vector<std::vector<int>>& groups() const override { return groups_; }
-  const States& states(int tensor) const override { return states_.at(tensor); }
-
-  void add_scalars(TorchFileWriter& writer, int, const FlatGroup& group,
+  void add_scalars(TorchFileWriter& writer, int, const SubGroup& group,
                    NodeId state) const override {
     writer.graph().set(state, "step", step_node(writer, step_of(group)));
   }
 
-  NodeId state_dict(TorchFileWriter& writer, int, const std::vector<FlatGroup>& groups,
+  NodeId state_dict(TorchFileWriter& writer, int, const std::vector<SubGroup>& groups,
                     NodeId state) const override {
     PickleGraph& graph = writer.graph();
     std::vector<NodeId> list;
     for (size_t g = 0; g < groups_.size(); ++g) {
-      list.push_back(target_ == Target::kAdamW ? adamw_group(graph) : muon_group(graph, hyper_));
+      list.push_back(target_ == Target::kAdamW ? adamw_group(graph) : muon_group(graph));
       graph.set(list.back(), "params", params_node(graph, groups, static_cast<int>(g)));
     }
     const NodeId out = graph.dict();
     graph.set(out, "state", state);
     if (target_ == Target::kZeroMuon) {
-      const NodeId entry = entry_node(writer, {source_, hyper_, kind_, roles_, groups_});
+      const NodeId entry = entry_node(writer);
       graph.set(list.at(0), kEntrySchema.key, entry);
       graph.set(out, kEntrySchema.key, entry);
     }
@@ -182,9 +167,9 @@ class ConvertedOptimizer : public OptimizerPlan {
   PlannedState copied(const NamedTensor& tensor, const char* name, double factor) const {
     const auto found = tensor.states.find(name);
     if (found == tensor.states.end()) {
-      formats::throw_format_error(source_.folder, -1,
-                                  concat("the state ", name, " of \"", tensor.name, "\""), "none",
-                                  "the checkpoint has no optimizer states to convert");
+      throw_format_error(source_.folder, -1,
+                         concat("the state ", name, " of \"", tensor.name, "\""), "none",
+                         "the checkpoint has no optimizer states to convert");
     }
     return {PlannedState::Fill::kSource, found->second, factor, ElementType::kFloat32};
   }
@@ -217,7 +202,7 @@ class ConvertedOptimizer : public OptimizerPlan {
                                                             : PlannedState::Fill::kZeros);
   }
 
-  int64_t step_of(const FlatGroup& group) const {
+  int64_t step_of(const SubGroup& group) const {
     const bool reset = target_ == Target::kAdamW &&
                        std::any_of(group.tensors.begin(), group.tensors.end(),
                                    [&](int t) { return roles_[t] == TensorRole::kMuon; });
@@ -233,12 +218,24 @@ class ConvertedOptimizer : public OptimizerPlan {
     return writer.add_constant(ElementType::kFloat32, {}, std::move(content));
   }
 
+  NodeId betas_node(PickleGraph& graph, NodeKind kind) const {
+    return graph.sequence(kind, {graph.real(hyper_.beta1), graph.real(hyper_.beta2)});
+  }
+
+  NodeId muon_group(PickleGraph& graph) const {
+    const NodeId group = graph.dict();
+    graph.set(group, "lr", graph.real(hyper_.lr * hyper_.lr_now));
+    if (hyper_.scheduled) graph.set(group, "initial_lr", graph.real(hyper_.lr));
+    graph.set(group, "weight_decay", graph.real(hyper_.weight_decay));
+    return group;
+  }
+
   // The keys of torch's AdamW and of DeepSpeed's.
   NodeId adamw_group(PickleGraph& graph) const {
     const NodeId group = graph.dict();
     graph.set(group, "lr", graph.real(hyper_.adam_lr * hyper_.lr_now));
     if (hyper_.scheduled) graph.set(group, "initial_lr", graph.real(hyper_.adam_lr));
-    graph.set(group, "betas", betas_node(graph, hyper_, NodeKind::kTuple));
+    graph.set(group, "betas", betas_node(graph, NodeKind::kTuple));
     graph.set(group, "eps", graph.real(hyper_.eps));
     graph.set(group, "weight_decay", graph.real(hyper_.weight_decay));
     graph.set(group, "bias_correction", graph.boolean(true));
@@ -250,14 +247,68 @@ class ConvertedOptimizer : public OptimizerPlan {
     return group;
   }
 
-  const Checkpoint& source_;
+  NodeId roles_node(PickleGraph& graph) const {
+    const NodeId roles = graph.dict();
+    for (const auto& group : groups_) {
+      for (const int t : group) {
+        const NodeId role = graph.string(name_of(roles_[t]));
+        graph.set(roles, source_.tensors[t].name, role);
+      }
+    }
+    return roles;
+  }
+
+  // On top of `options`, those of the source: a resumed run is warned of what differs.
+  void set_options(PickleGraph& graph, NodeId options) const {
+    const bool one_rate = hyper_.adam_lr == hyper_.lr;
+    graph.set(options, "lr", graph.real(hyper_.lr));
+    graph.set(options, "adam_lr", one_rate ? graph.none() : graph.real(hyper_.adam_lr));
+    graph.set(options, "momentum", graph.real(hyper_.momentum));
+    graph.set(options, "momentum_kind", graph.string(kind_));
+    graph.set(options, "weight_decay", graph.real(hyper_.weight_decay));
+    graph.set(options, "betas", betas_node(graph, NodeKind::kList));
+    graph.set(options, "eps", graph.real(hyper_.eps));
+    if (source_.optimizer == Optimizer::kDeepSpeedMuon) {
+      graph.set(options, "scale", graph.string("original"));
+    }
+  }
+
+  NodeId groups_node(PickleGraph& graph) const {
+    std::vector<NodeId> groups;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      groups.push_back(muon_group(graph));
+      const double ratio = hyper_.lr != 0 ? hyper_.adam_lr / hyper_.lr : 1;
+      graph.set(groups.back(), "adam_ratio", graph.real(ratio));
+    }
+    return graph.sequence(NodeKind::kList, std::move(groups));
+  }
+
+  // The entry, see entry.h. What the source's own has beside is kept.
+  NodeId entry_node(TorchFileWriter& writer) const {
+    PickleGraph& graph = writer.graph();
+    const TorchFile& file = optimizer_file(source_, 0);
+    const NodeId before = find_entry(file, optimizer_state_dict(file));
+    const auto kept = [&](const char* field, NodeId otherwise) {
+      const NodeId node = file.graph().get(before, field);
+      return node == kNoNode ? otherwise : writer.copy_of(file, node);
+    };
+    const NodeId options = kept("options", graph.dict()), out = graph.dict();
+    set_options(graph, options);
+    graph.set(out, "format", graph.integer(kEntrySchema.format));
+    graph.set(out, "needs", kept("needs", graph.sequence(NodeKind::kList)));
+    graph.set(out, "roles", roles_node(graph));
+    graph.set(out, "options", options);
+    graph.set(out, "arithmetic", kept("arithmetic", graph.string("not recorded")));
+    graph.set(out, "groups", groups_node(graph));
+    keep_unknown_fields(writer, file, before, out);
+    return out;
+  }
+
   Target target_;
   Hyper hyper_;
   std::vector<TensorRole> roles_;
   int64_t step_;
   std::string kind_;
-  std::vector<std::vector<int>> groups_;
-  std::vector<States> states_;
 };
 
 std::string describe(const ConvertOptimizerOptions& options) {
@@ -277,13 +328,13 @@ OutputReport convert_optimizer(const ConvertOptimizerOptions& options) {
   OutputReport report;
   report.notes = plan.notes();
   if (source.kind == Kind::kUniversal) {
-    write_universal(source, plan, options.output, describe(options), options.run, report);
+    write_universal(plan, options.output, describe(options), options.run, report);
     return report;
   }
   const std::string tag = options.tag.empty() ? source.tag : options.tag;
   const int64_t size = source.facts.sub_group_size.value_or(kDefaultSubGroupSize);
-  write_zero3(source, plan, {options.output, tag, source.world_size, size, describe(options)},
-              options.run, report);
+  write_zero3(plan, {options.output, tag, source.world_size, size, describe(options)}, options.run,
+              report);
   return report;
 }
 

@@ -4,15 +4,12 @@
 #include <mutex>
 #include <utility>
 
-#include "csrc/base/check.h"
 #include "csrc/formats/crc32.h"
 #include "csrc/formats/zip_reader.h"
 #include "zero3/convert/outputs.h"
 
 namespace zeromuon::convert {
 namespace {
-
-using formats::InputFile;
 
 struct Record {
   std::string where;
@@ -53,12 +50,10 @@ std::vector<formats::Finding> CrcCheck::run(const RunOptions& run, int64_t& byte
       const bool touched = after != wanted.ranges.begin() &&
                            std::prev(after)->second > record.data_offset && record.bytes > 0;
       if (!wanted.all && !touched) continue;
-      TensorSource source{
-          formats::ElementType::kUInt8, {static_cast<int64_t>(record.bytes)}, {}, {}};
-      if (record.bytes > 0) {
-        source.ranges.push_back({wanted.file, record.data_offset, record.bytes});
-      }
-      blocks.push_back(block_of(source, source.type));
+      const TensorSource bytes =
+          source_at(ElementType::kUInt8, {static_cast<int64_t>(record.bytes)},
+                    {wanted.file, record.data_offset, record.bytes});
+      blocks.push_back(block_of(bytes, bytes.type));
       records.push_back({zip.where(record), record.data_offset, record.crc});
     }
   }
@@ -78,7 +73,7 @@ std::vector<formats::Finding> CrcCheck::run(const RunOptions& run, int64_t& byte
     bytes_read += blocks[i].bytes();
     if (crc == records[i].crc) continue;
     out.push_back({records[i].where, static_cast<int64_t>(records[i].offset),
-                   concat("CRC ", records[i].crc), concat("CRC ", crc), formats::kDamaged});
+                   concat("CRC ", records[i].crc), concat("CRC ", crc), kDamaged});
   }
   return out;
 }
@@ -86,9 +81,7 @@ std::vector<formats::Finding> CrcCheck::run(const RunOptions& run, int64_t& byte
 void CrcCheck::require_whole(const RunOptions& run) const {
   int64_t bytes_read = 0;
   const std::vector<formats::Finding> findings = this->run(run, bytes_read);
-  if (findings.empty()) return;
-  const formats::Finding& first = findings.front();
-  formats::throw_format_error(first.file, first.offset, first.expected, first.got, first.remedy);
+  if (!findings.empty()) throw formats::FormatError(findings.front());
 }
 
 void require_whole(const Checkpoint& source, const RunOptions& run) {

@@ -5,9 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "csrc/formats/format_error.h"
 #include "zero3/convert/checkpoint.h"
-#include "zero3/convert/run_options.h"
+#include "zero3/convert/transfer.h"
 
 namespace zeromuon::convert {
 
@@ -16,7 +15,7 @@ namespace zeromuon::convert {
 class CrcCheck {
  public:
   // Every record of a torch file.
-  void add(const std::shared_ptr<const formats::InputFile>& file);
+  void add(const std::shared_ptr<const InputFile>& file);
   // The records in which the bytes of the tensor lie.
   void add(const TensorSource& source);
 
@@ -28,14 +27,14 @@ class CrcCheck {
  private:
   // The ranges that are wanted; none: the whole file.
   struct Wanted {
-    std::shared_ptr<const formats::InputFile> file;
+    std::shared_ptr<const InputFile> file;
     bool all = false;
     std::map<uint64_t, uint64_t> ranges;  // begin -> end, the furthest of those that begin there
   };
-  Wanted* wanted(const std::shared_ptr<const formats::InputFile>& file);
+  Wanted* wanted(const std::shared_ptr<const InputFile>& file);
 
   std::vector<Wanted> files_;
-  std::map<const formats::InputFile*, size_t> numbers_;
+  std::map<const InputFile*, size_t> numbers_;
 };
 
 // All that a verb may copy from the checkpoint. Raises FormatError for the first thing that is

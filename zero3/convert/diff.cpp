@@ -6,7 +6,6 @@
 #include <string_view>
 #include <utility>
 
-#include "csrc/formats/torch_file.h"
 #include "zero3/convert/elements.h"
 #include "zero3/convert/outputs.h"
 
@@ -50,7 +49,7 @@ std::string label_of(const Parts::key_type& key) {
 // Counts where the elements differ: by bits when both have one type, by value otherwise.
 void compare(const TensorSource& a, const uint8_t* in_a, const TensorSource& b, const uint8_t* in_b,
              int64_t count, TensorDifference& out) {
-  const auto size = static_cast<size_t>(formats::size_of(a.type));
+  const auto size = static_cast<size_t>(size_of(a.type));
   if (a.type == b.type && std::memcmp(in_a, in_b, size * static_cast<size_t>(count)) == 0) return;
   for (int64_t i = 0; i < count; ++i) {
     const double x = value_of(a.type, in_a, i), y = value_of(b.type, in_b, i);
@@ -124,14 +123,14 @@ class Differ {
     }
     blocks_a_.push_back(block_of(a, a.type));
     blocks_b_.push_back(block_of(b, b.type));
-    found_.push_back({name, part, "", formats::name_of(a.type), formats::name_of(b.type), 0, 0, 0});
+    found_.push_back({name, part, "", name_of(a.type), name_of(b.type), 0, 0, 0});
   }
 
   void compare_chunk(int block, int64_t begin, const uint8_t* data, int64_t count) {
     thread_local std::vector<uint8_t> second, scratch;
     const TensorSource& a = blocks_a_[block].pieces[0].source;
     const TensorSource& b = blocks_b_[block].pieces[0].source;
-    second.resize(static_cast<size_t>(count * formats::size_of(b.type)));
+    second.resize(static_cast<size_t>(count * size_of(b.type)));
     readers_b_[block].read(begin, count, second.data(), scratch);
     TensorDifference part;
     compare(a, data, b, second.data(), count, part);

@@ -4,37 +4,25 @@
 #include <cstring>
 #include <type_traits>
 
-#include "csrc/base/check.h"
 #include "csrc/base/dtype.h"
 
 namespace zeromuon::convert {
 namespace {
 
-using formats::ElementType;
-
-template <typename T>
-struct Tag {
-  using type = T;
-};
-
-// Calls body(Tag<T>) with the C++ type of a convertible element; false for others.
-template <typename Body>
-bool with_float(ElementType type, const Body& body) {
+// What body() returns of a zero of the C++ type of a convertible element; `otherwise` for others.
+template <typename Body, typename Result>
+Result with_float(ElementType type, Result otherwise, const Body& body) {
   switch (type) {
     case ElementType::kFloat64:
-      body(Tag<double>());
-      return true;
+      return body(double{});
     case ElementType::kFloat32:
-      body(Tag<float>());
-      return true;
+      return body(float{});
     case ElementType::kFloat16:
-      body(Tag<Float16>());
-      return true;
+      return body(Float16{});
     case ElementType::kBFloat16:
-      body(Tag<BFloat16>());
-      return true;
+      return body(BFloat16{});
     default:
-      return false;
+      return otherwise;
   }
 }
 
@@ -97,10 +85,13 @@ ElementSums sums(const T* in, int64_t count) {
 
 template <typename T>
 double integer_at(const void* in, int64_t index) {
-  T value;
-  std::memcpy(&value, static_cast<const char*>(in) + index * static_cast<int64_t>(sizeof value),
-              sizeof value);
-  return static_cast<double>(value);
+  return static_cast<double>(static_cast<const T*>(in)[index]);
+}
+
+template <typename T>
+double complex_at(const void* in, int64_t index) {
+  const auto* parts = static_cast<const T*>(in) + 2 * index;
+  return std::hypot(static_cast<double>(parts[0]), static_cast<double>(parts[1]));
 }
 
 // 1 sign, `exponent_bits`, the rest mantissa; E4M3 has no infinity.
@@ -120,40 +111,35 @@ double float8(uint8_t bits, int exponent_bits, bool has_infinity) {
 }  // namespace
 
 bool can_convert(ElementType from, ElementType to) {
-  const auto nothing = [](auto) {};
-  return from == to || (with_float(from, nothing) && with_float(to, nothing));
+  const auto yes = [](auto) { return true; };
+  return from == to || (with_float(from, false, yes) && with_float(to, false, yes));
 }
 
 int64_t convert_elements(ElementType from, const void* in, ElementType to, void* out, int64_t count,
                          double factor) {
   if (from == to && factor == 1) {
-    if (in != out) std::memcpy(out, in, static_cast<size_t>(count * formats::size_of(from)));
+    if (in != out) std::memcpy(out, in, static_cast<size_t>(count * size_of(from)));
     return 0;
   }
-  bool done = false;
-  int64_t lost = 0;
-  with_float(from, [&](auto source) {
-    done = with_float(to, [&](auto target) {
-      const auto* typed_in = static_cast<const typename decltype(source)::type*>(in);
-      auto* typed_out = static_cast<typename decltype(target)::type*>(out);
-      lost = overflows<typename decltype(target)::type>(typed_in, count, factor);
+  constexpr int64_t kNoConversion = -1;
+  const int64_t lost = with_float(from, kNoConversion, [&](auto source) {
+    return with_float(to, kNoConversion, [&](auto target) {
+      const auto* typed_in = static_cast<const decltype(source)*>(in);
+      auto* typed_out = static_cast<decltype(target)*>(out);
+      const int64_t beyond = overflows<decltype(target)>(typed_in, count, factor);
       if (factor == 1) {
         convert_plain(typed_in, typed_out, count);
       } else {
         convert(typed_in, typed_out, count, factor);
       }
+      return beyond;
     });
   });
-  invariant(done, "no conversion from ", formats::name_of(from), " to ", formats::name_of(to));
+  invariant(lost != kNoConversion, "no conversion from ", name_of(from), " to ", name_of(to));
   return lost;
 }
 
 double value_of(ElementType type, const void* in, int64_t index) {
-  double out = 0;
-  const bool floating = with_float(type, [&](auto tag) {
-    out = widen(static_cast<const typename decltype(tag)::type*>(in)[index]);
-  });
-  if (floating) return out;
   switch (type) {
     case ElementType::kInt64:
       return integer_at<int64_t>(in, index);
@@ -176,27 +162,25 @@ double value_of(ElementType type, const void* in, int64_t index) {
       return float8(static_cast<const uint8_t*>(in)[index], 4, false);
     case ElementType::kFloat8E5M2:
       return float8(static_cast<const uint8_t*>(in)[index], 5, true);
-    case ElementType::kComplex64: {
-      const auto* parts = static_cast<const float*>(in) + 2 * index;
-      return std::hypot(static_cast<double>(parts[0]), static_cast<double>(parts[1]));
-    }
-    default: {
-      const auto* parts = static_cast<const double*>(in) + 2 * index;
-      return std::hypot(parts[0], parts[1]);
-    }
+    case ElementType::kComplex64:
+      return complex_at<float>(in, index);
+    case ElementType::kComplex128:
+      return complex_at<double>(in, index);
+    default:
+      return with_float(type, 0.0, [&](auto zero) {
+        return widen(static_cast<const decltype(zero)*>(in)[index]);
+      });
   }
 }
 
 ElementSums sums_of(ElementType type, const void* in, int64_t count) {
   ElementSums out;
-  const bool floating = with_float(type, [&](auto tag) {
-    out = sums(static_cast<const typename decltype(tag)::type*>(in), count);
-  });
-  for (int64_t i = 0; !floating && i < count; ++i) {
+  for (int64_t i = 0; !can_convert(type, ElementType::kFloat32) && i < count; ++i) {
     const double value = value_of(type, in, i);
     out.add(sums(&value, 1));
   }
-  return out;
+  return with_float(type, out,
+                    [&](auto zero) { return sums(static_cast<const decltype(zero)*>(in), count); });
 }
 
 }  // namespace zeromuon::convert

@@ -1,19 +1,16 @@
 // Conversions between stored element types.
 #pragma once
 
-#include <cstdint>
-
-#include "csrc/formats/element_type.h"
-
+#include "zero3/convert/checkpoint.h"
 namespace zeromuon::convert {
 
 // float64, float32, float16 and bfloat16 convert into each other.
-bool can_convert(formats::ElementType from, formats::ElementType to);
+bool can_convert(ElementType from, ElementType to);
 
 // `out` may be `in` when both types are equal. Rounds to nearest, ties to even. factor: multiplies
 // floating elements, in fp64. Returns how many finite elements became infinite.
-int64_t convert_elements(formats::ElementType from, const void* in, formats::ElementType to,
-                         void* out, int64_t count, double factor);
+int64_t convert_elements(ElementType from, const void* in, ElementType to, void* out, int64_t count,
+                         double factor);
 
 // Sums over elements; integers count as finite.
 struct ElementSums {
@@ -26,9 +23,9 @@ struct ElementSums {
     squares += other.squares;
   }
 };
-ElementSums sums_of(formats::ElementType type, const void* in, int64_t count);
+ElementSums sums_of(ElementType type, const void* in, int64_t count);
 
 // One element as fp64; integers of 64 bits are rounded.
-double value_of(formats::ElementType type, const void* in, int64_t index);
+double value_of(ElementType type, const void* in, int64_t index);
 
 }  // namespace zeromuon::convert

@@ -1,21 +1,16 @@
 #include "zero3/convert/entry.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
-#include "csrc/base/check.h"
 #include "zero3/convert/read_formats.h"
 
 namespace zeromuon::convert {
 namespace {
 
-using formats::kNoNode;
-using formats::NodeId;
-using formats::PickleGraph;
-using formats::TorchFile;
-
 constexpr const char* kOther = "take the zeromuon that wrote it, or a later one";
 
-bool contains(const std::vector<std::string_view>& names, std::string_view name) {
+bool contains(const std::vector<std::string>& names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
@@ -26,7 +21,6 @@ void check(const TorchFile& file, NodeId entry) {
     refuse(file.path(), concat("a ZeroMuon state of format ", kEntrySchema.format),
            format == kNoNode ? "none" : "format " + graph.describe(format, 20), kOther);
   }
-  if (needs == kNoNode) return;
   for (const NodeId need : graph.items(needs)) {
     if (contains(kEntrySchema.needs, graph.as_text(need))) continue;
     refuse(file.path(), "a ZeroMuon state with needs that this version knows",
@@ -34,21 +28,31 @@ void check(const TorchFile& file, NodeId entry) {
   }
 }
 
+EntrySchema read_schema() {
+  const auto schema = nlohmann::json::parse(
+#include <entry_schema.inc>  // made by CMakeLists.txt
+  );
+  EntrySchema out{schema.at("key"), schema.at("format"), schema.at("needs"), {}};
+  for (const auto& field : schema.at("fields").items()) out.fields.push_back(field.key());
+  return out;
+}
+
 }  // namespace
+
+const EntrySchema kEntrySchema = read_schema();
 
 NodeId find_entry(const TorchFile& file, NodeId state_dict) {
   const PickleGraph& graph = file.graph();
   NodeId entry = graph.get(state_dict, kEntrySchema.key);
   const NodeId groups = graph.get(state_dict, "param_groups");
-  if (entry == kNoNode && groups != kNoNode && !graph.items(groups).empty()) {
+  if (entry == kNoNode && !graph.items(groups).empty()) {
     entry = graph.get(graph.items(groups)[0], kEntrySchema.key);
   }
   if (entry != kNoNode) check(file, entry);
   return entry;
 }
 
-void keep_unknown_fields(formats::TorchFileWriter& writer, const TorchFile& file, NodeId from,
-                         NodeId to) {
+void keep_unknown_fields(TorchFileWriter& writer, const TorchFile& file, NodeId from, NodeId to) {
   const PickleGraph& graph = file.graph();
   for (const auto& [key, value] : graph.dict_items(from)) {
     if (contains(kEntrySchema.fields, graph.as_text(key))) continue;

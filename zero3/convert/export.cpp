@@ -1,8 +1,6 @@
 #include <algorithm>
-#include <filesystem>
 #include <unordered_map>
 
-#include "csrc/formats/format_error.h"
 #include "csrc/formats/output_file.h"
 #include "zero3/convert/crcs.h"
 #include "zero3/convert/elements.h"
@@ -12,8 +10,6 @@
 namespace zeromuon::convert {
 namespace {
 
-namespace fs = std::filesystem;
-using formats::ElementType;
 using formats::PlannedTensor;
 
 // One tensor of the output and where it comes from.
@@ -35,6 +31,12 @@ Block block_of_tensor(const Exported& exported) {
   return block;
 }
 
+std::vector<PlannedTensor> planned(const std::vector<Exported>& tensors) {
+  std::vector<PlannedTensor> out;
+  for (const Exported& e : tensors) out.push_back(e.planned);
+  return out;
+}
+
 class SafetensorsOutput : public OpenOutput {
  public:
   SafetensorsOutput(const std::string& path, const std::vector<Exported>& tensors,
@@ -48,12 +50,6 @@ class SafetensorsOutput : public OpenOutput {
     writer_.write(block, offset, data, bytes);
   }
   void finish() override { writer_.finish(); }
-
-  static std::vector<PlannedTensor> planned(const std::vector<Exported>& tensors) {
-    std::vector<PlannedTensor> out;
-    for (const Exported& e : tensors) out.push_back(e.planned);
-    return out;
-  }
 
  private:
   formats::SafetensorsWriter writer_;
@@ -81,7 +77,25 @@ class Export {
   OutputReport run() {
     report_.tensors = static_cast<int64_t>(tensors_.size());
     report_.notes = source_.warnings;
-    options_.format == "torch" ? write_torch() : write_safetensors();
+    const bool torch = options_.format == "torch", one_file = is_torch_file();
+    std::vector<PlannedOutput> outputs = torch ? plan_torch() : plan_safetensors();
+    const std::string folder =
+        torch ? fs::path(outputs[0].path).parent_path().string() : options_.output;
+    const std::string index = (fs::path(folder) / "model.safetensors.index.json").string();
+    const bool sharded = outputs.size() > 1;
+    std::vector<std::string> names = paths_of(outputs);
+    if (sharded) names.push_back(index);
+    if (!one_file) refuse_others(names);
+    Journal journal(folder, identity(), source_, options_.run, names);
+    check_source();
+    if (!folder.empty()) formats::make_folders(folder);
+    write_journalled(std::move(outputs), journal, options_.run, report_);
+    if (sharded) {
+      formats::write_safetensors_index(folder, planned(tensors_), shards(), true);
+      report_.files.push_back(index);
+    }
+    if (!one_file) remove_others(names);
+    journal.remove();
     return std::move(report_);
   }
 
@@ -123,12 +137,12 @@ class Export {
       });
       if (!fits) continue;
       const ElementType type = parse_dtype(dtype);
-      require(can_convert(own, type), "\"", tensor.name, "\": ", formats::name_of(own),
+      require(can_convert(own, type), "\"", tensor.name, "\": ", name_of(own),
               " is not converted to ", dtype, "; change the pattern \"", pattern, "\"");
       return type;
     }
     const bool keeps = tensor.role == TensorRole::kFrozen || tensor.role == TensorRole::kBuffer;
-    if (options_.dtype.empty() || keeps || !formats::is_floating(own)) return own;
+    if (options_.dtype.empty() || keeps || !is_floating(own)) return own;
     const ElementType type = parse_dtype(options_.dtype);
     return can_convert(own, type) ? type : own;
   }
@@ -172,50 +186,40 @@ class Export {
   std::string identity() const {
     std::string out = concat("export ", options_.format, " ", options_.max_shard_bytes);
     for (const Exported& e : tensors_)
-      out += concat("\n", e.planned.name, " ", formats::name_of(e.planned.type));
+      out += concat("\n", e.planned.name, " ", name_of(e.planned.type));
     return out;
   }
 
   int64_t bytes_of(const std::vector<Exported>& tensors) const {
     int64_t sum = 0;
     for (const Exported& e : tensors) {
-      sum += formats::numel_of(e.planned.shape) * formats::size_of(e.planned.type);
+      sum += numel_of(e.planned.shape) * size_of(e.planned.type);
     }
     return sum;
   }
 
-  void write_safetensors() {
-    const std::vector<PlannedTensor> all = SafetensorsOutput::planned(tensors_);
-    const auto shards = formats::plan_shards(all, static_cast<uint64_t>(options_.max_shard_bytes));
-    const int count = static_cast<int>(shards.size());
+  std::vector<std::vector<int>> shards() const {
+    return formats::plan_shards(planned(tensors_), static_cast<uint64_t>(options_.max_shard_bytes));
+  }
+
+  std::vector<PlannedOutput> plan_safetensors() const {
     std::map<std::string, std::string> metadata;
-    for (const auto& [alias, stored] : report_.aliases)
+    for (const auto& [alias, stored] : report_.aliases) {
       metadata["zeromuon.alias." + alias] = stored;
+    }
     std::vector<PlannedOutput> outputs;
-    std::vector<std::string> names;
+    const auto shards = this->shards();
+    const int count = static_cast<int>(shards.size());
     for (int i = 0; i < count; ++i) {
       std::vector<Exported> tensors;
       for (const int t : shards[i]) tensors.push_back(tensors_[t]);
       const std::string path = (fs::path(options_.output) / formats::shard_name(i, count)).string();
       const bool replace = options_.run.force;
-      names.push_back(path);
       outputs.push_back(
           {path, bytes_of(tensors),
            [=] { return std::make_unique<SafetensorsOutput>(path, tensors, metadata, replace); }});
     }
-    const std::string index = (fs::path(options_.output) / "model.safetensors.index.json").string();
-    if (count > 1) names.push_back(index);
-    refuse_others(names);
-    Journal journal(options_.output, identity(), source_, options_.run, names);
-    check_source();
-    formats::make_folders(options_.output);
-    write_journalled(std::move(outputs), journal, options_.run, report_);
-    if (count > 1) {
-      formats::write_safetensors_index(options_.output, all, shards, true);
-      report_.files.push_back(index);
-    }
-    remove_others(names);
-    journal.remove();
+    return outputs;
   }
 
   // Files of another model in the output folder, in either format: they would be read instead of
@@ -238,7 +242,7 @@ class Export {
   void refuse_others(const std::vector<std::string>& names) const {
     const std::vector<std::string> found = others(names);
     if (found.empty() || options_.run.force) return;
-    formats::throw_format_error(
+    throw_format_error(
         found.front(), -1, "an output folder without another model", "one that has it",
         "choose another output, or say --force to remove it once this one is written");
   }
@@ -265,11 +269,11 @@ class Export {
 
   std::unique_ptr<OpenOutput> open_torch(const std::string& path) const {
     auto out = std::make_unique<TorchOutput>(path, options_.run.force);
-    formats::PickleGraph& graph = out->writer().graph();
-    std::vector<std::pair<formats::NodeId, formats::NodeId>> items;
-    std::map<std::string, formats::NodeId> nodes;
+    PickleGraph& graph = out->writer().graph();
+    std::vector<std::pair<NodeId, NodeId>> items;
+    std::map<std::string, NodeId> nodes;
     for (const Exported& e : tensors_) {
-      const formats::NodeId node = out->add_tensor(block_of_tensor(e), e.planned.shape);
+      const NodeId node = out->add_tensor(block_of_tensor(e), e.planned.shape);
       items.emplace_back(graph.string(e.planned.name), node);
       nodes[e.planned.name] = node;
     }
@@ -280,20 +284,10 @@ class Export {
     return out;
   }
 
-  void write_torch() {
-    const bool file = is_torch_file();
-    const std::string path =
-        file ? options_.output : (fs::path(options_.output) / "pytorch_model.bin").string();
-    const std::string folder = fs::path(path).parent_path().string();
-    if (!file) refuse_others({path});
-    Journal journal(folder, identity(), source_, options_.run, {path});
-    check_source();
-    if (!folder.empty()) formats::make_folders(folder);
-    std::vector<PlannedOutput> outputs;
-    outputs.push_back({path, bytes_of(tensors_), [=, this] { return open_torch(path); }});
-    write_journalled(std::move(outputs), journal, options_.run, report_);
-    if (!file) remove_others({path});
-    journal.remove();
+  std::vector<PlannedOutput> plan_torch() const {
+    const fs::path output = options_.output;
+    const std::string path = (is_torch_file() ? output : output / "pytorch_model.bin").string();
+    return {{path, bytes_of(tensors_), [=, this] { return open_torch(path); }}};
   }
 
   ExportOptions options_;

@@ -1,20 +1,15 @@
-#include "zero3/convert/model_root.h"
-
 #include <utility>
 
-namespace zeromuon::convert {
+#include "zero3/convert/write_formats.h"
 
-using formats::kNoNode;
-using formats::NodeId;
-using formats::NodeKind;
-using formats::PickleGraph;
+namespace zeromuon::convert {
 
 namespace {
 
 NodeId shapes_node(PickleGraph& graph, const Checkpoint& source,
-                   const std::vector<FlatGroup>& flat_groups) {
+                   const std::vector<SubGroup>& flat_groups) {
   std::vector<NodeId> groups;
-  for (const FlatGroup& group : flat_groups) {
+  for (const SubGroup& group : flat_groups) {
     std::vector<std::pair<NodeId, NodeId>> items;
     for (const int t : group.tensors) {
       const NodeId name = graph.string(source.tensors[t].name);
@@ -47,10 +42,10 @@ void add_what_older_ones_lack(PickleGraph& graph, NodeId root, const Checkpoint&
 
 }  // namespace
 
-NodeId model_root(formats::TorchFileWriter& writer, const Checkpoint& source,
-                  const OptimizerPlan& plan, const std::vector<FlatGroup>& groups,
-                  const formats::TorchFile& file,
+NodeId model_root(TorchFileWriter& writer, const OptimizerPlan& plan,
+                  const std::vector<SubGroup>& groups, const TorchFile& file,
                   const std::function<NodeId(std::string_view key, NodeId value)>& changed) {
+  const Checkpoint& source = plan.source();
   PickleGraph& graph = writer.graph();
   const PickleGraph& from = file.graph();
   const NodeId root = graph.dict();

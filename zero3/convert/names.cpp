@@ -1,36 +1,15 @@
 #include "zero3/convert/names.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <set>
 #include <utility>
 
-#include "csrc/formats/format_error.h"
+#include "csrc/formats/json.h"
 #include "zero3/convert/outputs.h"
 #include "zero3/convert/read_formats.h"
 
 namespace zeromuon::convert {
 namespace {
-
-namespace fs = std::filesystem;
-
-// The first byte of a sequence says how many follow, and bounds the first that does.
-struct Sequence {
-  int following = -1;
-  uint8_t low = 0x80, high = 0xbf;
-};
-
-Sequence sequence_of(uint8_t lead) {
-  if (lead < 0x80) return {0};
-  if (lead >= 0xc2 && lead <= 0xdf) return {1};
-  if (lead == 0xe0) return {2, 0xa0, 0xbf};  // not in fewer bytes
-  if (lead == 0xed) return {2, 0x80, 0x9f};  // no surrogates
-  if (lead >= 0xe1 && lead <= 0xef) return {2};
-  if (lead == 0xf0) return {3, 0x90, 0xbf};
-  if (lead >= 0xf1 && lead <= 0xf3) return {3};
-  if (lead == 0xf4) return {3, 0x80, 0x8f};  // up to U+10FFFF
-  return {};
-}
 
 // Names of tensors come from the first file that says them.
 std::string file_with_names(const Checkpoint& checkpoint) {
@@ -72,24 +51,9 @@ std::string nearest_names(const std::vector<std::string>& names, const std::stri
 
 }  // namespace
 
-bool is_utf8(std::string_view text) {
-  for (size_t i = 0; i < text.size();) {
-    Sequence sequence = sequence_of(static_cast<uint8_t>(text[i++]));
-    if (sequence.following < 0) return false;
-    for (; sequence.following > 0; --sequence.following) {
-      if (i == text.size()) return false;
-      const auto byte = static_cast<uint8_t>(text[i++]);
-      if (byte < sequence.low || byte > sequence.high) return false;
-      sequence.low = 0x80;
-      sequence.high = 0xbf;
-    }
-  }
-  return true;
-}
-
 void check_names(const Checkpoint& checkpoint) {
   const auto check = [&](const char* what, const std::string& text) {
-    if (is_utf8(text)) return;
+    if (formats::is_utf8(text)) return;
     refuse(file_with_names(checkpoint), std::string(what) + " in UTF-8", "\"" + text + "\"",
            "load it with Python, give it another name, and save it again");
   };
@@ -108,7 +72,7 @@ void check_names(const Checkpoint& checkpoint) {
 }
 
 void check_new_tag(const std::string& tag, const char* option) {
-  require(is_file_name(tag) && is_utf8(tag), option,
+  require(is_file_name(tag) && formats::is_utf8(tag), option,
           ": expected the name of a folder, in UTF-8 and without a slash, got \"", tag,
           "\"; choose another name with ", option);
   require(tag != "latest" && tag != "latest_universal", option,

@@ -2,14 +2,11 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "zero3/convert/checkpoint.h"
 
 namespace zeromuon::convert {
-
-bool is_utf8(std::string_view text);
 
 // Raises FormatError that names the file where a name or a fact is no UTF-8: neither safetensors
 // nor JSON can hold it.

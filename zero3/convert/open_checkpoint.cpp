@@ -1,12 +1,10 @@
 #include <algorithm>
 #include <cstring>
-#include <filesystem>
 #include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "csrc/formats/format_error.h"
 #include "csrc/formats/safetensors.h"
 #include "zero3/convert/checkpoint.h"
 #include "zero3/convert/names.h"
@@ -14,8 +12,6 @@
 
 namespace zeromuon::convert {
 namespace {
-
-namespace fs = std::filesystem;
 
 bool has_file(const fs::path& folder, const char* name) {
   std::error_code ignored;
@@ -81,7 +77,7 @@ enum class Begin : uint8_t { kZip, kPickle, kSafetensors, kNothing, kOther, kPoi
 
 Begin begin_of(const std::string& path) {
   constexpr std::string_view kPointer = "version https://git-lfs";
-  const formats::InputFile file(path);
+  const InputFile file(path);
   std::string head(std::min<uint64_t>(file.size(), kPointer.size()), '\0');
   file.read(0, head.data(), head.size());
   uint64_t header_bytes = 0;
@@ -166,12 +162,18 @@ void check_sizes(const Checkpoint& checkpoint) {
 
 void refuse(const std::string& file, const std::string& expected, const std::string& got,
             const std::string& remedy) {
-  formats::throw_format_error(file, -1, expected, got, remedy);
+  throw_format_error(file, -1, expected, got, remedy);
 }
 
 void refuse_kind(const std::string& folder, const std::string& got) {
   refuse(folder, "an output folder without a checkpoint of another kind", got,
          "choose another output");
+}
+
+std::string read_name(const fs::path& file) {
+  std::string name = formats::read_text(file.string(), 4096);
+  while (!name.empty() && std::isspace(static_cast<unsigned char>(name.back()))) name.pop_back();
+  return name;
 }
 
 bool is_file_name(const std::string& text) {
@@ -182,7 +184,7 @@ bool is_file_name(const std::string& text) {
 }
 
 TorchFilePtr open_torch_file(const fs::path& path) {
-  return std::make_shared<const formats::TorchFile>(path.string());
+  return std::make_shared<const TorchFile>(path.string());
 }
 
 Checkpoint open_checkpoint(const std::string& path, const std::string& tag) {

@@ -6,17 +6,11 @@
 #include <unordered_map>
 #include <utility>
 
-#include "csrc/formats/format_error.h"
 #include "zero3/convert/entry.h"
 #include "zero3/convert/optimizer_plan.h"
 
 namespace zeromuon::convert {
 namespace {
-
-using formats::kNoNode;
-using formats::NodeId;
-using formats::PickleGraph;
-using formats::TorchFile;
 
 std::string option_of(std::string name) {
   std::replace(name.begin(), name.end(), '_', '-');
@@ -29,8 +23,7 @@ class HyperReader {
   explicit HyperReader(const Checkpoint& source)
       : file_(optimizer_file(source, 0)), graph_(file_.graph()) {
     const NodeId state_dict = optimizer_state_dict(file_);
-    const NodeId groups = graph_.get(state_dict, "param_groups");
-    if (groups != kNoNode) read_groups(graph_.items(groups));
+    read_groups(graph_.items(graph_.get(state_dict, "param_groups")));
     read_options(graph_.get(find_entry(file_, state_dict), "options"));
   }
 
@@ -41,7 +34,7 @@ class HyperReader {
   void read_groups(const std::vector<NodeId>& groups) {
     if (!groups.empty()) read_first(groups[0]);
     for (const NodeId group : groups) {
-      const bool muon = graph_.as_bool(or_none(graph_.get(group, "use_muon")), false);
+      const bool muon = graph_.as_bool(graph_.get(group, "use_muon"), false);
       if (!muon) out_.adam_lr = number(group, "initial_lr", number(group, "lr", out_.lr));
       out_.momentum = number(group, "momentum", out_.momentum);
       out_.eps = number(group, "eps", out_.eps);
@@ -70,14 +63,13 @@ class HyperReader {
   }
 
   void read_betas(NodeId betas) {
-    if (betas == kNoNode || graph_.items(betas).size() != 2) return;
+    if (graph_.items(betas).size() != 2) return;
     out_.beta1 = graph_.as_real(graph_.items(betas)[0], out_.beta1);
     out_.beta2 = graph_.as_real(graph_.items(betas)[1], out_.beta2);
   }
 
-  NodeId or_none(NodeId node) const { return node == kNoNode ? graph_.none() : node; }
   double number(NodeId dict, const char* key, double otherwise) const {
-    return graph_.as_real(or_none(graph_.get(dict, key)), otherwise);
+    return graph_.as_real(graph_.get(dict, key), otherwise);
   }
 
   const TorchFile& file_;
@@ -149,9 +141,9 @@ std::vector<int> model_order(const Checkpoint& source) {
     numbers.erase(found);
   }
   if (numbers.empty()) return order;
-  formats::throw_format_error(file.path(), -1,
-                              "\"" + numbers.begin()->first + "\" in the model's state dict",
-                              "none", formats::kDamaged);
+  throw_format_error(file.path(), -1,
+                     "\"" + numbers.begin()->first + "\" in the model's state dict", "none",
+                     kDamaged);
 }
 
 std::vector<TensorRole> roles_of(const Checkpoint& source,

@@ -3,17 +3,13 @@
 #include <fnmatch.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <sstream>
 #include <utility>
 
-#include "csrc/formats/format_error.h"
 #include "csrc/formats/output_file.h"
 
 namespace zeromuon::convert {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr const char* kJournal = ".zeromuon-journal";
 
@@ -33,10 +29,9 @@ void refuse_sources(const Checkpoint& source, const std::vector<std::string>& ou
   }
   for (const std::string& output : outputs) {
     if (!sources.contains(fs::weakly_canonical(output, ignored).string())) continue;
-    formats::throw_format_error(output, -1, "an output apart from the source",
-                                "a file of the source itself",
-                                "choose another output (or, of ZeRO-3, another --new-tag), also "
-                                "with --force; remove the source when you have looked at it");
+    throw_format_error(output, -1, "an output apart from the source", "a file of the source itself",
+                       "choose another output (or, of ZeRO-3, another --new-tag), also "
+                       "with --force; remove the source when you have looked at it");
   }
 }
 
@@ -54,14 +49,14 @@ Journal::Journal(const std::string& folder, const std::string& what, const Check
   refuse_sources(source, outputs);
   std::string identity = what;
   for (const std::string& file : source.files) {
-    identity += "\n" + file + " " + formats::InputFile(file).fingerprint();
+    identity += "\n" + file + " " + InputFile(file).fingerprint();
   }
   head_ = concat("zeromuon ckpt journal 1 ", hash_of(identity), "\n");
   if (run.resume) read_old(outputs);
   std::error_code ignored;
   for (const std::string& output : outputs) {
     if (run.force || finished_.contains(output) || !fs::exists(output, ignored)) continue;
-    formats::throw_format_error(
+    throw_format_error(
         output, -1, "no file of this name", "one that exists",
         fs::exists(path_, ignored)
             ? "an earlier run was interrupted: go on with --resume, or replace it with --force"
@@ -75,9 +70,9 @@ void Journal::read_old(const std::vector<std::string>& outputs) {
   if (!fs::exists(path_, ignored)) return;
   const std::string old = formats::read_text(path_, 64 << 20);
   if (!old.starts_with(head_)) {
-    formats::throw_format_error(path_, 0, "the journal of this run",
-                                "that of a run with other options or other sources",
-                                "repeat the options of then, or start again with --force");
+    throw_format_error(path_, 0, "the journal of this run",
+                       "that of a run with other options or other sources",
+                       "repeat the options of then, or start again with --force");
   }
   std::istringstream lines(old.substr(head_.size()));
   const std::set<std::string> known(outputs.begin(), outputs.end());
@@ -107,28 +102,20 @@ void Journal::remove() {
   fs::remove(path_, ignored);
 }
 
-formats::NodeId TorchOutput::add_tensor(Block block, const std::vector<int64_t>& shape,
-                                        bool requires_grad) {
-  const formats::ElementType type = block.type;
+NodeId TorchOutput::add_tensor(Block block, const std::vector<int64_t>& shape, bool requires_grad,
+                               const std::vector<int64_t>& strides) {
+  const ElementType type = block.type;
   const int storage = writer_.add_storage(type, static_cast<uint64_t>(block.bytes()));
   blocks_.push_back(std::move(block));
   storages_.push_back(storage);
-  return writer_.add_tensor(storage, type, shape, 0, {}, requires_grad);
+  return writer_.add_tensor(storage, type, shape, 0, strides, requires_grad);
 }
 
-formats::NodeId TorchOutput::add_repeated(Block block, int64_t numel) {
-  const formats::ElementType type = block.type;
-  const int storage = writer_.add_storage(type, static_cast<uint64_t>(block.bytes()));
-  blocks_.push_back(std::move(block));
-  storages_.push_back(storage);
-  return writer_.add_tensor(storage, type, {numel}, 0, {0});
-}
-
-void TorchOutput::begin(formats::NodeId root) {
+void TorchOutput::begin(NodeId root) {
   for (const auto& copied : writer_.copied()) {
-    TensorSource source{formats::ElementType::kUInt8, {static_cast<int64_t>(copied.bytes)}, {}, {}};
-    if (copied.bytes > 0) source.ranges.push_back({copied.file, copied.file_offset, copied.bytes});
-    blocks_.push_back(block_of(source, source.type));
+    const TensorSource bytes = source_at(ElementType::kUInt8, {static_cast<int64_t>(copied.bytes)},
+                                         {copied.file, copied.file_offset, copied.bytes});
+    blocks_.push_back(block_of(bytes, bytes.type));
     storages_.push_back(copied.storage);
   }
   writer_.begin(root);
@@ -149,9 +136,15 @@ std::string journal_in(const std::string& folder) {
   return fs::exists(path, ignored) ? path.string() : "";
 }
 
+std::vector<std::string> paths_of(const std::vector<PlannedOutput>& outputs) {
+  std::vector<std::string> paths;
+  for (const PlannedOutput& output : outputs) paths.push_back(output.path);
+  return paths;
+}
+
 void write_journalled(std::vector<PlannedOutput> outputs, Journal& journal, const RunOptions& run,
                       OutputReport& report) {
-  for (const PlannedOutput& output : outputs) report.files.push_back(output.path);
+  report.files = paths_of(outputs);
   report.kept_files = journal.kept();
   std::erase_if(outputs, [&](const PlannedOutput& o) { return journal.finished(o.path); });
   for (const PlannedOutput& output : outputs) report.bytes_written += output.bytes;
@@ -165,7 +158,7 @@ void write_journalled(std::vector<PlannedOutput> outputs, Journal& journal, cons
   for (const std::string& folder : folders) formats::sync_folder(folder);
 }
 
-Block block_of(const TensorSource& source, formats::ElementType type) {
+Block block_of(const TensorSource& source, ElementType type) {
   Block block;
   block.type = type;
   block.pieces.push_back({source, 0, source.numel(), 1});

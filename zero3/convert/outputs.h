@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "csrc/formats/safetensors.h"
-#include "csrc/formats/torch_writer.h"
 #include "zero3/convert/transfer.h"
 #include "zero3/convert/verbs.h"
 
@@ -44,14 +43,16 @@ class TorchOutput : public OpenOutput {
  public:
   TorchOutput(const std::string& path, bool replace) : writer_(path, replace) {}
 
-  formats::TorchFileWriter& writer() { return writer_; }
-  // A tensor of its own storage that the block fills.
-  formats::NodeId add_tensor(Block block, const std::vector<int64_t>& shape,
-                             bool requires_grad = false);
+  TorchFileWriter& writer() { return writer_; }
+  // A tensor of its own storage that the block fills. strides: empty for row-major.
+  NodeId add_tensor(Block block, const std::vector<int64_t>& shape, bool requires_grad = false,
+                    const std::vector<int64_t>& strides = {});
   // One stored element that stands for `numel`.
-  formats::NodeId add_repeated(Block block, int64_t numel);
+  NodeId add_repeated(Block block, int64_t numel) {
+    return add_tensor(std::move(block), {numel}, false, {0});
+  }
   // After the last tensor: adds copied storages and begins the file.
-  void begin(formats::NodeId root);
+  void begin(NodeId root);
 
   const std::vector<Block>& blocks() const override { return blocks_; }
   bool wants_crc() const override { return true; }
@@ -60,7 +61,7 @@ class TorchOutput : public OpenOutput {
   void finish() override { writer_.finish(false); }  // write_journalled() syncs the folder
 
  private:
-  formats::TorchFileWriter writer_;
+  TorchFileWriter writer_;
   std::vector<Block> blocks_;
   std::vector<int> storages_;  // of the blocks
 };
@@ -68,12 +69,14 @@ class TorchOutput : public OpenOutput {
 // The journal that an unfinished run left in the folder; "" without.
 std::string journal_in(const std::string& folder);
 
+std::vector<std::string> paths_of(const std::vector<PlannedOutput>& outputs);
+
 // Writes those outputs that the journal does not have, and syncs their folders.
 void write_journalled(std::vector<PlannedOutput> outputs, Journal& journal, const RunOptions& run,
                       OutputReport& report);
 
 // A block that copies `source`, converted to `type`.
-Block block_of(const TensorSource& source, formats::ElementType type);
+Block block_of(const TensorSource& source, ElementType type);
 
 // Whether a glob of `patterns` matches. Raises ValueError for an empty pattern.
 bool matches_any(const std::vector<std::string>& patterns, const std::string& name);

@@ -1,21 +1,13 @@
 // torch.distributed.checkpoint folders: .metadata, and files in which every piece of a tensor is a
 // torch file of its own.
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <utility>
 
-#include "csrc/formats/format_error.h"
 #include "zero3/convert/read_formats.h"
-#include "zero3/convert/tensor_reader.h"
 
 namespace zeromuon::convert {
 namespace {
-
-namespace fs = std::filesystem;
-using formats::kNoNode;
-using formats::NodeId;
-using formats::PickleGraph;
 
 using Shape = std::vector<int64_t>;
 
@@ -69,14 +61,17 @@ class DcpReader {
   }
 
   [[noreturn]] void fail(const std::string& expected, const std::string& got) const {
-    refuse(name_, expected, got, formats::kDamaged);
+    refuse(name_, expected, got, kDamaged);
   }
 
-  // Objects keep their fields in their state.
-  NodeId field(NodeId node, const char* key) const {
+  // Objects keep their fields in it.
+  NodeId state_of(NodeId node) const {
     const formats::Call* call = graph_.as_call(node);
-    const NodeId found =
-        call == nullptr || call->state == kNoNode ? kNoNode : graph_.get(call->state, key);
+    return call == nullptr ? kNoNode : call->state;
+  }
+
+  NodeId field(NodeId node, const char* key) const {
+    const NodeId found = graph_.get(state_of(node), key);
     if (found == kNoNode) fail(std::string("a field ") + key, graph_.describe(node, 60));
     return found;
   }
@@ -89,11 +84,9 @@ class DcpReader {
 
   void read_places() {
     for (const auto& [key, value] : graph_.dict_items(field(graph_.root(), "storage_data"))) {
-      const formats::Call* index = graph_.as_call(key);
-      if (index == nullptr || index->state == kNoNode) fail("an index", graph_.describe(key, 60));
-      const NodeId offset = graph_.get(index->state, "offset");
+      if (state_of(key) == kNoNode) fail("an index", graph_.describe(key, 60));
       Shape offsets;
-      if (offset != kNoNode) graph_.as_shape(offset, offsets);
+      graph_.as_shape(graph_.get(state_of(key), "offset"), offsets);
       Place place{std::string(graph_.as_text(field(value, "relative_path"))),
                   graph_.as_int(field(value, "offset"), -1),
                   graph_.as_int(field(value, "length"), -1)};
@@ -103,15 +96,12 @@ class DcpReader {
     }
   }
 
-  formats::ElementType type_of(NodeId value) const {
-    const formats::Call* properties = graph_.as_call(field(value, "properties"));
-    const NodeId state = properties == nullptr ? kNoNode : properties->state;
-    formats::ElementType type;
-    NodeId dtype = kNoNode;
-    if (state != kNoNode) {
-      dtype = graph_.items(state).empty() ? graph_.get(state, "dtype") : graph_.items(state)[0];
-    }
-    const std::string name = dtype == kNoNode ? "" : graph_.global_name(dtype);
+  ElementType type_of(NodeId value) const {
+    const NodeId state = state_of(field(value, "properties"));
+    const auto& items = graph_.items(state);
+    const std::string name =
+        graph_.global_name(items.empty() ? graph_.get(state, "dtype") : items[0]);
+    ElementType type;
     if (!name.starts_with("torch.") || !formats::parse_element_type(name.substr(6), type)) {
       fail("an element type that this version knows", graph_.describe(value, 80));
     }
@@ -132,7 +122,7 @@ class DcpReader {
     std::sort(runs.begin(), runs.end(),
               [](const Run& a, const Run& b) { return a.begin < b.begin; });
     int64_t end = 0;
-    const int64_t size = formats::size_of(tensor.value.type);
+    const int64_t size = size_of(tensor.value.type);
     for (Run& run : runs) {
       if (run.begin != end) fail("chunks that fill \"" + name + "\"", "holes or overlaps");
       end += static_cast<int64_t>(run.range.bytes) / size;
@@ -145,7 +135,7 @@ class DcpReader {
   // The box's rows, as runs of the whole tensor.
   void add_runs(const NamedTensor& tensor, const Chunk& chunk, std::vector<Run>& runs) {
     const Shape& shape = tensor.value.shape;
-    if (formats::numel_of(chunk.sizes) == 0) return;
+    if (numel_of(chunk.sizes) == 0) return;
     bool fits = chunk.sizes.size() == shape.size() && chunk.offsets.size() == shape.size();
     for (size_t d = 0; fits && d < shape.size(); ++d) {
       fits = chunk.sizes[d] <= shape[d] && chunk.offsets[d] <= shape[d] - chunk.sizes[d];
@@ -158,12 +148,12 @@ class DcpReader {
     if (inner > 0) --inner;
     int64_t run = 1;
     for (size_t d = inner; d < shape.size(); ++d) run *= chunk.sizes[d];
-    const int64_t count = formats::numel_of(chunk.sizes) / run;
+    const int64_t count = numel_of(chunk.sizes) / run;
     constexpr size_t kMaxRuns = 1 << 22;
     if (static_cast<size_t>(count) > kMaxRuns - std::min(kMaxRuns, runs.size())) {
       fail("a tensor of at most 4 million runs", "more in \"" + tensor.name + "\"");
     }
-    const auto bytes = static_cast<uint64_t>(run * formats::size_of(tensor.value.type));
+    const auto bytes = static_cast<uint64_t>(run * size_of(tensor.value.type));
     Shape index(shape.size(), 0);
     for (int64_t i = 0; i < count; ++i) {
       int64_t begin = 0;
@@ -182,15 +172,15 @@ class DcpReader {
     if (std::find(out_.files.begin(), out_.files.end(), path) == out_.files.end()) {
       out_.files.push_back(path);
     }
-    const auto file = std::make_shared<const formats::InputFile>(
-        path, static_cast<uint64_t>(place.offset), static_cast<uint64_t>(place.bytes));
-    const formats::TorchFile torch(file);
+    const auto file = std::make_shared<const InputFile>(path, static_cast<uint64_t>(place.offset),
+                                                        static_cast<uint64_t>(place.bytes));
+    const TorchFile torch(file);
     file->park();
     const auto stored = torch.tensor(torch.root());
     if (!stored || stored->shape != chunk.sizes || stored->type != tensor.value.type ||
         !stored->contiguous()) {
-      formats::throw_format_error(path, place.offset, "the chunk of \"" + tensor.name + "\"",
-                                  "another value", formats::kDamaged);
+      throw_format_error(path, place.offset, "the chunk of \"" + tensor.name + "\"",
+                         "another value", kDamaged);
     }
     return {file, stored->file_offset, static_cast<uint64_t>(stored->bytes())};
   }

@@ -1,7 +1,7 @@
 // One reader per format; open_checkpoint() chooses.
 #pragma once
 
-#include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -10,22 +10,44 @@
 namespace zeromuon::convert {
 
 // The folder of a ZeRO-3 checkpoint itself, or of its run with `latest`.
-bool looks_like_zero3(const std::filesystem::path& folder);
-Checkpoint read_zero3(const std::filesystem::path& path, const std::string& tag);
+bool looks_like_zero3(const fs::path& folder);
+Checkpoint read_zero3(const fs::path& path, const std::string& tag);
 
-bool looks_like_universal(const std::filesystem::path& folder);
-Checkpoint read_universal(const std::filesystem::path& path);
+bool looks_like_universal(const fs::path& folder);
+Checkpoint read_universal(const fs::path& path);
 
 // A file, or a folder of them with or without index.
-Checkpoint read_safetensors(const std::filesystem::path& path);
-Checkpoint read_torch(const std::filesystem::path& path);
+Checkpoint read_safetensors(const fs::path& path);
+Checkpoint read_torch(const fs::path& path);
 
-Checkpoint read_dcp(const std::filesystem::path& folder);
+Checkpoint read_dcp(const fs::path& folder);
+
+// ---- the files of the ranks in a folder of ZeRO-3, and what DeepSpeed calls them
+
+// prefix: of optimizer files, "", "bf16_" or "fp16_".
+std::string model_file_name(int rank);
+std::string optim_file_name(const std::string& prefix, int rank);
+
+// Whether the name is one of those that a rank's file may have.
+bool is_rank_file(const std::string& name);
+
+// The files of one kind by rank.
+struct RankFiles {
+  std::map<int, fs::path> paths;
+  std::string prefix;  // of their names
+};
+
+struct RankFolder {
+  RankFiles model, optim;
+};
+
+// Raises FormatError for files of several model-parallel ranks, or of several checkpoints.
+RankFolder list_rank_files(const fs::path& folder);
 
 // ---- shared by the readers of DeepSpeed's formats
 
-using TorchFilePtr = std::shared_ptr<const formats::TorchFile>;
-TorchFilePtr open_torch_file(const std::filesystem::path& path);
+using TorchFilePtr = std::shared_ptr<const TorchFile>;
+TorchFilePtr open_torch_file(const fs::path& path);
 
 // Names, shapes, buffers, frozen parameters and aliases from the model files of all ranks;
 // `tensors` gets the trainable ones first, in flat order, without values.
@@ -35,7 +57,7 @@ void read_model_files(Checkpoint& checkpoint);
 // momentum_kind and facts.
 struct OptimizerFile {
   TorchFilePtr file;
-  formats::NodeId state_dict = formats::kNoNode;
+  NodeId state_dict = kNoNode;
 };
 void read_optimizer(Checkpoint& checkpoint, const OptimizerFile& optimizer);
 
@@ -44,6 +66,9 @@ std::optional<int64_t> optimizer_step(const OptimizerFile& optimizer);
 
 // Removes states that say nothing: the second moment that stands in for a Muon parameter's.
 void drop_placeholders(Checkpoint& checkpoint);
+
+// The line that a small file like `latest` holds.
+std::string read_name(const fs::path& file);
 
 // Whether a text from a checkpoint may become the name of a file in a folder of ours: not empty, no
 // slash, no control characters, not "." or "..".

@@ -3,19 +3,12 @@
 #include <set>
 #include <unordered_map>
 
-#include "csrc/formats/format_error.h"
 #include "zero3/convert/entry.h"
 #include "zero3/convert/read_formats.h"
-#include "zero3/convert/tensor_reader.h"
 #include "zero3/plan/zero3_partition.h"
 
 namespace zeromuon::convert {
 namespace {
-
-using formats::kNoNode;
-using formats::NodeId;
-using formats::PickleGraph;
-using formats::TorchFile;
 
 constexpr const char* kRestore = "restore the file, or use an older checkpoint";
 
@@ -39,9 +32,9 @@ std::vector<NamedShape> read_shapes(const TorchFile& file, NodeId dict) {
   std::vector<NamedShape> out;
   for (const auto& [key, value] : graph.dict_items(dict)) {
     NamedShape named{std::string(graph.as_text(key)), {}};
-    if (!graph.as_shape(value, named.shape) || formats::numel_of(named.shape) < 0) {
+    if (!graph.as_shape(value, named.shape) || numel_of(named.shape) < 0) {
       refuse(file.path(), "the shape of \"" + named.name + "\"", graph.describe(value, 60),
-             formats::kDamaged);
+             kDamaged);
     }
     out.push_back(std::move(named));
   }
@@ -75,8 +68,7 @@ class ModelFiles {
  private:
   void add(NamedTensor tensor) {
     if (!names_.insert(tensor.name).second) {
-      refuse(first_.path(), "tensor names that differ", "\"" + tensor.name + "\" twice",
-             formats::kDamaged);
+      refuse(first_.path(), "tensor names that differ", "\"" + tensor.name + "\" twice", kDamaged);
     }
     checkpoint_.tensors.push_back(std::move(tensor));
   }
@@ -142,7 +134,7 @@ class ModelFiles {
     const TorchFile& file = *checkpoint_.model_files[rank];
     const auto ranks = static_cast<int>(checkpoint_.model_files.size());
     const int64_t numel = tensor.value.numel(), chunk = zero3::zero3_chunk(numel, ranks);
-    const auto stored = node == kNoNode ? std::nullopt : file.tensor(node);
+    const auto stored = file.tensor(node);
     if (!stored || stored->numel() != chunk || !stored->contiguous()) {
       refuse(file.path(),
              concat("a fragment of ", chunk, " elements of frozen \"", tensor.name, "\""),
@@ -151,7 +143,7 @@ class ModelFiles {
     tensor.value.type = stored->type;
     const int64_t real = zero3::zero3_range(numel, ranks, static_cast<int>(rank)).numel;
     if (real == 0) return;
-    const auto bytes = static_cast<uint64_t>(real * formats::size_of(stored->type));
+    const auto bytes = static_cast<uint64_t>(real * size_of(stored->type));
     tensor.value.ranges.push_back({file.shared_file(), stored->file_offset, bytes});
   }
 
@@ -193,7 +185,6 @@ class ModelFiles {
   // Only rank 0 has them. The stored one may itself be an alias.
   void read_aliases() {
     const NodeId shared = graph_.get(first_.root(), "shared_params");
-    if (shared == kNoNode) return;
     for (const auto& [alias, stored] : graph_.dict_items(shared)) {
       const std::string name(graph_.as_text(alias)), target(graph_.as_text(stored));
       if (names_.contains(target) && !names_.contains(name)) checkpoint_.aliases[name] = target;
@@ -219,8 +210,8 @@ class ModelFiles {
 
   static std::string text_of(const TorchFile& file, const char* key) {
     const NodeId node = file.graph().get(file.root(), key);
-    if (node == kNoNode || file.graph().is_none(node)) return "";
-    if (file.graph().kind(node) == formats::NodeKind::kString) {
+    if (file.graph().is_none(node)) return "";
+    if (file.graph().kind(node) == NodeKind::kString) {
       return std::string(file.graph().as_text(node));
     }
     return file.graph().describe(node, 80);
@@ -228,7 +219,7 @@ class ModelFiles {
 
   std::optional<int64_t> number(const char* key) const {
     const NodeId node = graph_.get(first_.root(), key);
-    if (graph_.kind(node) != formats::NodeKind::kInt) return std::nullopt;
+    if (graph_.kind(node) != NodeKind::kInt) return std::nullopt;
     return graph_.as_int(node, 0);
   }
 
@@ -241,7 +232,6 @@ class ModelFiles {
     const std::string version = text_of(first_, "ds_version");
     if (!version.empty()) facts.ds_version = version;
     const NodeId config = graph_.get(first_.root(), "ds_config");
-    if (config == kNoNode) return;
     const NodeId type = graph_.find(config, {"optimizer", "type"});
     if (type != kNoNode) facts.optimizer_type = std::string(graph_.as_text(type));
     const NodeId size = graph_.find(config, {"zero_optimization", "sub_group_size"});
@@ -255,7 +245,7 @@ class ModelFiles {
   const PickleGraph& graph_;
   std::vector<std::vector<NamedShape>> shapes_;
   std::set<std::string> names_;
-  formats::ElementType placeholder_type_ = formats::ElementType::kFloat32;
+  ElementType placeholder_type_ = ElementType::kFloat32;
 };
 
 void read_entry(Checkpoint& checkpoint, const PickleGraph& graph, NodeId entry) {
@@ -280,7 +270,6 @@ void read_group(Checkpoint& checkpoint, const PickleGraph& graph, int number, No
     checkpoint.optimizer = Optimizer::kDeepSpeedMuon;
     checkpoint.momentum_kind = "ema";  // it lerps towards the gradient
   }
-  if (params == kNoNode) return;
   for (const NodeId index : graph.items(params)) {
     const int64_t sub_group = graph.as_int(index, -1);
     if (sub_group < 0 || sub_group >= static_cast<int64_t>(checkpoint.sub_groups.size())) continue;
@@ -290,14 +279,6 @@ void read_group(Checkpoint& checkpoint, const PickleGraph& graph, int number, No
       checkpoint.tensors[tensor].role =
           graph.as_bool(use_muon, false) ? TensorRole::kMuon : TensorRole::kAdamW;
     }
-  }
-}
-
-void read_groups(Checkpoint& checkpoint, const PickleGraph& graph, NodeId state_dict) {
-  const NodeId groups = graph.get(state_dict, "param_groups");
-  if (groups == kNoNode) return;
-  for (size_t g = 0; g < graph.items(groups).size(); ++g) {
-    read_group(checkpoint, graph, static_cast<int>(g), graph.items(groups)[g]);
   }
 }
 
@@ -319,7 +300,7 @@ std::optional<int64_t> optimizer_step(const OptimizerFile& optimizer) {
     if (step == kNoNode) continue;
     const auto stored = optimizer.file->tensor(step);
     if (!stored) return graph.as_int(step, 0);
-    if (stored->type != formats::ElementType::kFloat32 || stored->numel() != 1) continue;
+    if (stored->type != ElementType::kFloat32 || stored->numel() != 1) continue;
     float value = 0;
     optimizer.file->file().read(stored->file_offset, &value, sizeof value);
     if (value >= 0 && value < 1e15F) return static_cast<int64_t>(value);
@@ -330,7 +311,10 @@ std::optional<int64_t> optimizer_step(const OptimizerFile& optimizer) {
 void read_optimizer(Checkpoint& checkpoint, const OptimizerFile& optimizer) {
   if (optimizer.state_dict == kNoNode) return;
   const PickleGraph& graph = optimizer.file->graph();
-  read_groups(checkpoint, graph, optimizer.state_dict);
+  int number = 0;
+  for (const NodeId group : graph.items(graph.get(optimizer.state_dict, "param_groups"))) {
+    read_group(checkpoint, graph, number++, group);
+  }
   const NodeId entry = find_entry(*optimizer.file, optimizer.state_dict);
   if (entry != kNoNode) read_entry(checkpoint, graph, entry);
   checkpoint.facts.optimizer_step = optimizer_step(optimizer);

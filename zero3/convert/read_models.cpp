@@ -1,23 +1,15 @@
 // Model files without optimizer: safetensors and torch state dicts.
 #include <algorithm>
 #include <cstdlib>
-#include <filesystem>
 #include <map>
+#include <regex>
 #include <set>
 
-#include "csrc/base/check.h"
-#include "csrc/formats/format_error.h"
 #include "csrc/formats/safetensors.h"
 #include "zero3/convert/read_formats.h"
-#include "zero3/convert/tensor_reader.h"
 
 namespace zeromuon::convert {
 namespace {
-
-namespace fs = std::filesystem;
-using formats::kNoNode;
-using formats::NodeId;
-using formats::PickleGraph;
 
 // The files of a model, and which one holds which tensor where there is an index.
 struct ModelFolder {
@@ -27,16 +19,9 @@ struct ModelFolder {
 
 // "name-*-of-00004" of name-00001-of-00004, or "".
 std::string shard_pattern(const std::string& stem) {
-  const size_t of = stem.rfind("-of-");
-  const size_t dash =
-      of == std::string::npos || of == 0 ? std::string::npos : stem.rfind('-', of - 1);
-  if (dash == std::string::npos) return "";
-  const auto digits = [&](size_t begin, size_t end) {
-    return begin < end && stem.find_first_not_of("0123456789", begin) >= end;
-  };
-  const bool numbered =
-      digits(dash + 1, of) && digits(of + 4, stem.size()) && stem.size() - of <= 12;
-  return numbered ? stem.substr(0, dash) + "-*" + stem.substr(of) : "";
+  static const std::regex kNumbered("([^]*)-\\d+(-of-\\d{1,8})");
+  std::smatch found;
+  return std::regex_match(stem, found, kNumbered) ? found.str(1) + "-*" + found.str(2) : "";
 }
 
 // Names of shards say how many there are.
@@ -94,7 +79,7 @@ class ModelReader {
       refuse((fs::path(out_.folder) / file).string(), "the tensor \"" + name + "\" of the index",
              "none", "the model is incomplete: download or restore it");
     }
-    std::map<formats::ElementType, int64_t> types;
+    std::map<ElementType, int64_t> types;
     for (const NamedTensor& t : out_.tensors) types[t.value.type] += t.value.numel();
     const auto most =
         std::max_element(types.begin(), types.end(),
@@ -108,10 +93,8 @@ class ModelReader {
     file.file().park();
     out_.files.push_back(path.string());
     for (const formats::SafetensorsEntry& entry : file.entries()) {
-      TensorSource source{entry.type, entry.shape, {}, {}};
-      if (entry.bytes > 0)
-        source.ranges.push_back({file.shared_file(), entry.file_offset, entry.bytes});
-      add(path, entry.name, std::move(source));
+      add(path, entry.name,
+          source_at(entry.type, entry.shape, {file.shared_file(), entry.file_offset, entry.bytes}));
     }
     for (const auto& [key, value] : file.metadata()) add_metadata(key, value);
   }
@@ -144,14 +127,14 @@ class ModelReader {
   }
 
   // {"state_dict": {...}} and its like are looked into.
-  static NodeId state_dict_of(const formats::TorchFile& file) {
+  static NodeId state_dict_of(const TorchFile& file) {
     const PickleGraph& graph = file.graph();
     for (const auto& [key, value] : graph.dict_items(file.root())) {
       if (file.tensor(value)) return file.root();
     }
     for (const char* key : {"state_dict", "model_state_dict", "model", "module"}) {
       const NodeId node = graph.get(file.root(), key);
-      if (node != kNoNode && graph.is_dict(node)) return node;
+      if (graph.is_dict(node)) return node;
     }
     return file.root();
   }
@@ -163,12 +146,12 @@ class ModelReader {
     return name.starts_with("torch.") && name.find("_rebuild_") != std::string::npos ? name : "";
   }
 
-  void flatten(const formats::TorchFile& file, NodeId node, const std::string& prefix, int depth) {
+  void flatten(const TorchFile& file, NodeId node, const std::string& prefix, int depth) {
     constexpr int kMaxDepth = 16;
     const PickleGraph& graph = file.graph();
     if (depth > kMaxDepth) return;
     for (const auto& [key, value] : graph.dict_items(node)) {
-      const bool text = graph.kind(key) == formats::NodeKind::kString;
+      const bool text = graph.kind(key) == NodeKind::kString;
       const std::string name =
           prefix + (text ? std::string(graph.as_text(key)) : graph.describe(key, 40));
       if (const auto stored = file.tensor(value)) {
@@ -183,8 +166,7 @@ class ModelReader {
   }
 
   // The same elements under a second name are an alias.
-  void add_stored(const formats::TorchFile& file, const std::string& name,
-                  const formats::StoredTensor& stored) {
+  void add_stored(const TorchFile& file, const std::string& name, const StoredTensor& stored) {
     if (stored.numel() > 0) {
       const ViewKey key{file.path(), stored.storage, stored.file_offset,
                         stored.type, stored.shape,   stored.strides};
@@ -213,8 +195,8 @@ class ModelReader {
     out_.tensors.push_back(std::move(tensor));
   }
 
-  using ViewKey = std::tuple<std::string, std::string, uint64_t, formats::ElementType,
-                             std::vector<int64_t>, std::vector<int64_t>>;
+  using ViewKey = std::tuple<std::string, std::string, uint64_t, ElementType, std::vector<int64_t>,
+                             std::vector<int64_t>>;
   const ModelFolder& model_;
   Checkpoint out_;
   std::set<std::string> names_;

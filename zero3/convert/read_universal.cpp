@@ -1,26 +1,17 @@
 #include <algorithm>
-#include <filesystem>
 
-#include "csrc/formats/format_error.h"
 #include "zero3/convert/names.h"
-#include "zero3/convert/rank_files.h"
 #include "zero3/convert/read_formats.h"
-#include "zero3/convert/tensor_reader.h"
 
 namespace zeromuon::convert {
 namespace {
-
-namespace fs = std::filesystem;
-using formats::kNoNode;
-using formats::NodeId;
 
 // The folder with zero/, which `latest_universal` may name.
 fs::path universal_folder(const fs::path& path) {
   std::error_code ignored;
   if (fs::is_directory(path / "zero", ignored)) return path;
   if (!fs::is_regular_file(path / "latest_universal", ignored)) return {};
-  std::string name = formats::read_text((path / "latest_universal").string(), 4096);
-  while (!name.empty() && std::isspace(static_cast<unsigned char>(name.back()))) name.pop_back();
+  const std::string name = read_name(path / "latest_universal");
   if (!is_file_name(name)) return {};
   return fs::is_directory(path / name / "zero", ignored) ? path / name : fs::path();
 }
@@ -78,7 +69,7 @@ class UniversalReader {
   void read_parameter(NamedTensor& tensor) {
     if (!is_file_name(tensor.name)) {
       refuse(folder_.string(), "the name of a parameter that is a file name",
-             "\"" + tensor.name + "\"", formats::kDamaged);
+             "\"" + tensor.name + "\"", kDamaged);
     }
     const fs::path folder = folder_ / "zero" / tensor.name;
     for (const char* part : {"fp32", "exp_avg", "exp_avg_sq", "momentum_buffer"}) {
@@ -95,10 +86,10 @@ class UniversalReader {
     out_.files.push_back(path.string());
     NodeId node = file->root();
     if (file->graph().is_dict(node)) node = file->graph().get(node, "param");
-    const auto stored = node == kNoNode ? std::nullopt : file->tensor(node);
-    if (!stored || stored->numel() != formats::numel_of(shape)) {
-      refuse(path.string(), concat("a tensor of ", formats::numel_of(shape), " elements"),
-             stored ? concat(stored->numel()) : "none", formats::kDamaged);
+    const auto stored = file->tensor(node);
+    if (!stored || stored->numel() != numel_of(shape)) {
+      refuse(path.string(), concat("a tensor of ", numel_of(shape), " elements"),
+             stored ? concat(stored->numel()) : "none", kDamaged);
     }
     TensorSource out = source_of(*file, *stored);
     if (out.strides.empty()) out.shape = shape;

@@ -1,30 +1,20 @@
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <unordered_map>
 #include <utility>
 
-#include "csrc/formats/format_error.h"
 #include "zero3/convert/names.h"
-#include "zero3/convert/rank_files.h"
 #include "zero3/convert/read_formats.h"
 #include "zero3/plan/zero3_partition.h"
 
 namespace zeromuon::convert {
 namespace {
 
-namespace fs = std::filesystem;
-using formats::kNoNode;
-using formats::NodeId;
-using formats::PickleGraph;
-using formats::TorchFile;
-
 constexpr int kMaxRanks = 1 << 16;
 constexpr size_t kMaxOpenRanks = 128;  // more are opened for each read
 
 std::string read_tag(const fs::path& run) {
-  std::string tag = formats::read_text((run / "latest").string(), 4096);
-  while (!tag.empty() && std::isspace(static_cast<unsigned char>(tag.back()))) tag.pop_back();
+  const std::string tag = read_name(run / "latest");
   if (!is_file_name(tag)) {
     refuse((run / "latest").string(), "the name of a folder", "\"" + tag + "\"",
            "write the tag into it, or name one with --tag");
@@ -109,8 +99,8 @@ class Zero3Reader {
     const TorchFile& first = *out_.optim_files[0];
     const PickleGraph& graph = first.graph();
     NodeId count = graph.find(first.root(), {"optimizer_state_dict", "partition_count"});
-    if (count != kNoNode && !graph.items(count).empty()) count = graph.items(count)[0];
-    const int64_t said = count == kNoNode ? -1 : graph.as_int(count, -1);
+    if (!graph.items(count).empty()) count = graph.items(count)[0];
+    const int64_t said = graph.as_int(count, -1);
     if (said >= 1 && said <= kMaxRanks) return static_cast<int>(said);
     refuse(first.path(), "a partition_count", said < 0 ? "none" : concat(said),
            "this is no optimizer file of ZeRO");
@@ -129,7 +119,7 @@ class Zero3Reader {
                : "files of another world size are mixed in: remove them");
   }
 
-  using FlatGroups = std::vector<formats::StoredTensor>;  // of a rank
+  using FlatGroups = std::vector<StoredTensor>;  // of a rank
 
   static FlatGroups flat_groups_of(const TorchFile& file) {
     const PickleGraph& graph = file.graph();
@@ -143,7 +133,7 @@ class Zero3Reader {
       const auto stored = file.tensor(node);
       if (!stored || !stored->contiguous()) {
         refuse(file.path(), "a flat tensor in fp32_flat_groups", graph.describe(node, 60),
-               formats::kDamaged);
+               kDamaged);
       }
       groups.push_back(*stored);
     }
@@ -213,7 +203,7 @@ class Zero3Reader {
     const FlatGroups& groups = flat_[0];
     if (group + 1 >= groups.size() && (groups.empty() || end == groups[group].numel())) return;
     refuse(out_.optim_files[0]->path(), "flat groups that the shapes fill",
-           concat("group ", group, " filled to ", end), formats::kDamaged);
+           concat("group ", group, " filled to ", end), kDamaged);
   }
 
   void check_room(const NamedTensor& tensor, size_t group, int64_t offset, int64_t chunk) const {
@@ -226,7 +216,7 @@ class Zero3Reader {
            concat("room for ", chunk, " elements of \"", tensor.name, "\" in flat group ", group),
            group < groups.size() ? concat(groups[group].numel() - offset, " elements")
                                  : "no such group",
-           formats::kDamaged);
+           kDamaged);
   }
 
   [[noreturn]] void refuse_offloaded() const {
@@ -243,7 +233,7 @@ class Zero3Reader {
                "; load it with DeepSpeed and save it without NVMe offload");
   }
 
-  using Parts = std::map<std::string, formats::StoredTensor>;  // of a group on a rank, by name
+  using Parts = std::map<std::string, StoredTensor>;  // of a group on a rank, by name
 
   // States of all ranks; the same file offsets arithmetic as for the weights.
   void read_group(size_t group, const zero3::ShardLayout& layout) {
@@ -266,8 +256,8 @@ class Zero3Reader {
     }
   }
 
-  const formats::StoredTensor& part_of(const std::vector<Parts>& parts, size_t rank,
-                                       const std::string& name) const {
+  const StoredTensor& part_of(const std::vector<Parts>& parts, size_t rank,
+                              const std::string& name) const {
     const auto found = parts[rank].find(name);
     if (found != parts[rank].end() && found->second.type == parts[0].at(name).type) {
       return found->second;
@@ -276,10 +266,10 @@ class Zero3Reader {
            "none, or another", "files of different checkpoints are mixed: restore this rank's");
   }
 
-  void add_range(TensorSource& source, size_t rank, const formats::StoredTensor& stored,
+  void add_range(TensorSource& source, size_t rank, const StoredTensor& stored,
                  const zero3::ShardRange& real) const {
     if (real.numel == 0) return;
-    const auto size = static_cast<uint64_t>(formats::size_of(stored.type));
+    const auto size = static_cast<uint64_t>(size_of(stored.type));
     source.ranges.push_back({out_.optim_files[rank]->shared_file(),
                              stored.file_offset + static_cast<uint64_t>(real.offset) * size,
                              static_cast<uint64_t>(real.numel) * size});

@@ -1,7 +1,6 @@
 #include "zero3/convert/outputs.h"
 #include "zero3/convert/verbs.h"
-#include "zero3/convert/write_universal.h"
-#include "zero3/convert/write_zero3.h"
+#include "zero3/convert/write_formats.h"
 
 namespace zeromuon::convert {
 
@@ -32,8 +31,8 @@ OutputReport reshard(const ReshardOptions& options) {
   if (options.world_size > ranks) {
     report.notes.push_back(note_of_more_ranks(ranks, options.world_size));
   }
-  write_zero3(source, *same_optimizer(source),
-              {options.output, tag, options.world_size, size, what}, options.run, report);
+  write_zero3(*same_optimizer(source), {options.output, tag, options.world_size, size, what},
+              options.run, report);
   return report;
 }
 
@@ -47,8 +46,7 @@ OutputReport universal(const UniversalOptions& options) {
         "loader copies the hyper-parameters of the first group (use_muon, too) onto all, so its "
         "own Muon does not resume from a universal checkpoint: use reshard, or convert-optimizer");
   }
-  write_universal(source, *same_optimizer(source), options.output, "universal", options.run,
-                  report);
+  write_universal(*same_optimizer(source), options.output, "universal", options.run, report);
   return report;
 }
 

@@ -8,11 +8,8 @@
 #include <thread>
 #include <utility>
 
-#include "csrc/base/check.h"
 #include "csrc/formats/crc32.h"
-#include "csrc/formats/format_error.h"
 #include "zero3/convert/elements.h"
-#include "zero3/convert/tensor_reader.h"
 
 namespace zeromuon::convert {
 namespace {
@@ -48,7 +45,6 @@ class Workers {
   }
 
   void count(int64_t bytes) { done_ += bytes; }
-  bool stopped() const { return stop_; }
 
  private:
   void loop(const std::function<bool()>& work) {
@@ -101,9 +97,9 @@ bool is_one_chunk(const Block& block) {
 
 int64_t chunk_numel_of(const Block& block, int64_t chunk_bytes) {
   if (is_one_chunk(block)) return std::max<int64_t>(1, block.numel());
-  int64_t widest = formats::size_of(block.type);
+  int64_t widest = size_of(block.type);
   for (const Piece& piece : block.pieces) {
-    widest = std::max(widest, formats::size_of(piece.source.type));
+    widest = std::max(widest, size_of(piece.source.type));
   }
   return std::max<int64_t>(1, chunk_bytes / widest);
 }
@@ -192,7 +188,7 @@ class Scheduler {
 void set_crcs(ActiveOutput& active, const Scheduler& scheduler) {
   const std::vector<Block>& blocks = active.output->blocks();
   for (size_t b = 0; b < blocks.size(); ++b) {
-    const int64_t size = formats::size_of(blocks[b].type), chunk = scheduler.chunk_numel(blocks[b]);
+    const int64_t size = size_of(blocks[b].type), chunk = scheduler.chunk_numel(blocks[b]);
     uint32_t crc = 0;
     for (size_t i = 0; i < active.crcs[b].size(); ++i) {
       const int64_t begin = static_cast<int64_t>(i) * chunk;
@@ -202,6 +198,25 @@ void set_crcs(ActiveOutput& active, const Scheduler& scheduler) {
     active.output->set_crc(static_cast<int>(b), crc);
   }
 }
+
+// Blocks that are read and go nowhere else.
+class VisitedBlocks : public OpenOutput {
+ public:
+  VisitedBlocks(const std::vector<Block>& blocks, const VisitChunk& visit)
+      : blocks_(blocks), visit_(visit) {}
+
+  const std::vector<Block>& blocks() const override { return blocks_; }
+  void write(int block, uint64_t offset, const void* data, uint64_t bytes) override {
+    const auto size = static_cast<uint64_t>(size_of(blocks_[block].type));
+    visit_(block, static_cast<int64_t>(offset / size), static_cast<const uint8_t*>(data),
+           static_cast<int64_t>(bytes / size));
+  }
+  void finish() override {}
+
+ private:
+  const std::vector<Block>& blocks_;
+  const VisitChunk& visit_;
+};
 
 }  // namespace
 
@@ -234,7 +249,7 @@ BlockReader::BlockReader(const Block& block) : block_(block) {
 void BlockReader::read(int64_t begin, int64_t numel, uint8_t* out,
                        std::vector<uint8_t>& scratch) const {
   const auto after = std::upper_bound(starts_.begin(), starts_.end(), begin);
-  const int64_t size = formats::size_of(block_.type);
+  const int64_t size = size_of(block_.type);
   for (auto i = static_cast<size_t>(after - starts_.begin()) - 1; numel > 0; ++i) {
     const Piece& piece = block_.pieces[i];
     const int64_t skip = begin - starts_[i], count = std::min(numel, piece.numel - skip);
@@ -245,7 +260,7 @@ void BlockReader::read(int64_t begin, int64_t numel, uint8_t* out,
       read_elements(piece.source, piece.begin + skip, count, out);
       check_range(piece, convert_elements(block_.type, out, block_.type, out, count, piece.factor));
     } else {
-      scratch.resize(static_cast<size_t>(count * formats::size_of(piece.source.type)));
+      scratch.resize(static_cast<size_t>(count * size_of(piece.source.type)));
       read_elements(piece.source, piece.begin + skip, count, scratch.data());
       check_range(piece, convert_elements(piece.source.type, scratch.data(), block_.type, out,
                                           count, piece.factor));
@@ -258,8 +273,8 @@ void BlockReader::read(int64_t begin, int64_t numel, uint8_t* out,
 
 void BlockReader::check_range(const Piece& piece, int64_t lost) const {
   if (lost == 0) return;
-  const char* type = formats::name_of(block_.type);
-  formats::throw_format_error(
+  const char* type = name_of(block_.type);
+  throw_format_error(
       piece.source.ranges.front().file->path(), -1,
       concat("values", block_.name.empty() ? "" : " of \"" + block_.name + "\"", " within ", type),
       concat(lost, " beyond it, which would become infinite"),
@@ -284,7 +299,7 @@ void write_outputs(std::vector<PlannedOutput> outputs, const RunOptions& run,
     }
     ActiveOutput& active = *chunk.output;
     if (chunk.numel > 0) {
-      const int64_t size = formats::size_of(active.output->blocks()[chunk.block].type);
+      const int64_t size = size_of(active.output->blocks()[chunk.block].type);
       const auto bytes = static_cast<size_t>(chunk.numel * size);
       buffer.resize(bytes);
       active.readers[chunk.block].read(chunk.begin, chunk.numel, buffer.data(), scratch);
@@ -305,40 +320,10 @@ void write_outputs(std::vector<PlannedOutput> outputs, const RunOptions& run,
 }
 
 void read_blocks(const std::vector<Block>& blocks, const RunOptions& run, const VisitChunk& visit) {
-  const Resources resources = resources_of(run);
-  int64_t total = 0;
-  std::vector<BlockReader> readers;
-  for (const Block& block : blocks) {
-    total += block.bytes();
-    readers.emplace_back(block);
-  }
-  Workers workers(run, total);
-  std::mutex mutex;
-  size_t next_block = 0;
-  int64_t next_begin = 0;
-  workers.run(resources.threads, [&] {
-    thread_local std::vector<uint8_t> buffer, scratch;
-    size_t b;
-    int64_t begin, numel;
-    {
-      const std::lock_guard lock(mutex);
-      while (next_block < blocks.size() && next_begin >= blocks[next_block].numel()) {
-        ++next_block;
-        next_begin = 0;
-      }
-      if (next_block == blocks.size()) return false;
-      b = next_block;
-      begin = next_begin;
-      numel = std::min(chunk_numel_of(blocks[b], resources.chunk_bytes), blocks[b].numel() - begin);
-      next_begin += numel;
-    }
-    const int64_t bytes = numel * formats::size_of(blocks[b].type);
-    buffer.resize(static_cast<size_t>(bytes));
-    readers[b].read(begin, numel, buffer.data(), scratch);
-    visit(static_cast<int>(b), begin, buffer.data(), numel);
-    workers.count(bytes);
-    return true;
-  });
+  PlannedOutput visited;
+  for (const Block& block : blocks) visited.bytes += block.bytes();
+  visited.open = [&] { return std::make_unique<VisitedBlocks>(blocks, visit); };
+  write_outputs({std::move(visited)}, run, [](const std::string&) {});
 }
 
 }  // namespace zeromuon::convert

@@ -9,9 +9,25 @@
 #include <vector>
 
 #include "zero3/convert/checkpoint.h"
-#include "zero3/convert/run_options.h"
 
 namespace zeromuon::convert {
+
+// Bytes of tensors read so far, of all that will be.
+struct Progress {
+  int64_t bytes_done = 0, bytes_total = 0;
+};
+
+// Called between chunks from the thread that called the verb, at most every 100 ms. It may throw to
+// cancel: the verb then stops its threads, removes unfinished files and lets the exception through.
+using ProgressCallback = std::function<void(const Progress&)>;
+
+struct RunOptions {
+  int64_t max_memory_bytes = 256 << 20;  // of buffers; at least 1 MiB
+  int threads = 0;                       // 0: one per core, at most 16
+  bool force = false;                    // replace outputs that exist
+  bool resume = false;                   // keep finished outputs of an interrupted run
+  ProgressCallback progress;
+};
 
 // `numel` elements of `source` from `begin` on, in row-major order. Without source: zeros.
 struct Piece {
@@ -23,11 +39,11 @@ struct Piece {
 // What fills one tensor or storage of an output, in order.
 struct Block {
   std::string name;  // of the tensor, for errors
-  formats::ElementType type = formats::ElementType::kFloat32;
+  ElementType type = ElementType::kFloat32;
   std::vector<Piece> pieces;
 
   int64_t numel() const;
-  int64_t bytes() const { return numel() * formats::size_of(type); }
+  int64_t bytes() const { return numel() * size_of(type); }
 };
 
 // A file that is being written. Thread: write() from several, the rest from one at a time.

@@ -9,9 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "csrc/formats/format_error.h"
 #include "zero3/convert/checkpoint.h"
-#include "zero3/convert/run_options.h"
+#include "zero3/convert/transfer.h"
 
 namespace zeromuon::convert {
 

@@ -1,20 +1,12 @@
 #include <cmath>
-#include <filesystem>
 #include <mutex>
 
-#include "csrc/formats/format_error.h"
 #include "zero3/convert/crcs.h"
 #include "zero3/convert/elements.h"
 #include "zero3/convert/outputs.h"
 
 namespace zeromuon::convert {
 namespace {
-
-// What is read of the tensors.
-struct Work {
-  std::vector<Block> blocks;
-  std::vector<TensorHealth> health;  // of the blocks
-};
 
 // "3" of zero_pp_rank_3_mp_rank_00_model_states; "" of other names.
 std::string rank_in(const std::string& name) {
@@ -25,45 +17,43 @@ std::string rank_in(const std::string& name) {
   return name.substr(begin, name.find_first_not_of("0123456789", begin) - begin);
 }
 
-void add_tensor(Work& work, const std::string& name, const std::string& part,
-                const TensorSource& source) {
-  work.blocks.push_back(block_of(source, source.type));
-  work.health.push_back({name, part, 0, 0, 0});
-}
-
 void check_values(const Checkpoint& checkpoint, const RunOptions& run, VerifyReport& report) {
-  Work work;
+  std::vector<Block> blocks;
+  const auto add = [&](const std::string& name, const std::string& part,
+                       const TensorSource& source) {
+    blocks.push_back(block_of(source, source.type));
+    report.tensors.push_back({name, part, 0, 0, 0});
+  };
   for (const NamedTensor& tensor : checkpoint.tensors) {
-    add_tensor(work, tensor.name, "value", tensor.value);
-    for (const auto& [part, source] : tensor.states) add_tensor(work, tensor.name, part, source);
+    add(tensor.name, "value", tensor.value);
+    for (const auto& [part, source] : tensor.states) add(tensor.name, part, source);
   }
-  std::vector<ElementSums> sums(work.blocks.size());
+  std::vector<ElementSums> sums(blocks.size());
   std::mutex mutex;
-  read_blocks(work.blocks, run, [&](int block, int64_t, const uint8_t* data, int64_t count) {
-    const ElementSums found = sums_of(work.blocks[block].type, data, count);
+  read_blocks(blocks, run, [&](int block, int64_t, const uint8_t* data, int64_t count) {
+    const ElementSums found = sums_of(blocks[block].type, data, count);
     const std::lock_guard lock(mutex);
     sums[block].add(found);
   });
   for (size_t i = 0; i < sums.size(); ++i) {
-    TensorHealth& health = work.health[i];
+    TensorHealth& health = report.tensors[i];
     health.nan = sums[i].nan;
     health.infinite = sums[i].infinite;
     health.norm = std::sqrt(sums[i].squares);
-    report.bytes_read += work.blocks[i].bytes();
+    report.bytes_read += blocks[i].bytes();
     if (health.nan + health.infinite == 0) continue;
     report.problems.push_back({checkpoint.folder, -1,
                                "finite values in \"" + health.name + "\" (" + health.part + ")",
                                concat(health.nan, " NaN and ", health.infinite, " infinite"),
                                "take an earlier checkpoint; the run diverged before it was saved"});
   }
-  report.tensors = std::move(work.health);
 }
 
 // CRCs of all records of the torch files among the checkpoint's files.
 void check_crcs(const Checkpoint& checkpoint, const RunOptions& run, VerifyReport& report) {
   CrcCheck check;
   for (const std::string& path : checkpoint.files) {
-    const auto file = std::make_shared<const formats::InputFile>(path);
+    const auto file = std::make_shared<const InputFile>(path);
     file->park();
     check.add(file);
   }

@@ -1,48 +1,33 @@
-#include "zero3/convert/write_universal.h"
-
-#include <filesystem>
 #include <set>
 #include <string_view>
 #include <utility>
 
-#include "csrc/formats/format_error.h"
 #include "csrc/formats/output_file.h"
 #include "zero3/convert/crcs.h"
-#include "zero3/convert/model_root.h"
 #include "zero3/convert/names.h"
 #include "zero3/convert/outputs.h"
-#include "zero3/convert/rank_files.h"
 #include "zero3/convert/read_formats.h"
+#include "zero3/convert/write_formats.h"
 
 namespace zeromuon::convert {
 namespace {
-
-namespace fs = std::filesystem;
-using formats::ElementType;
-using formats::kNoNode;
-using formats::NodeId;
-using formats::NodeKind;
-using formats::PickleGraph;
-using formats::TorchFile;
 
 // What DeepSpeed's loader asks for, by these names.
 constexpr const char* kStates[] = {"exp_avg", "exp_avg_sq"};
 
 class UniversalWriter {
  public:
-  UniversalWriter(const Checkpoint& source, const OptimizerPlan& plan, const std::string& output,
-                  const RunOptions& run)
-      : source_(source), plan_(plan), output_(fs::path(output).lexically_normal()), run_(run) {
+  UniversalWriter(const OptimizerPlan& plan, const std::string& output, const RunOptions& run)
+      : source_(plan.source()),
+        plan_(plan),
+        output_(fs::path(output).lexically_normal()),
+        run_(run),
+        groups_(source_.sub_groups) {
     check_new_tag(tag_of_folder(output), "-o");
     if (output_.filename().empty()) output_ = output_.parent_path();
     require(!output_.empty() && output_ != "/", "output: expected the path of a folder");
-    for (size_t g = 0; g < source.sub_groups.size(); ++g) {
-      groups_.push_back({source.sub_groups[g].tensors, source.sub_groups[g].param_group});
-    }
     // Of an optimizer with other groups, the sub-groups are one for each.
-    if (plan.groups() != same_optimizer(source)->groups()) {
-      groups_ = cut_groups(source, plan.groups(), 1, INT64_MAX);
-    }
+    if (plan.groups() != same_optimizer(source_)->groups()) groups_ = plan.cut_groups(1, INT64_MAX);
   }
 
   void write(const std::string& what, OutputReport& report) {
@@ -53,12 +38,10 @@ class UniversalWriter {
       const std::string path = (output_ / model_file_name(static_cast<int>(rank))).string();
       outputs.push_back({path, 0, [=, this] { return open_model(path, rank); }});
     }
-    std::vector<std::string> names;
-    for (const PlannedOutput& planned : outputs) names.push_back(planned.path);
     if (looks_like_zero3(output_) && !looks_like_universal(output_)) {
       refuse_kind(output_.string(), "a ZeRO-3 checkpoint");
     }
-    Journal journal(output_.string(), what, source_, run_, names);
+    Journal journal(output_.string(), what, source_, run_, paths_of(outputs));
     require_whole(source_, run_);
     formats::make_folders((output_ / "zero").string());
     write_journalled(std::move(outputs), journal, run_, report);
@@ -97,12 +80,8 @@ class UniversalWriter {
     const States& states = plan_.states(number);
     auto found = states.find(name);
     if (found == states.end() && name == "exp_avg") found = states.find("momentum_buffer");
-    PlannedState out;
-    if (found != states.end()) {
-      out = found->second;
-    } else {
-      out.fill = PlannedState::Fill::kOneZero;
-    }
+    if (found == states.end()) return {PlannedState::Fill::kOneZero, {}, 1, ElementType::kFloat32};
+    PlannedState out = found->second;
     out.type = ElementType::kFloat32;
     return out;
   }
@@ -111,7 +90,7 @@ class UniversalWriter {
                 int64_t numel, std::vector<PlannedOutput>& out) const {
     const std::string path = (folder / (name + ".pt")).string();
     const bool one = state.fill == PlannedState::Fill::kOneZero;
-    const int64_t bytes = one ? 4 : numel * formats::size_of(state.type);
+    const int64_t bytes = one ? 4 : numel * size_of(state.type);
     out.push_back({path, bytes, [=, this] { return open_parameter(path, state, numel); }});
   }
 
@@ -136,7 +115,7 @@ class UniversalWriter {
   }
 
   // The scalars of all groups. A group without a step gets the first one's.
-  NodeId states_node(formats::TorchFileWriter& writer) const {
+  NodeId states_node(TorchFileWriter& writer) const {
     PickleGraph& graph = writer.graph();
     const NodeId all = graph.dict();
     NodeId step = kNoNode;
@@ -158,7 +137,7 @@ class UniversalWriter {
   // step from the first state.
   std::unique_ptr<OpenOutput> open_optimizer(const std::string& path) const {
     auto out = std::make_unique<TorchOutput>(path, run_.force);
-    formats::TorchFileWriter& writer = out->writer();
+    TorchFileWriter& writer = out->writer();
     PickleGraph& graph = writer.graph();
     const NodeId state_dict = plan_.state_dict(writer, 0, groups_, states_node(writer));
     const TorchFile& file = optimizer_file(source_, 0);
@@ -182,7 +161,7 @@ class UniversalWriter {
   std::unique_ptr<OpenOutput> open_model(const std::string& path, size_t rank) const {
     auto out = std::make_unique<TorchOutput>(path, run_.force);
     const TorchFile& file = *source_.model_files.at(rank);
-    out->begin(model_root(out->writer(), source_, plan_, groups_, file));
+    out->begin(model_root(out->writer(), plan_, groups_, file));
     return out;
   }
 
@@ -190,15 +169,15 @@ class UniversalWriter {
   const OptimizerPlan& plan_;
   fs::path output_;
   const RunOptions& run_;
-  std::vector<FlatGroup> groups_;
+  std::vector<SubGroup> groups_;
   int64_t parameters_ = 0;
 };
 
 }  // namespace
 
-void write_universal(const Checkpoint& source, const OptimizerPlan& plan, const std::string& output,
-                     const std::string& what, const RunOptions& run, OutputReport& report) {
-  UniversalWriter(source, plan, output, run).write(what, report);
+void write_universal(const OptimizerPlan& plan, const std::string& output, const std::string& what,
+                     const RunOptions& run, OutputReport& report) {
+  UniversalWriter(plan, output, run).write(what, report);
 }
 
 }  // namespace zeromuon::convert

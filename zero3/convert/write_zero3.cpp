@@ -1,29 +1,16 @@
-#include "zero3/convert/write_zero3.h"
-
 #include <algorithm>
-#include <filesystem>
 #include <utility>
 
-#include "csrc/formats/format_error.h"
 #include "csrc/formats/output_file.h"
 #include "zero3/convert/crcs.h"
-#include "zero3/convert/model_root.h"
 #include "zero3/convert/names.h"
 #include "zero3/convert/outputs.h"
-#include "zero3/convert/rank_files.h"
 #include "zero3/convert/read_formats.h"
+#include "zero3/convert/write_formats.h"
 #include "zero3/plan/zero3_partition.h"
 
 namespace zeromuon::convert {
 namespace {
-
-namespace fs = std::filesystem;
-using formats::ElementType;
-using formats::kNoNode;
-using formats::NodeId;
-using formats::NodeKind;
-using formats::PickleGraph;
-using formats::TorchFile;
 
 constexpr int kMaxRanks = 1 << 16;
 
@@ -55,7 +42,7 @@ class ShardBlock {
   int64_t end_ = 0;
 };
 
-zero3::ShardLayout layout_of(const Checkpoint& source, const FlatGroup& group, int world_size) {
+zero3::ShardLayout layout_of(const Checkpoint& source, const SubGroup& group, int world_size) {
   std::vector<zero3::Zero3Param> params;
   int64_t end = 0;
   for (const int t : group.tensors) {
@@ -69,28 +56,26 @@ zero3::ShardLayout layout_of(const Checkpoint& source, const FlatGroup& group, i
 
 class Zero3Writer {
  public:
-  Zero3Writer(const Checkpoint& source, const OptimizerPlan& plan, const Zero3Target& target,
-              const RunOptions& run)
-      : source_(source), plan_(plan), target_(target), run_(run) {
+  Zero3Writer(const OptimizerPlan& plan, const Zero3Target& target, const RunOptions& run)
+      : source_(plan.source()), plan_(plan), target_(target), run_(run) {
     check_new_tag(target.tag, "--new-tag");
     require(target.world_size >= 1 && target.world_size <= kMaxRanks,
             "world_size: expected 1 to 65536, got ", target.world_size);
     require(!target.output.empty(), "output: expected a path, got an empty text");
     require(target.sub_group_size >= 1, "sub_group_size: expected at least 1, got ",
             target.sub_group_size);
-    groups_ = cut_groups(source, plan.groups(), target.world_size, target.sub_group_size);
-    for (const FlatGroup& group : groups_) {
-      layouts_.push_back(layout_of(source, group, target.world_size));
+    groups_ = plan.cut_groups(target.world_size, target.sub_group_size);
+    for (const SubGroup& group : groups_) {
+      layouts_.push_back(layout_of(source_, group, target.world_size));
     }
     folder_ = fs::path(target.output) / target.tag;
-    const bool bf16 = source.facts.dtype == ElementType::kBFloat16;
-    prefix_ = source.facts.optim_prefix.value_or(bf16 ? "bf16_" : "");
+    const bool bf16 = source_.facts.dtype == ElementType::kBFloat16;
+    prefix_ = source_.facts.optim_prefix.value_or(bf16 ? "bf16_" : "");
   }
 
   void write(OutputReport& report) {
     std::vector<PlannedOutput> outputs = plan_outputs();
-    std::vector<std::string> names;
-    for (const PlannedOutput& output : outputs) names.push_back(output.path);
+    const std::vector<std::string> names = paths_of(outputs);
     check_other_ranks(names);
     for (const fs::path& place : {fs::path(target_.output), folder_}) {
       if (looks_like_universal(place)) refuse_kind(place.string(), "a universal checkpoint");
@@ -128,8 +113,8 @@ class Zero3Writer {
       const std::string path = entry.path().string();
       if (path.find("zero_pp_rank_") == std::string::npos || path.ends_with(".partial")) continue;
       if (std::find(names.begin(), names.end(), path) != names.end()) continue;
-      formats::throw_format_error(path, -1, "an output folder without files of another checkpoint",
-                                  "one that has them", "choose another output or --new-tag");
+      throw_format_error(path, -1, "an output folder without files of another checkpoint",
+                         "one that has them", "choose another output or --new-tag");
     }
   }
 
@@ -137,9 +122,9 @@ class Zero3Writer {
     int64_t sum = 0;
     for (size_t g = 0; g < groups_.size(); ++g) {
       const int first = groups_[g].tensors.at(0);
-      int64_t element = formats::size_of(source_.tensors[first].value.type);
+      int64_t element = size_of(source_.tensors[first].value.type);
       for (const auto& [name, state] : plan_.states(first)) {
-        if (state.fill != PlannedState::Fill::kOneZero) element += formats::size_of(state.type);
+        if (state.fill != PlannedState::Fill::kOneZero) element += size_of(state.type);
       }
       sum += element * layouts_[g].shard_numel();
     }
@@ -148,7 +133,7 @@ class Zero3Writer {
 
   // ---- optimizer files
 
-  NodeId flat_tensor(TorchOutput& out, Block block, bool requires_grad) const {
+  static NodeId flat_tensor(TorchOutput& out, Block block, bool requires_grad) {
     const int64_t numel = block.numel();
     return out.add_tensor(std::move(block), {numel}, requires_grad);
   }
@@ -184,7 +169,7 @@ class Zero3Writer {
     PickleGraph& graph = out.writer().graph();
     const NodeId state = graph.dict();
     plan_.add_scalars(out.writer(), rank, groups_[group], state);
-    for (const std::string& name : state_names(source_, plan_, groups_[group])) {
+    for (const std::string& name : plan_.state_names(groups_[group])) {
       graph.set(state, name, state_tensor(out, group, name, rank));
     }
     return state;
@@ -192,7 +177,7 @@ class Zero3Writer {
 
   std::unique_ptr<OpenOutput> open_optim(int rank) const {
     auto out = std::make_unique<TorchOutput>(optim_path(rank), run_.force);
-    formats::TorchFileWriter& writer = out->writer();
+    TorchFileWriter& writer = out->writer();
     PickleGraph& graph = writer.graph();
     const NodeId all = graph.dict();
     std::vector<NodeId> flat;
@@ -209,7 +194,7 @@ class Zero3Writer {
   }
 
   // The source's entries around the new optimizer and flat groups.
-  NodeId zero_node(formats::TorchFileWriter& writer, const TorchFile& file, NodeId state_dict,
+  NodeId zero_node(TorchFileWriter& writer, const TorchFile& file, NodeId state_dict,
                    NodeId flat) const {
     PickleGraph& graph = writer.graph();
     const PickleGraph& from = file.graph();
@@ -231,8 +216,7 @@ class Zero3Writer {
     return zero;
   }
 
-  NodeId optim_root(formats::TorchFileWriter& writer, int rank, NodeId state_dict,
-                    NodeId flat) const {
+  NodeId optim_root(TorchFileWriter& writer, int rank, NodeId state_dict, NodeId flat) const {
     const TorchFile& file = optimizer_file(source_, rank);
     PickleGraph& graph = writer.graph();
     const NodeId root = graph.dict();
@@ -265,14 +249,14 @@ class Zero3Writer {
 
   std::unique_ptr<OpenOutput> open_model(int rank) const {
     auto out = std::make_unique<TorchOutput>(model_path(rank), run_.force);
-    formats::TorchFileWriter& writer = out->writer();
+    TorchFileWriter& writer = out->writer();
     const TorchFile& file = *source_.model_files.at(rank % source_.model_files.size());
     const auto changed = [&](std::string_view name, NodeId value) {
       if (name == "dp_world_size") return writer.graph().integer(target_.world_size);
       const bool fragments = name == "frozen_param_fragments" && !file.graph().is_none(value);
       return fragments ? fragments_node(*out, rank) : kNoNode;
     };
-    out->begin(model_root(writer, source_, plan_, groups_, file, changed));
+    out->begin(model_root(writer, plan_, groups_, file, changed));
     return out;
   }
 
@@ -280,7 +264,7 @@ class Zero3Writer {
   const OptimizerPlan& plan_;
   const Zero3Target& target_;
   const RunOptions& run_;
-  std::vector<FlatGroup> groups_;
+  std::vector<SubGroup> groups_;
   std::vector<zero3::ShardLayout> layouts_;  // of the groups
   fs::path folder_;
   std::string prefix_;
@@ -288,9 +272,9 @@ class Zero3Writer {
 
 }  // namespace
 
-void write_zero3(const Checkpoint& source, const OptimizerPlan& plan, const Zero3Target& target,
-                 const RunOptions& run, OutputReport& report) {
-  Zero3Writer(source, plan, target, run).write(report);
+void write_zero3(const OptimizerPlan& plan, const Zero3Target& target, const RunOptions& run,
+                 OutputReport& report) {
+  Zero3Writer(plan, target, run).write(report);
 }
 
 }  // namespace zeromuon::convert

@@ -3,6 +3,7 @@
 #include "zero3/convert/verbs.h"
 
 namespace py = pybind11;
+using namespace py::literals;
 
 namespace zeromuon::bindings {
 namespace {
@@ -11,19 +12,15 @@ using convert::Checkpoint;
 using convert::NamedTensor;
 using convert::TensorSource;
 
-py::tuple shape_of(const TensorSource& source) { return py::cast(source.shape).cast<py::tuple>(); }
-
 py::dict as_dict(const NamedTensor& tensor) {
-  py::dict out, states;
+  py::dict states;
   for (const auto& [part, source] : tensor.states) states[text(part)] = name_of(source.type);
-  out["name"] = text(tensor.name);
-  out["role"] = name_of(tensor.role);
-  out["dtype"] = name_of(tensor.value.type);
-  out["shape"] = shape_of(tensor.value);
-  out["bytes"] = tensor.value.bytes();
-  out["states"] = states;
-  out["sub_group"] = tensor.sub_group >= 0 ? py::object(py::int_(tensor.sub_group)) : py::none();
-  return out;
+  const TensorSource& value = tensor.value;
+  const py::object sub_group =
+      tensor.sub_group >= 0 ? py::int_(tensor.sub_group) : py::object(py::none());
+  return py::dict("name"_a = text(tensor.name), "role"_a = name_of(tensor.role),
+                  "dtype"_a = name_of(value.type), "shape"_a = py::tuple(py::cast(value.shape)),
+                  "bytes"_a = value.bytes(), "states"_a = states, "sub_group"_a = sub_group);
 }
 
 py::dict inspect(const std::string& path, const std::string& tag) {
@@ -34,22 +31,15 @@ py::dict inspect(const std::string& path, const std::string& tag) {
   }
   py::list tensors;
   for (const NamedTensor& tensor : checkpoint.tensors) tensors.append(as_dict(tensor));
-  py::dict out;
-  out["kind"] = name_of(checkpoint.kind);
-  out["path"] = text(checkpoint.path);
-  out["folder"] = text(checkpoint.folder);
-  out["tag"] = text(checkpoint.tag);
-  out["world_size"] = checkpoint.world_size;
-  out["optimizer"] = text(checkpoint.optimizer_name());
-  out["momentum_kind"] = text(checkpoint.momentum_kind);
-  out["facts"] = texts(convert::texts_of(checkpoint.facts));
-  out["tensors"] = tensors;
-  out["aliases"] = texts(checkpoint.aliases);
-  out["sub_groups"] = checkpoint.sub_groups.size();
-  out["files"] = texts(checkpoint.files);
-  out["warnings"] = texts(checkpoint.warnings);
-  out["verbs"] = convert::verbs_of(checkpoint.kind);
-  return out;
+  return py::dict(
+      "kind"_a = name_of(checkpoint.kind), "path"_a = text(checkpoint.path),
+      "folder"_a = text(checkpoint.folder), "tag"_a = text(checkpoint.tag),
+      "world_size"_a = checkpoint.world_size, "optimizer"_a = text(checkpoint.optimizer_name()),
+      "momentum_kind"_a = text(checkpoint.momentum_kind),
+      "facts"_a = texts(convert::texts_of(checkpoint.facts)), "tensors"_a = tensors,
+      "aliases"_a = texts(checkpoint.aliases), "sub_groups"_a = checkpoint.sub_groups.size(),
+      "files"_a = texts(checkpoint.files), "warnings"_a = texts(checkpoint.warnings),
+      "verbs"_a = convert::verbs_of(checkpoint.kind));
 }
 
 }  // namespace

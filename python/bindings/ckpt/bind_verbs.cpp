@@ -2,6 +2,7 @@
 #include "zero3/convert/verbs.h"
 
 namespace py = pybind11;
+using namespace py::literals;
 
 namespace zeromuon::bindings {
 namespace {
@@ -12,13 +13,9 @@ using convert::RunOptions;
 
 // progress(bytes_done, bytes_total) is called about ten times a second; without it Ctrl-C still
 // cancels. What it raises cancels the verb and comes out of it.
-RunOptions run_options(const py::object& progress, int64_t max_memory, int threads, bool force,
-                       bool resume) {
-  RunOptions run;
-  run.max_memory_bytes = max_memory;
-  run.threads = threads;
-  run.force = force;
-  run.resume = resume;
+RunOptions run_options(const py::object& progress, int64_t max_memory, int threads,
+                       bool force = false, bool resume = false) {
+  RunOptions run{max_memory, threads, force, resume, {}};
   // A plain pointer: the verb runs inside the call that holds the object.
   PyObject* callback = progress.is_none() ? nullptr : progress.ptr();
   run.progress = [callback](const Progress& p) {
@@ -31,55 +28,34 @@ RunOptions run_options(const py::object& progress, int64_t max_memory, int threa
   return run;
 }
 
-template <typename Verb>
-auto without_gil(const Verb& verb) {
+// Without the GIL.
+template <typename Report, typename Options>
+Report report_of(Report (*verb)(const Options&), const Options& options) {
   const py::gil_scoped_release released;
-  return verb();
+  return verb(options);
 }
 
 py::dict as_dict(const formats::Finding& finding) {
-  py::dict out;
-  out["file"] = text(finding.file);
-  out["offset"] = finding.offset >= 0 ? py::object(py::int_(finding.offset)) : py::none();
-  out["expected"] = text(finding.expected);
-  out["got"] = text(finding.got);
-  out["remedy"] = text(finding.remedy);
+  py::dict out = fields_of(finding);
   out["text"] = text(finding.text());
   return out;
 }
 
-py::dict as_dict(const OutputReport& report) {
-  py::dict out;
-  out["files"] = texts(report.files);
-  out["bytes_written"] = report.bytes_written;
-  out["tensors"] = report.tensors;
-  out["aliases"] = texts(report.aliases);
-  out["notes"] = texts(report.notes);
-  out["kept_files"] = report.kept_files;
-  return out;
+py::dict as_dict(const OutputReport& r) {
+  return py::dict("files"_a = texts(r.files), "bytes_written"_a = r.bytes_written,
+                  "tensors"_a = r.tensors, "aliases"_a = texts(r.aliases),
+                  "notes"_a = texts(r.notes), "kept_files"_a = r.kept_files);
 }
 
 py::dict as_dict(const convert::TensorHealth& health) {
-  py::dict out;
-  out["name"] = text(health.name);
-  out["part"] = text(health.part);
-  out["nan"] = health.nan;
-  out["infinite"] = health.infinite;
-  out["norm"] = health.norm;
-  return out;
+  return py::dict("name"_a = text(health.name), "part"_a = text(health.part), "nan"_a = health.nan,
+                  "infinite"_a = health.infinite, "norm"_a = health.norm);
 }
 
 py::dict as_dict(const convert::TensorDifference& d) {
-  py::dict out;
-  out["name"] = text(d.name);
-  out["part"] = text(d.part);
-  out["reason"] = d.reason;
-  out["in_a"] = text(d.in_a);
-  out["in_b"] = text(d.in_b);
-  out["different"] = d.different;
-  out["max_abs"] = d.max_abs;
-  out["max_rel"] = d.max_rel;
-  return out;
+  return py::dict("name"_a = text(d.name), "part"_a = text(d.part), "reason"_a = d.reason,
+                  "in_a"_a = text(d.in_a), "in_b"_a = text(d.in_b), "different"_a = d.different,
+                  "max_abs"_a = d.max_abs, "max_rel"_a = d.max_rel);
 }
 
 template <typename Item>
@@ -92,30 +68,24 @@ py::list as_dicts(const std::vector<Item>& items) {
 py::dict verify(const std::string& path, const std::string& tag, bool check_crc,
                 const py::object& progress, int64_t max_memory, int threads) {
   const convert::VerifyOptions options{
-      {path, tag}, check_crc, run_options(progress, max_memory, threads, false, false)};
-  const convert::VerifyReport report = without_gil([&] { return convert::verify(options); });
-  py::dict out;
-  out["ok"] = report.problems.empty();
-  out["problems"] = as_dicts(report.problems);
-  out["tensors"] = as_dicts(report.tensors);
-  out["bytes_read"] = report.bytes_read;
-  return out;
+      {path, tag}, check_crc, run_options(progress, max_memory, threads)};
+  const convert::VerifyReport report = report_of(convert::verify, options);
+  return py::dict("ok"_a = report.problems.empty(), "problems"_a = as_dicts(report.problems),
+                  "tensors"_a = as_dicts(report.tensors), "bytes_read"_a = report.bytes_read);
 }
 
 py::dict diff(const std::string& a, const std::string& b, const std::string& tag_a,
               const std::string& tag_b, bool states, const py::object& progress, int64_t max_memory,
               int threads) {
   const convert::DiffOptions options{
-      {a, tag_a}, {b, tag_b}, states, run_options(progress, max_memory, threads, false, false)};
-  const convert::DiffReport report = without_gil([&] { return convert::diff(options); });
-  py::dict out;
-  out["same"] = report.only_in_a.empty() && report.only_in_b.empty() && report.differences.empty();
-  out["only_in_a"] = texts(report.only_in_a);
-  out["only_in_b"] = texts(report.only_in_b);
-  out["differences"] = as_dicts(report.differences);
-  out["compared"] = report.compared;
-  out["equal"] = report.equal;
-  return out;
+      {a, tag_a}, {b, tag_b}, states, run_options(progress, max_memory, threads)};
+  const convert::DiffReport report = report_of(convert::diff, options);
+  const bool same =
+      report.only_in_a.empty() && report.only_in_b.empty() && report.differences.empty();
+  return py::dict("same"_a = same, "only_in_a"_a = texts(report.only_in_a),
+                  "only_in_b"_a = texts(report.only_in_b),
+                  "differences"_a = as_dicts(report.differences), "compared"_a = report.compared,
+                  "equal"_a = report.equal);
 }
 
 py::dict export_weights(const std::string& path, const std::string& output, const std::string& tag,
@@ -133,7 +103,7 @@ py::dict export_weights(const std::string& path, const std::string& output, cons
                                        std::move(exclude),
                                        max_shard_bytes,
                                        run_options(progress, max_memory, threads, force, resume)};
-  return as_dict(without_gil([&] { return convert::export_weights(options); }));
+  return as_dict(report_of(convert::export_weights, options));
 }
 
 py::dict reshard(const std::string& path, const std::string& output, int world_size,
@@ -143,7 +113,7 @@ py::dict reshard(const std::string& path, const std::string& output, int world_s
   const convert::ReshardOptions options{
       {path, tag},    output,  world_size,
       sub_group_size, new_tag, run_options(progress, max_memory, threads, force, resume)};
-  return as_dict(without_gil([&] { return convert::reshard(options); }));
+  return as_dict(report_of(convert::reshard, options));
 }
 
 py::dict universal(const std::string& path, const std::string& output, const std::string& tag,
@@ -151,7 +121,7 @@ py::dict universal(const std::string& path, const std::string& output, const std
                    bool resume) {
   const convert::UniversalOptions options{
       {path, tag}, output, run_options(progress, max_memory, threads, force, resume)};
-  return as_dict(without_gil([&] { return convert::universal(options); }));
+  return as_dict(report_of(convert::universal, options));
 }
 
 py::dict convert_optimizer(const std::string& path, const std::string& output,
@@ -170,42 +140,36 @@ py::dict convert_optimizer(const std::string& path, const std::string& output,
       std::move(numbers),
       new_tag,
       run_options(progress, max_memory, threads, force, resume)};
-  return as_dict(without_gil([&] { return convert::convert_optimizer(options); }));
+  return as_dict(report_of(convert::convert_optimizer, options));
 }
-
-const int64_t kDefaultMemory = RunOptions{}.max_memory_bytes;
 
 }  // namespace
 
 void bind_verbs(py::module_& m) {
-  const auto none = py::none();
-  m.def("verify", &verify, py::arg("path"), py::kw_only(), py::arg("tag") = "",
-        py::arg("check_crc") = true, py::arg("progress") = none,
-        py::arg("max_memory") = kDefaultMemory, py::arg("threads") = 0);
-  m.def("diff", &diff, py::arg("a"), py::arg("b"), py::kw_only(), py::arg("tag_a") = "",
-        py::arg("tag_b") = "", py::arg("states") = true, py::arg("progress") = none,
-        py::arg("max_memory") = kDefaultMemory, py::arg("threads") = 0);
-  m.def("export_weights", &export_weights, py::arg("path"), py::arg("output"), py::kw_only(),
-        py::arg("tag") = "", py::arg("format") = "safetensors", py::arg("dtype") = "",
-        py::arg("dtype_patterns") = std::vector<std::pair<std::string, std::string>>{},
-        py::arg("include") = std::vector<std::string>{},
-        py::arg("exclude") = std::vector<std::string>{},
-        py::arg("max_shard_bytes") = convert::ExportOptions{}.max_shard_bytes,
-        py::arg("progress") = none, py::arg("max_memory") = kDefaultMemory, py::arg("threads") = 0,
-        py::arg("force") = false, py::arg("resume") = false);
-  m.def("reshard", &reshard, py::arg("path"), py::arg("output"), py::arg("world_size"),
-        py::kw_only(), py::arg("tag") = "", py::arg("sub_group_size") = 0, py::arg("new_tag") = "",
-        py::arg("progress") = none, py::arg("max_memory") = kDefaultMemory, py::arg("threads") = 0,
-        py::arg("force") = false, py::arg("resume") = false);
-  m.def("universal", &universal, py::arg("path"), py::arg("output"), py::kw_only(),
-        py::arg("tag") = "", py::arg("progress") = none, py::arg("max_memory") = kDefaultMemory,
-        py::arg("threads") = 0, py::arg("force") = false, py::arg("resume") = false);
-  m.def("convert_optimizer", &convert_optimizer, py::arg("path"), py::arg("output"), py::arg("to"),
-        py::kw_only(), py::arg("tag") = "", py::arg("momentum_kind") = "",
-        py::arg("roles") = std::map<std::string, std::string>{},
-        py::arg("numbers") = std::map<std::string, double>{}, py::arg("new_tag") = "",
-        py::arg("progress") = none, py::arg("max_memory") = kDefaultMemory, py::arg("threads") = 0,
-        py::arg("force") = false, py::arg("resume") = false);
+  const auto named = py::kw_only();
+  const auto output = "output"_a;
+  const auto tag = "tag"_a = "", new_tag = "new_tag"_a = "";
+  const auto progress = "progress"_a = py::none(), threads = "threads"_a = 0;
+  const auto max_memory = "max_memory"_a = RunOptions{}.max_memory_bytes;
+  const auto force = "force"_a = false, resume = "resume"_a = false;
+  m.def("verify", &verify, "path"_a, named, tag, "check_crc"_a = true, progress, max_memory,
+        threads);
+  m.def("diff", &diff, "a"_a, "b"_a, named, "tag_a"_a = "", "tag_b"_a = "", "states"_a = true,
+        progress, max_memory, threads);
+  const std::vector<std::string> none;
+  m.def("export_weights", &export_weights, "path"_a, output, named, tag, "format"_a = "safetensors",
+        "dtype"_a = "", "dtype_patterns"_a = std::vector<std::pair<std::string, std::string>>{},
+        "include"_a = none, "exclude"_a = none,
+        "max_shard_bytes"_a = convert::ExportOptions{}.max_shard_bytes, progress, max_memory,
+        threads, force, resume);
+  m.def("reshard", &reshard, "path"_a, output, "world_size"_a, named, tag, "sub_group_size"_a = 0,
+        new_tag, progress, max_memory, threads, force, resume);
+  m.def("universal", &universal, "path"_a, output, named, tag, progress, max_memory, threads, force,
+        resume);
+  m.def("convert_optimizer", &convert_optimizer, "path"_a, output, "to"_a, named, tag,
+        "momentum_kind"_a = "", "roles"_a = std::map<std::string, std::string>{},
+        "numbers"_a = std::map<std::string, double>{}, new_tag, progress, max_memory, threads,
+        force, resume);
 }
 
 }  // namespace zeromuon::bindings

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "zero3/convert/run_options.h"
+#include "csrc/formats/format_error.h"
 
 namespace zeromuon::bindings {
 
@@ -21,6 +21,9 @@ namespace zeromuon::bindings {
 pybind11::str text(std::string_view bytes);
 pybind11::list texts(const std::vector<std::string>& all);
 pybind11::dict texts(const std::map<std::string, std::string>& all);
+
+// What is wrong with a file: file, offset (None: the file as a whole), expected, got and remedy.
+pybind11::dict fields_of(const formats::Finding& finding);
 
 void bind_checkpoint(pybind11::module_& m);
 void bind_verbs(pybind11::module_& m);

@@ -1,7 +1,7 @@
-#include "csrc/formats/format_error.h"
 #include "python/bindings/ckpt/bindings.h"
 
 namespace py = pybind11;
+using namespace py::literals;
 
 namespace zeromuon::bindings {
 
@@ -24,6 +24,13 @@ py::dict texts(const std::map<std::string, std::string>& all) {
   return out;
 }
 
+py::dict fields_of(const formats::Finding& finding) {
+  const py::object offset = finding.offset >= 0 ? py::int_(finding.offset) : py::object(py::none());
+  return py::dict("file"_a = text(finding.file), "offset"_a = offset,
+                  "expected"_a = text(finding.expected), "got"_a = text(finding.got),
+                  "remedy"_a = text(finding.remedy));
+}
+
 }  // namespace zeromuon::bindings
 
 namespace {
@@ -35,13 +42,10 @@ void translate(std::exception_ptr error) {
   try {
     if (error) std::rethrow_exception(error);
   } catch (const zeromuon::formats::FormatError& e) {
-    const zeromuon::formats::Finding& f = e.finding();
     const auto raised = py::module_::import("zeromuon._ckpt").attr("FormatError")(text(e.what()));
-    raised.attr("file") = text(f.file);
-    raised.attr("offset") = f.offset >= 0 ? py::object(py::int_(f.offset)) : py::none();
-    raised.attr("expected") = text(f.expected);
-    raised.attr("got") = text(f.got);
-    raised.attr("remedy") = text(f.remedy);
+    for (const auto& [name, value] : zeromuon::bindings::fields_of(e.finding())) {
+      py::setattr(raised, name, value);
+    }
     PyErr_SetObject(py::type::of(raised).ptr(), raised.ptr());
   } catch (const zeromuon::ValueError& e) {
     PyErr_SetObject(PyExc_ValueError, text(e.what()).ptr());

@@ -9,7 +9,7 @@ _EXPORTS = {
     **dict.fromkeys(("inspect", "verify", "diff"), "reading"),
     **dict.fromkeys(("export", "reshard", "universal", "convert_optimizer"), "writing"),
     **dict.fromkeys(("read_roles", "roles_of_model"), "roles"),
-    "FormatError": "results",
+    "FormatError": "._ckpt",
     **dict.fromkeys(("Inspection", "TensorInfo", "Verification", "Problem", "TensorHealth"), "results"),
     **dict.fromkeys(("Comparison", "Difference", "Written"), "results"),
 }

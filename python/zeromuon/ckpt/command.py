@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
     options = parser_of(argv[0]).parse(argv[1:])
     try:
         with _stops.noted():
-            return _RUN[argv[0]](options)
+            return _RUN[argv[0]](argv[0], options)
     except Stopped:
         print(interrupted_text(argv, options), file=sys.stderr)
         return 128 + _stops.signal
@@ -71,7 +71,7 @@ def require_verb(word: str) -> None:
 # ---- verbs ---------------------------------------------------------------------------------------
 
 
-def _inspect(options: Namespace) -> int:
+def _inspect(verb: str, options: Namespace) -> int:
     from .reading import inspect
 
     found = inspect(options.path, tag=options.tag)
@@ -79,82 +79,46 @@ def _inspect(options: Namespace) -> int:
     return FINE
 
 
-def _verify(options: Namespace) -> int:
+def _verify(verb: str, options: Namespace) -> int:
     from .reading import verify
 
-    started = time.monotonic()
-    with _progress("verify", options) as run:
-        found = verify(options.path, tag=options.tag, check_crc=not options.no_crc, **run)
-    seconds = time.monotonic() - started
+    found, seconds = _timed(verb, verify, options)
     _print(options, found, lambda: report_text.verify_text(found, seconds, options.all))
     return FINE if found["ok"] else FOUND
 
 
-def _diff(options: Namespace) -> int:
+def _diff(verb: str, options: Namespace) -> int:
     from .reading import diff
 
-    tags = {"tag_a": options.tag_a or options.tag, "tag_b": options.tag_b or options.tag}
-    with _progress("diff", options) as run:
-        found = diff(options.a, options.b, **tags, states=not options.no_states, **run)
+    tag = vars(options).pop("tag")
+    found, _ = _timed(verb, diff, options, tag_a=options.tag_a or tag, tag_b=options.tag_b or tag)
     _print(options, found, lambda: report_text.diff_text(found))
     return FINE if found["same"] else FOUND
 
 
-def _export(options: Namespace) -> int:
-    from .writing import export
+def _write(verb: str, options: Namespace, **changed) -> int:
+    from . import writing
 
+    written, seconds = _timed(verb, getattr(writing, verb.replace("-", "_")), options, **changed)
+    _say(report_text.written_text(written, seconds), f"; {options.output} itself is complete")
+    return FINE
+
+
+def _export(verb: str, options: Namespace) -> int:
     dtypes: dict[str, str] = {}
     for pattern, dtype in options.dtype_for:
         dtypes.setdefault(pattern, dtype)
-    return _write(
-        "export",
-        export,
-        options,
-        format=options.format,
-        dtype=options.dtype,
-        dtype_for=dtypes,
-        include=options.include,
-        exclude=options.exclude,
-        max_shard_bytes=options.max_shard_size,
-        config_from=options.config_from,
-    )
+    return _write(verb, options, dtype_for=dtypes)
 
 
-def _reshard(options: Namespace) -> int:
-    from .writing import reshard
-
-    return _write(
-        "reshard",
-        reshard,
-        options,
-        world_size=options.world_size,
-        sub_group_size=options.sub_group_size,
-        new_tag=options.new_tag,
-    )
-
-
-def _universal(options: Namespace) -> int:
-    from .writing import universal
-
-    return _write("universal", universal, options)
-
-
-def _convert_optimizer(options: Namespace) -> int:
+def _convert_optimizer(verb: str, options: Namespace) -> int:
     from .roles import read_roles, roles_of_model
-    from .writing import convert_optimizer
 
-    roles = read_roles(options.roles) if options.roles else roles_of_model(options.model) if options.model else None
-    numbers = {name: getattr(options, name) for name in NUMBERS if getattr(options, name) is not None}
-    return _write(
-        "convert-optimizer",
-        convert_optimizer,
-        options,
-        to=options.to,
-        roles=roles,
-        numbers=numbers,
-        momentum_kind=options.momentum_kind,
-        new_tag=options.new_tag,
-    )
+    given = vars(options)
+    model = given.pop("model")
+    roles = read_roles(options.roles) if options.roles else roles_of_model(model) if model else None
+    numbers = {name: value for name in NUMBERS if (value := given.pop(name)) is not None}
+    return _write(verb, options, roles=roles, numbers=numbers)
 
 
 _RUN = {
@@ -162,26 +126,19 @@ _RUN = {
     "verify": _verify,
     "diff": _diff,
     "export": _export,
-    "reshard": _reshard,
-    "universal": _universal,
+    "reshard": _write,
+    "universal": _write,
     "convert-optimizer": _convert_optimizer,
 }
 
 
-def _write(name: str, verb, options: Namespace, **arguments) -> int:
+def _timed(verb: str, function, options: Namespace, **changed):
+    """What the function of the verb returns for the options, and the seconds that it took."""
+    arguments = {name: value for name, value in vars(options).items() if name not in ("quiet", "json", "all")}
     started = time.monotonic()
-    with _progress(name, options) as run:
-        written = verb(
-            options.path,
-            options.output,
-            tag=options.tag,
-            force=options.force,
-            resume=options.resume,
-            **arguments,
-            **run,
-        )
-    _say(report_text.written_text(written, time.monotonic() - started), f"; {options.output} itself is complete")
-    return FINE
+    with _progress(verb, options.quiet) as progress:
+        found = function(**{**arguments, **changed}, progress=progress)
+    return found, time.monotonic() - started
 
 
 def _print(options: Namespace, found: dict, text) -> None:
@@ -213,9 +170,9 @@ def _escape_what_the_terminal_lacks() -> None:
 
 
 @contextlib.contextmanager
-def _progress(name: str, options: Namespace):
-    """Keyword arguments of every verb but inspect; the bar goes when the verb ends."""
-    bar = None if options.quiet else ProgressBar(name)
+def _progress(verb: str, quiet: bool):
+    """What a verb tells its progress; the bar goes when the verb ends."""
+    bar = None if quiet else ProgressBar(verb)
 
     def told(done: int, total: int) -> None:
         _stops.point()
@@ -223,7 +180,7 @@ def _progress(name: str, options: Namespace):
             bar(done, total)
 
     try:
-        yield {"progress": told, "max_memory_bytes": options.max_memory, "threads": options.threads}
+        yield told
     finally:
         if bar:
             bar.close()

@@ -15,7 +15,9 @@ _MANY = 8  # aliases and files that are named before only their number is
 def inspect_text(found: Inspection, everything: bool) -> str:
     """Facts, tensors and totals. everything: one row per tensor, all files and aliases."""
     blocks = [_facts(found), _tensors(found["tensors"], everything), _totals(found["tensors"])]
-    blocks += [_aliases(found["aliases"], everything), _files(found["files"], everything)]
+    tied = [f"tied: {printable(alias)} is {printable(stored)}" for alias, stored in found["aliases"].items()]
+    files = [f"file: {printable(file)}" for file in found["files"]]
+    blocks += [_shortened(tied, everything), _shortened(files, everything)]
     blocks.append([f"warning: {printable(warning)}" for warning in found["warnings"]])
     blocks.append([f"verbs: {', '.join(found['verbs'])}"])
     return "\n\n".join("\n".join(block) for block in blocks if block)
@@ -69,15 +71,6 @@ def _totals(tensors: list[TensorInfo]) -> list[str]:
         f" {size_text(counts[role, 'bytes'])}"
         for role in dict.fromkeys(tensor["role"] for tensor in tensors)
     ]
-
-
-def _aliases(aliases: dict[str, str], everything: bool) -> list[str]:
-    lines = [f"tied: {printable(alias)} is {printable(stored)}" for alias, stored in aliases.items()]
-    return _shortened(lines, everything)
-
-
-def _files(files: list[str], everything: bool) -> list[str]:
-    return _shortened([f"file: {printable(file)}" for file in files], everything)
 
 
 def _shortened(lines: list[str], everything: bool) -> list[str]:

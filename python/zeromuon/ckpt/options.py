@@ -13,15 +13,8 @@ from .arguments import DEFAULT_MEMORY_BYTES
 NUMBERS = ("lr", "adam_lr", "momentum", "beta1", "beta2", "eps", "weight_decay")
 _UNITS = {
     "": 1,
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KIB": 1 << 10,
-    "MIB": 1 << 20,
-    "GIB": 1 << 30,
-    "TIB": 1 << 40,
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate(("", "K", "M", "G", "T"))},
+    **{f"{prefix}IB": 1024**power for power, prefix in enumerate("KMGT", 1)},
 }
 
 
@@ -36,16 +29,18 @@ class Verb:
 
 
 def parser_of(name: str) -> Parser:
-    """The parser of the verb `name`."""
+    """The parser of the verb `name`. What it gives is named as the arguments of the verb's function, but for what
+    command.py takes out."""
     verb = VERBS[name]
     parser = Parser(prog=f"zeromuon ckpt {name}", description=verb.purpose + ".")
+    add = parser.add_argument
     for path in ("a", "b") if verb.two_inputs else ("path",):
-        parser.add_argument(path, metavar=path.upper(), help="folder or file of a checkpoint or model")
-    parser.add_argument(
-        "--tag", type=tag_name, help="which folder of a ZeRO-3 checkpoint (default: the one that `latest` names)"
-    )
+        add(path, metavar=path.upper(), help="folder or file of a checkpoint or model")
+    add("--tag", type=tag_name, help="which folder of a ZeRO-3 checkpoint (default: the one that `latest` names)")
     if verb.writes:
-        parser.add_argument("-o", "--output", metavar="DIR", required=True, help="what to write")
+        add("-o", "--output", metavar="DIR", required=True, help="what to write")
+    else:
+        add("--json", action="store_true", help="print JSON")
     verb.add(parser)
     if name != "inspect":
         _add_run(parser, verb.writes)
@@ -54,13 +49,8 @@ def parser_of(name: str) -> Parser:
 
 def _add_run(parser: Parser, writes: bool) -> None:
     add = parser.add_argument
-    add(
-        "--max-memory",
-        type=buffers,
-        default=DEFAULT_MEMORY_BYTES,
-        metavar="SIZE",
-        help="bytes of buffers, e.g. 64MB or 64MiB (default: 256MiB)",
-    )
+    size = {"type": buffers, "default": DEFAULT_MEMORY_BYTES, "metavar": "SIZE", "dest": "max_memory_bytes"}
+    add("--max-memory", **size, help="bytes of buffers, e.g. 64MB or 64MiB (default: 256MiB)")
     add("--threads", type=whole(0), default=0, metavar="N", help="0: one per core, at most 16 (default: 0)")
     add("-q", "--quiet", action="store_true", help="no progress")
     if writes:
@@ -68,68 +58,48 @@ def _add_run(parser: Parser, writes: bool) -> None:
         add("--resume", action="store_true", help="keep what an interrupted run of this very command has finished")
 
 
-def _add_json(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
 def _add_inspect(parser: Parser) -> None:
-    _add_json(parser)
     parser.add_argument("--all", action="store_true", help="a row for every tensor; alike ones are not folded")
 
 
 def _add_verify(parser: Parser) -> None:
-    _add_json(parser)
-    parser.add_argument("--all", action="store_true", help="the norm of every tensor and state, not the ten largest")
-    parser.add_argument("--no-crc", action="store_true", help="do not compare the CRC of every record")
+    add = parser.add_argument
+    add("--all", action="store_true", help="the norm of every tensor and state, not the ten largest")
+    add("--no-crc", dest="check_crc", action="store_false", help="do not compare the CRC of every record")
 
 
 def _add_diff(parser: Parser) -> None:
-    _add_json(parser)
-    parser.add_argument("--tag-a", type=tag_name, metavar="TAG", help="tag of A alone")
-    parser.add_argument("--tag-b", type=tag_name, metavar="TAG", help="tag of B alone")
-    parser.add_argument("--no-states", action="store_true", help="compare weights only")
+    add = parser.add_argument
+    add("--tag-a", type=tag_name, metavar="TAG", help="tag of A alone")
+    add("--tag-b", type=tag_name, metavar="TAG", help="tag of B alone")
+    add("--no-states", dest="states", action="store_false", help="compare weights only")
 
 
 def _add_export(parser: Parser) -> None:
     add = parser.add_argument
     add("--format", choices=("safetensors", "torch"), default="safetensors", help="(default: safetensors)")
     add("--dtype", help="float32, bfloat16, float16 or float64, for all trained weights (default: as stored)")
-    add(
-        "--dtype-for",
-        metavar="GLOB=DTYPE",
-        type=dtype_for,
-        action="append",
-        default=[],
-        help="dtype of the tensors whose names match; may be given again, the first that matches wins",
-    )
-    add("--include", metavar="GLOB", action="append", default=[], help="only these tensors; may be given again")
-    add("--exclude", metavar="GLOB", action="append", default=[], help="not these tensors; may be given again")
-    add(
-        "--max-shard-size",
-        metavar="SIZE",
-        type=byte_count,
-        default=5 * 10**9,
-        help="bytes of a safetensors file; 0: one file (default: 5GB)",
-    )
+    again = {"action": "append", "default": []}
+    first_wins = "dtype of the tensors whose names match; may be given again, the first that matches wins"
+    add("--dtype-for", metavar="GLOB=DTYPE", type=dtype_for, **again, help=first_wins)
+    add("--include", metavar="GLOB", **again, help="only these tensors; may be given again")
+    add("--exclude", metavar="GLOB", **again, help="not these tensors; may be given again")
+    size = {"type": byte_count, "default": 5 * 10**9, "metavar": "SIZE", "dest": "max_shard_bytes"}
+    add("--max-shard-size", **size, help="bytes of a safetensors file; 0: one file (default: 5GB)")
     add("--config-from", metavar="FOLDER", help="copy config.json and the tokenizer of this model folder")
 
 
 def _add_reshard(parser: Parser) -> None:
-    parser.add_argument("--world-size", type=whole(1), required=True, metavar="N", help="ranks of the output")
-    parser.add_argument(
-        "--sub-group-size",
-        type=whole(1),
-        default=0,
-        metavar="N",
-        help="elements per rank of a sub-group (default: as the checkpoint's configuration says)",
-    )
+    add = parser.add_argument
+    as_it_was = "elements per rank of a sub-group (default: as the checkpoint's configuration says)"
+    add("--world-size", type=whole(1), required=True, metavar="N", help="ranks of the output")
+    add("--sub-group-size", type=whole(1), default=0, metavar="N", help=as_it_was)
     _add_new_tag(parser)
 
 
 def _add_new_tag(parser: Parser) -> None:
-    parser.add_argument(
-        "--new-tag", type=tag_name, metavar="TAG", help="tag of the output (default: that of the input)"
-    )
+    given = {"type": tag_name, "metavar": "TAG"}
+    parser.add_argument("--new-tag", **given, help="tag of the output (default: that of the input)")
 
 
 def _add_convert(parser: Parser) -> None:

@@ -19,14 +19,9 @@ def verify_text(found: Verification, seconds: float, everything: bool) -> str:
 
 def _problem(problem: Problem, number: int, count: int) -> list[str]:
     offset = "" if problem["offset"] is None else f"byte {problem['offset']}"
-    rows = [
-        ("file", problem["file"]),
-        ("offset", offset),
-        ("expected", problem["expected"]),
-        ("got", problem["got"]),
-        ("remedy", problem["remedy"]),
-    ]
-    return [f"problem {number} of {count}", *(f"  {line}" for line in table([row for row in rows if row[1]]))]
+    said = {**problem, "offset": offset}
+    rows = [(name, said[name]) for name in ("file", "offset", "expected", "got", "remedy") if said[name]]
+    return [f"problem {number} of {count}", *(f"  {line}" for line in table(rows))]
 
 
 def _norms(tensors: list[TensorHealth], everything: bool) -> list[str]:

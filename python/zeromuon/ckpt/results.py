@@ -4,20 +4,6 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from .._ckpt import FormatError
-
-__all__ = [
-    "FormatError",
-    "TensorInfo",
-    "Inspection",
-    "Problem",
-    "TensorHealth",
-    "Verification",
-    "Difference",
-    "Comparison",
-    "Written",
-]
-
 
 class TensorInfo(TypedDict):
     """One stored tensor."""

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "csrc/formats/format_error.h"
+#include "csrc/formats/json.h"
 
 namespace zeromuon::convert {
 namespace {
@@ -21,12 +22,12 @@ std::string refusal(const std::function<void()>& action) {
 TEST(Names, Utf8IsWhatPythonDecodes) {
   for (const char* good : {"", "w", "w\xc3\xa9", "\xe2\x82\xac", "\xed\x9f\xbf", "\xee\x80\x80",
                            "\xf0\x9f\x98\x80", "\xf4\x8f\xbf\xbf"}) {
-    EXPECT_TRUE(is_utf8(good)) << good;
+    EXPECT_TRUE(formats::is_utf8(good)) << good;
   }
   for (const char* bad : {"\xff", "w\x80", "\xc3", "\xc3z", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf",
                           "\xe2\x82", "\xed\xa0\x80", "\xed\xb3\xbf", "\xf0\x8f\xbf\xbf",
                           "\xf4\x90\x80\x80", "\xf5\x80\x80\x80"}) {
-    EXPECT_FALSE(is_utf8(bad)) << bad;
+    EXPECT_FALSE(formats::is_utf8(bad)) << bad;
   }
 }
 
