@@ -14,9 +14,6 @@ JORDAN = [(3.4445, -4.775, 2.0315)] * 5
 BAR = 2e-6  # of weights, per unit of the largest one and at least of one
 
 
-# ---- DeepSpeed -----------------------------------------------------------------------------------
-
-
 def allow_fp16_on_cpus() -> None:
     """DeepSpeed trains in fp16 only where the accelerator lists it; torch's CPU kernels can, if slowly."""
     from deepspeed.accelerator import get_accelerator
@@ -63,9 +60,6 @@ def on_all_ranks(value) -> list:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-# ---- the reference -------------------------------------------------------------------------------
 
 
 def mean_gradients(model: nn.Module, data, loss_of: Callable) -> Iterator[None]:
