@@ -136,12 +136,5 @@ def _terminated_as_interrupted():
 
 def parent_alive() -> bool:
     """Whether the process that started this one through Child still runs; True where none did."""
-    parent = int(os.environ.get(_PARENT, "0"))
-    try:
-        if parent:
-            os.kill(parent, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    parent = os.environ.get(_PARENT)
+    return parent is None or Path("/proc", parent).exists()

@@ -25,13 +25,9 @@ class Launch(Child):
         path = (environment or {}).get("PYTHONPATH") or os.environ.get("PYTHONPATH")
         package = str(Path(__file__).resolve().parents[2])
         found = {"PYTHONPATH": os.pathsep.join(filter(None, (path, package)))}
-        super().__init__(_torchrun(ranks, module, arguments), {**(environment or {}), **found}, **given)
-
-
-def _torchrun(ranks: int, module: str | Path, arguments: tuple) -> list[str]:
-    what = [str(module)] if isinstance(module, Path) else ["-m", module]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    return [*command, *what, *map(str, arguments)]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        what = [module] if isinstance(module, Path) else ["-m", module]
+        super().__init__([*torchrun, *map(str, (*what, *arguments))], {**(environment or {}), **found}, **given)
 
 
 def threads_of(ranks: int) -> int:

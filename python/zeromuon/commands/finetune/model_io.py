@@ -1,14 +1,50 @@
-"""The trained model as safetensors, gathered from the shards, and the proof that it loads."""
+"""The model of a run: loaded, with what is random in it said; saved as safetensors from the shards; proved to load."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from ...selection.language_model import MASKED, auto_class, detect_task
 from .evaluation import stock_linear
-from ...selection.language_model import auto_class
-from .model_loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """model: a transformers module in fp32 on the CPU, the same on every rank."""
+
+    model: object
+    tokenizer: object
+    task: str
+    random_parameters: tuple[str, ...]
+
+    def describe(self, seed: int) -> str:
+        sentence = f"{type(self.model).__name__}: a {'masked' if self.task == MASKED else 'causal'} language model"
+        if not self.random_parameters:
+            return sentence
+        count, names = len(self.random_parameters), ", ".join(self.random_parameters)
+        return f"{sentence}; {count} parameters are not in the folder and start at random (seed {seed}): {names}"
+
+
+def load_model(path: str, seed: int) -> LoadedModel:
+    """Loads the folder `path` in fp32; parameters that it lacks are drawn from `seed`.
+
+    Raises ValueError if its task is neither masked nor causal LM.
+    """
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    config = transformers.AutoConfig.from_pretrained(path)
+    task = detect_task(config)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    torch.manual_seed(seed)
+    model, info = auto_class(task).from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    return LoadedModel(model, tokenizer, task, tuple(sorted(info["missing_keys"])))
 
 
 def gather_state(model, rank: int) -> dict:
@@ -22,19 +58,10 @@ def gather_state(model, rank: int) -> dict:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         with deepspeed.zero.GatheredParameters([parameter]):
             if rank == 0:
-                if id(parameter) not in copies:
-                    copies[id(parameter)] = parameter.detach().to("cpu", copy=True)
-                state[name] = copies[id(parameter)]
-    return {**state, **_saved_buffers(model)} if rank == 0 else {}
-
-
-def _saved_buffers(model) -> dict:
-    found = {}
-    for prefix, module in model.named_modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None and name not in module._non_persistent_buffers_set:
-                found[f"{prefix}.{name}" if prefix else name] = buffer.detach().cpu()
-    return found
+                state[name] = copies.setdefault(id(parameter), parameter.detach().to("cpu", copy=True))
+    if rank != 0:
+        return {}
+    return {**state, **{name: buffer.cpu() for name, buffer in model.state_dict().items() if name not in state}}
 
 
 def save_model(loaded: LoadedModel, folder: Path, rank: int) -> None:
@@ -55,13 +82,10 @@ def verify_model(task: str, folder: Path, engine_logits, input_ids) -> str:
 
     engine_logits: [B, T, vocabulary]; input_ids: [B, T] int64. Raises RuntimeError if a key is missing or a bit differs.
     """
-    import torch
-
     reloaded, info = auto_class(task).from_pretrained(folder, dtype=engine_logits.dtype, output_loading_info=True)
     if info["missing_keys"] or info["unexpected_keys"]:
         raise RuntimeError(
-            f"{folder}: expected no missing and no unexpected keys, found {info['missing_keys']} and"
-            f" {info['unexpected_keys']}"
+            f"{folder}: expected no missing and no unexpected keys, found {info['missing_keys']} and {info['unexpected_keys']}"
         )
     reloaded.eval().to(input_ids.device)
     with torch.no_grad(), stock_linear():
@@ -69,8 +93,7 @@ def verify_model(task: str, folder: Path, engine_logits, input_ids) -> str:
     if not torch.equal(logits, engine_logits):
         worst = (logits - engine_logits).abs().max().item()
         raise RuntimeError(
-            f"{folder}: the saved model's logits differ from the trained one's by up to {worst:.3g},"
-            " expected the same bits"
+            f"{folder}: the saved model's logits differ from the trained one's by up to {worst:.3g}, expected the same bits"
         )
     return logits_sha256(logits)
 
