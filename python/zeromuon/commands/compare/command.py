@@ -55,9 +55,8 @@ def _row_named(name: str) -> Row:
     by_name = {row.name: row for row in ROWS}
     if name in by_name:
         return by_name[name]
-    raise ValueError(
-        f"zeromuon compare --row {name}: expected one of {', '.join(by_name)}{did_you_mean(name, by_name)}"
-    )
+    known, hint = ", ".join(by_name), did_you_mean(name, by_name)
+    raise ValueError(f"zeromuon compare --row {name}: expected one of {known}{hint}")
 
 
 def _writable(path: str | None) -> Path | None:

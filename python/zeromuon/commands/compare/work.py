@@ -19,7 +19,6 @@ Bars, the same for either system: the elements that must move at least, and what
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import weakref
 
@@ -142,30 +141,31 @@ def _count_outputs(zero3) -> list[int]:
     """Gets the bytes of the output of each collective of deepspeed.comm inside DeepSpeed's Muon update."""
     from deepspeed.runtime.zero import stage3
 
-    apply, inside, outputs = method_of(zero3, "_apply_muon_to_accumulated_grads"), [], []
+    apply, counting, outputs = method_of(zero3, "_apply_muon_to_accumulated_grads"), False, []
 
-    @contextlib.contextmanager
-    def within(what: str):
-        inside.append(what)
-        try:
-            yield
-        finally:
-            inside.pop()
-
-    def counting(original):
-        def counted(output, *args, **keywords):
-            if len(inside) == 1:  # one collective of deepspeed.comm may call another
+    def counted(collective):
+        def both(output, *args, **keywords):
+            nonlocal counting
+            outermost, counting = counting, False  # one collective of deepspeed.comm may call another
+            if outermost:
                 tensors = output if isinstance(output, (list, tuple)) else [output]
                 outputs.append(sum(t.numel() * t.element_size() for t in tensors))
-            with within("collective"):
-                return original(output, *args, **keywords)
+            result = collective(output, *args, **keywords)
+            counting = outermost
+            return result
 
-        return counted
+        return both  # DeepSpeed asks some of them for their names, which a partial has not
 
-    zero3._apply_muon_to_accumulated_grads = within("update")(apply)
+    def applied():
+        nonlocal counting
+        counting = True
+        apply()
+        counting = False
+
+    zero3._apply_muon_to_accumulated_grads = applied
     for name in _COLLECTIVES:
         if hasattr(stage3.dist, name):
-            setattr(stage3.dist, name, counting(getattr(stage3.dist, name)))
+            setattr(stage3.dist, name, counted(getattr(stage3.dist, name)))
     return outputs
 
 
