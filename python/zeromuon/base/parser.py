@@ -11,8 +11,7 @@ class Parser(argparse.ArgumentParser):
     """Long texts stand as they are written; options are not to be abbreviated."""
 
     def __init__(self, **given):
-        plain = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
-        super().__init__(**{**plain, **given})
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **given)
 
     def error(self, message: str):
         raise ValueError(f"{self.prog}: {message}")

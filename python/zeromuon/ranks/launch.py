@@ -40,9 +40,7 @@ def check_ranks(ranks: int, cores: int, gpus: int) -> list[str]:
     if ranks < 1:
         raise ValueError(f"--ranks {ranks}: expected at least 1")
     if gpus and ranks > gpus:
-        raise ValueError(
-            f"--ranks {ranks}: expected at most {gpus}, one per GPU; lower it, or set DS_ACCELERATOR=cpu to use the CPU"
-        )
+        raise ValueError(f"--ranks {ranks}: expected at most {gpus}, one per GPU; lower it, or set DS_ACCELERATOR=cpu")
     if ranks > RANKS_PER_CORE * cores:
         raise ValueError(f"--ranks {ranks}: expected at most {RANKS_PER_CORE * cores} on {cores} cores; lower it")
     if ranks > cores:

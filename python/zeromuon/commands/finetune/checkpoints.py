@@ -51,9 +51,7 @@ def load(engine, folder, seed: int) -> dict | None:
         return None
     path, client = engine.load_checkpoint(str(folder))
     if path is None or KEY not in client:
-        raise ValueError(
-            f"{folder}: expected a checkpoint of zeromuon finetune, found one without its step and data position; start a new run"
-        )
+        raise ValueError(f"{folder}: expected a checkpoint of zeromuon finetune, found another's; start a new run")
     saved = client[KEY]
     if saved.get("rank", dist.get_rank()) == dist.get_rank():
         restore_random_state(saved["random"])

@@ -29,9 +29,7 @@ def text_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise ValueError(
-            f"--data {path}: expected text, a file or a folder of files, found nothing there; check the path"
-        )
+        raise ValueError(f"--data {path}: expected a text file or a folder, found nothing there; check the path")
     files = [f for f in sorted(path.rglob("*")) if f.is_file() and "/." not in f"/{f.relative_to(path)}"]
     if not files:
         raise ValueError(f"--data {path}: expected text files in the folder, found none; put at least one there")
@@ -59,18 +57,15 @@ def check_text(path: Path) -> int:
 
 def _decoded(file: Path, content: bytes, whole: bool) -> str:
     """whole: else the last character may be cut."""
+    expected = f"--data {file}: expected UTF-8 text, found"
     if b"\0" in content:
-        raise ValueError(
-            f"--data {file}: expected UTF-8 text, found a zero byte at offset {content.index(0)}; "
-            "it looks like a binary file: remove it from the folder or convert it to text"
-        )
+        remedy = "it looks like a binary file: remove it from the folder or convert it to text"
+        raise ValueError(f"{expected} a zero byte at offset {content.index(0)}; {remedy}")
     try:
         return codecs.getincrementaldecoder("utf-8")().decode(content, final=whole)
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"--data {file}: expected UTF-8 text, found byte 0x{content[error.start]:02x} at offset"
-            f" {error.start}; convert the file, for example with iconv -t UTF-8"
-        ) from error
+        found = f"byte 0x{content[error.start]:02x} at offset {error.start}"
+        raise ValueError(f"{expected} {found}; convert the file, for example with iconv -t UTF-8") from error
 
 
 def read_text(source: str) -> str:
@@ -144,16 +139,12 @@ def layout_for(tokenizer, seq_len: int, vocab_size: int, masked: bool) -> Layout
     if not masked:
         return Layout(seq_len, vocab_size)
     if tokenizer.mask_token_id is None:
-        raise ValueError(
-            "tokenizer: expected a mask token (this is a masked LM), found none; add one to tokenizer_config.json"
-        )
+        raise ValueError("tokenizer: expected a mask token (masked LM), found none; add one to tokenizer_config.json")
     prefix = () if tokenizer.cls_token_id is None else (tokenizer.cls_token_id,)
     suffix = () if tokenizer.sep_token_id is None else (tokenizer.sep_token_id,)
     layout = Layout(seq_len, vocab_size, prefix, suffix, tokenizer.mask_token_id)
     if layout.text_len < 4:
-        raise ValueError(
-            f"--seq-len {seq_len}: expected room for at least 4 tokens of text, found {layout.text_len}; raise it"
-        )
+        raise ValueError(f"--seq-len {seq_len}: expected room for 4 tokens of text, found {layout.text_len}; raise it")
     return layout
 
 

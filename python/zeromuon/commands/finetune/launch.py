@@ -47,9 +47,7 @@ def check(settings: Settings) -> list[str]:
 def check_trace_file(path: Path) -> None:
     """Raises ValueError unless a file can be written there."""
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(
-            f"--trace {path}: expected a file in a folder that exists and can be written to; make it, or choose another"
-        )
+        raise ValueError(f"--trace {path}: expected a file in a folder that exists and can be written; choose another")
 
 
 def rank_environment(settings: Settings) -> dict[str, str]:

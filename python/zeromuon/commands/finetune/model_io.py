@@ -83,17 +83,16 @@ def verify_model(task: str, folder: Path, engine_logits, input_ids) -> str:
     engine_logits: [B, T, vocabulary]; input_ids: [B, T] int64. Raises RuntimeError if a key is missing or a bit differs.
     """
     reloaded, info = auto_class(task).from_pretrained(folder, dtype=engine_logits.dtype, output_loading_info=True)
-    if info["missing_keys"] or info["unexpected_keys"]:
-        raise RuntimeError(
-            f"{folder}: expected no missing and no unexpected keys, found {info['missing_keys']} and {info['unexpected_keys']}"
-        )
+    missing, unexpected = info["missing_keys"], info["unexpected_keys"]
+    if missing or unexpected:
+        raise RuntimeError(f"{folder}: expected no missing and no unexpected keys, found {missing} and {unexpected}")
     reloaded.eval().to(input_ids.device)
     with torch.no_grad(), stock_linear():
         logits = reloaded(input_ids=input_ids).logits
     if not torch.equal(logits, engine_logits):
         worst = (logits - engine_logits).abs().max().item()
         raise RuntimeError(
-            f"{folder}: the saved model's logits differ from the trained one's by up to {worst:.3g}, expected the same bits"
+            f"{folder}: expected the trained model's logits bit for bit, found them off by up to {worst:.3g}"
         )
     return logits_sha256(logits)
 

@@ -104,9 +104,7 @@ def unfinished_folder(chosen: str | None) -> RunFolder:
     if not folder.settings.exists():
         raise ValueError(f"{whose}: expected the folder of a run, found no run.json there; start it without --resume")
     if status["state"] == FINISHED:
-        raise ValueError(
-            f"{whose}: expected an unfinished run, this one finished at step {status['step']}; start a new one"
-        )
+        raise ValueError(f"{whose}: expected an unfinished run, it finished at step {status['step']}; start a new one")
     return folder
 
 
