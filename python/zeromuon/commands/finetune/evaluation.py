@@ -1,7 +1,5 @@
 """Held-out loss, the same number for any number of ranks up to rounding."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from unittest import mock
 

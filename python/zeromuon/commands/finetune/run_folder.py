@@ -1,7 +1,5 @@
 """The files of one run: settings, configuration, metrics, checkpoints, curve, model, and how it stands."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """One rank of a run, started by torchrun: `python -m zeromuon.commands.finetune.worker RUN_FOLDER`."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
