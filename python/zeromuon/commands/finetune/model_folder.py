@@ -139,9 +139,8 @@ def bytes_by_part(model: ModelFolder, settings: Settings, on_gpu: bool) -> dict[
         "optimizer state": 8 * numel,
     }
     if not on_gpu:
-        units = model.number("hidden_size", "n_embd", "d_model") * model.number(
-            "num_hidden_layers", "n_layer", "num_layers"
-        )
-        floats = ACTIVATIONS_PER_HIDDEN * units + LOGIT_COPIES * model.number("vocab_size")
+        hidden = model.number("hidden_size", "n_embd", "d_model")
+        layers = model.number("num_hidden_layers", "n_layer", "num_layers")
+        floats = ACTIVATIONS_PER_HIDDEN * hidden * layers + LOGIT_COPIES * model.number("vocab_size")
         parts["activations"] = 4 * floats * settings.batch * settings.seq_len * ranks
     return parts
