@@ -15,7 +15,7 @@ from tests.integration.hosts import ROOT
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import zeromuon
-from zeromuon.commands.finetune.ds_config import Machine, fill_auto, read_config
+from zeromuon.commands.finetune.ds_config import fill_auto, read_config
 from zeromuon.commands.finetune.settings import Settings
 
 STEPS = 2
@@ -39,7 +39,7 @@ def start() -> None:
 def filled(path: Path) -> dict:
     """The file as `zeromuon finetune --config` reads it, on a machine with bf16."""
     settings = Settings(model="", data="", config=str(path), ranks=2, steps=STEPS, batch=ROWS)
-    return fill_auto(read_config(path), settings, Machine(gpu=False, bf16=True))
+    return fill_auto(read_config(path), settings, bf16=True)
 
 
 def build(config: dict):

@@ -5,8 +5,6 @@ gives, `later` those of them that the first entries lack; `options` those that a
 optimizer/options.py, and `group` those of each parameter group.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -18,17 +16,12 @@ GROUP_VALUES: tuple[str, ...] = (*SCHEMA["group"], *SCHEMA["group_optional"])
 
 def check_entry(entry: dict) -> None:
     """Raises ValueError when this version cannot read the entry, or it lacks a field."""
+    remedy = "load it with the zeromuon that wrote it, or a later one"
     if entry.get("format") != FORMAT:
-        raise ValueError(
-            f"the ZeroMuon state has format {entry.get('format')}, this version reads {FORMAT}; load it with the zeromuon "
-            f"that wrote it, or a later one"
-        )
-    unknown = sorted(set(entry.get("needs", ())) - set(SCHEMA["needs"]))
+        raise ValueError(f"the ZeroMuon state has format {entry.get('format')}, this version reads {FORMAT}; {remedy}")
+    unknown = ", ".join(map(repr, sorted(set(entry.get("needs", ())) - set(SCHEMA["needs"]))))
     if unknown:
-        raise ValueError(
-            f"the ZeroMuon state needs {', '.join(map(repr, unknown))}, which this version does not know; load it with the "
-            f"zeromuon that wrote it, or a later one"
-        )
+        raise ValueError(f"the ZeroMuon state needs {unknown}, which this version does not know; {remedy}")
     missing = [name for name in SCHEMA["fields"] if name not in entry and name not in SCHEMA["later"]]
     if missing:
         raise ValueError(f"the ZeroMuon state has no {', '.join(missing)}: it is damaged; load an older checkpoint")

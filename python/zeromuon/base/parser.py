@@ -1,7 +1,5 @@
 """The parser of all verbs: what is wrong is a ValueError, and an unknown option is answered with the nearest."""
 
-from __future__ import annotations
-
 import argparse
 
 from .words import did_you_mean
@@ -11,8 +9,7 @@ class Parser(argparse.ArgumentParser):
     """Long texts stand as they are written; options are not to be abbreviated."""
 
     def __init__(self, **given):
-        plain = {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
-        super().__init__(**{**plain, **given})
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **given)
 
     def error(self, message: str):
         raise ValueError(f"{self.prog}: {message}")

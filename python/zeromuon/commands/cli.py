@@ -1,11 +1,10 @@
 """The command line `zeromuon VERB`. Only the chosen verb imports what it needs: --help is quick."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from pathlib import Path
 
+from .. import __version__
 from ..base.parser import Parser
 from ..base.shipped import config_file
 from ..base.words import nearest
@@ -29,19 +28,16 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if arguments else BAD_INPUT
     try:
         if arguments[0] == "--version":
-            return print_version()
+            print(f"zeromuon {__version__}")
+            return 0
         require_verb(arguments[0])
-        return _run_verb(arguments[0], arguments[1:])
+        if arguments[0] == "finetune":
+            return finetune(arguments[1:])
+        package = "zeromuon" if arguments[0] == "ckpt" else __package__
+        return importlib.import_module(f"{package}.{arguments[0]}.command").run(arguments[1:])
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-
-
-def _run_verb(verb: str, arguments: list[str]) -> int:
-    if verb == "finetune":
-        return finetune(arguments)
-    package = "zeromuon" if verb == "ckpt" else __package__
-    return importlib.import_module(f"{package}.{verb}.command").run(arguments)
 
 
 def usage() -> str:
@@ -53,20 +49,13 @@ def usage() -> str:
     )
 
 
-def print_version() -> int:
-    from .. import __version__
-
-    print(f"zeromuon {__version__}")
-    return 0
-
-
 def require_verb(word: str) -> None:
     """Raises ValueError that names the nearest verb if `word` is not one."""
     if word in VERBS:
         return
     from ..ckpt.options import VERBS as CHECKPOINT_VERBS
 
-    whole = {**{verb: verb for verb in VERBS}, **{verb: f"zeromuon ckpt {verb}" for verb in CHECKPOINT_VERBS}}
+    whole = {**dict(zip(VERBS, VERBS)), **{verb: f"zeromuon ckpt {verb}" for verb in CHECKPOINT_VERBS}}
     meant = nearest(word, whole)
     hint = f'; did you mean "{whole[meant]}"?' if meant else ""
     raise ValueError(f'zeromuon {word}: expected a verb ({", ".join(VERBS)}), found "{word}"{hint}')
@@ -75,17 +64,12 @@ def require_verb(word: str) -> None:
 def finetune_parser() -> Parser:
     """The options of `zeromuon finetune`; an option that is not given is None."""
     parser = Parser(prog="zeromuon finetune", description=VERBS["finetune"])
-    add = parser.add_argument
+    add, flag = parser.add_argument, {"action": "store_true", "default": None}
     add("--model", metavar="PATH", help="folder of a Hugging Face causal or masked language model")
     add("--data", metavar="PATH", help="UTF-8 text file, or a folder of them; the last tenth is held out")
     add("--config", metavar="FILE", help=f"DeepSpeed configuration, stage 3 (default: configs/{DEFAULT_CONFIG})")
-    add(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        dest="overrides",
-        help="override one value of the configuration, e.g. optimizer.params.momentum=0.9",
-    )
+    given = "override one value of the configuration, e.g. optimizer.params.momentum=0.9"
+    add("--set", metavar="KEY=VALUE", action="append", dest="overrides", help=given)
     add("--lr", type=float, help="learning rate; the same as --set optimizer.params.lr=LR")
     add("--ranks", type=int, help="processes (default: 2; one per GPU at most)")
     add("--steps", type=int, help="optimizer steps (default: 100)")
@@ -95,27 +79,14 @@ def finetune_parser() -> Parser:
     add("--save-every", type=int, metavar="N", help="steps between checkpoints (default: 20)")
     add("--keep-checkpoints", type=int, metavar="N", help="newest checkpoints to keep (default: 2)")
     add("--out", metavar="DIR", help="run folder (default: runs/<model>-<time>)")
-    add(
-        "--resume",
-        action="store_true",
-        help="go on with the unfinished run in --out, or the newest one under runs/; --ranks N with it needs a checkpoint of"
-        " N ranks (zeromuon ckpt reshard)",
+    resume = (
+        "go on with the unfinished run in --out, or the newest one under runs/; --ranks N with it needs a checkpoint"
     )
-    add(
-        "--verify",
-        action="store_true",
-        default=None,
-        help="load the saved model again at the end and compare its logits bit for bit",
-    )
-    add(
-        "--trace", metavar="FILE", help="write what every lane of every rank did in the third step, for ui.perfetto.dev"
-    )
-    add(
-        "--demo",
-        action="store_true",
-        default=None,
-        help="a small pretrained encoder on the text of the Python reference, 40 steps",
-    )
+    add("--resume", action="store_true", help=f"{resume} of N ranks (zeromuon ckpt reshard)")
+    add("--verify", **flag, help="load the saved model again at the end and compare its logits bit for bit")
+    trace = "write what every lane of every rank did in the third step, for ui.perfetto.dev"
+    add("--trace", metavar="FILE", help=trace)
+    add("--demo", **flag, help="a small pretrained encoder on the text of the Python reference, 40 steps")
     return parser
 
 
@@ -163,8 +134,8 @@ def new_settings(given: dict):
 def demo_settings(given: dict) -> dict:
     """`given` with the demo's values where it names none.
 
-    On a CPU the demo computes in fp32, Newton-Schulz too, also where there is bf16 hardware, so that its figures repeat between machines. On one GPU
-    its single rank takes the sequences of two, so that a step sees as many tokens.
+    On a CPU it computes in fp32, Newton-Schulz too, so that its figures repeat between machines with and without bf16. On one
+    GPU its single rank takes the sequences of two, so that a step sees as many tokens.
     """
     from .finetune import data, model_folder
     from ..ranks import machine

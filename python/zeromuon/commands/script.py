@@ -1,13 +1,13 @@
 """`python -m zeromuon SCRIPT`: runs an unmodified script or module with both optimizer types registered."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import runpy
 import sys
 import types
 from pathlib import Path
+
+import zeromuon
 
 
 class Usage(ValueError):
@@ -16,7 +16,8 @@ class Usage(ValueError):
 
 def is_script(arguments: list[str]) -> bool:
     """Whether the arguments name a script (a .py file) or a module (-m NAME); else they are a verb."""
-    return _named(arguments)[:1] == ["-m"] or _named(arguments)[:1] != [] and _named(arguments)[0].endswith(".py")
+    first = next(iter(_named(arguments)), "")
+    return first == "-m" or first.endswith(".py")
 
 
 def _named(arguments: list[str]) -> list[str]:
@@ -36,18 +37,14 @@ def run(arguments: list[str]) -> None:
     passed_on = arguments[: len(arguments) - len(named)]
     if named[0] == "-m":
         _check_module(named)
-        _register()
+        zeromuon.register(replace_muon=True)
         sys.argv = [*named[1:2], *passed_on, *named[2:]]
         runpy.run_module(named[1], run_name="__main__", alter_sys=True)
-    else:
-        _run_script(named, passed_on)
-
-
-def _run_script(named: list[str], passed_on: list[str]) -> None:
+        return
     path = Path(named[0]).absolute()
     if not path.is_file():
         raise Usage(f"python -m zeromuon {named[0]}: expected a script, there is no such file")
-    _register()
+    zeromuon.register(replace_muon=True)
     sys.argv = [named[0], *passed_on, *named[1:]]
     sys.path.insert(0, str(path.resolve().parent))
     _run_file(path)
@@ -62,12 +59,6 @@ def _check_module(named: list[str]) -> None:
         found = None
     if found is None:
         raise Usage(f"python -m zeromuon -m {named[1]}: no module named {named[1]}")
-
-
-def _register() -> None:
-    from .. import register
-
-    register(replace_muon=True)
 
 
 def _run_file(path: Path) -> None:

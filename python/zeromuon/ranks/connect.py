@@ -1,7 +1,5 @@
 """A rank that torchrun started: joins the process group, with DeepSpeed quiet, and sums over ranks."""
 
-from __future__ import annotations
-
 import datetime
 import logging
 import os
@@ -24,10 +22,6 @@ class Ranks:
         torch.distributed.all_reduce(tensor)
         return tensor.tolist()
 
-    def any(self, wish: bool) -> bool:
-        """Whether any rank has the wish."""
-        return self.sum([float(wish)])[0] > 0
-
     def barrier(self) -> None:
         self.sum([0.0])
 
@@ -41,7 +35,9 @@ def connect(level: int = logging.WARNING, seconds: float | None = None) -> Ranks
     import deepspeed
     import deepspeed.ops
 
-    _quieten(level)
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(level)
+    logger.addFilter(_helps)
     gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
     local = int(os.environ["LOCAL_RANK"])
     if gpu:
@@ -55,14 +51,6 @@ def connect(level: int = logging.WARNING, seconds: float | None = None) -> Ranks
     return Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
 
 
-class _Unhelpful(logging.Filter):
-    """Drops DeepSpeed's warning that its own scheduler triggers in its constructor; every other record passes."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return "before it has started" not in record.getMessage()
-
-
-def _quieten(level: int) -> None:
-    logger = logging.getLogger("DeepSpeed")
-    logger.setLevel(level)
-    logger.addFilter(_Unhelpful())
+def _helps(record: logging.LogRecord) -> bool:
+    """False for DeepSpeed's warning that its own scheduler triggers in its constructor."""
+    return "before it has started" not in record.getMessage()

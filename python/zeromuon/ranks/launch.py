@@ -1,7 +1,5 @@
 """Ranks: torchrun as a child. No torch."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
@@ -25,13 +23,9 @@ class Launch(Child):
         path = (environment or {}).get("PYTHONPATH") or os.environ.get("PYTHONPATH")
         package = str(Path(__file__).resolve().parents[2])
         found = {"PYTHONPATH": os.pathsep.join(filter(None, (path, package)))}
-        super().__init__(_torchrun(ranks, module, arguments), {**(environment or {}), **found}, **given)
-
-
-def _torchrun(ranks: int, module: str | Path, arguments: tuple) -> list[str]:
-    what = [str(module)] if isinstance(module, Path) else ["-m", module]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    return [*command, *what, *map(str, arguments)]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        what = [module] if isinstance(module, Path) else ["-m", module]
+        super().__init__([*torchrun, *map(str, (*what, *arguments))], {**(environment or {}), **found}, **given)
 
 
 def threads_of(ranks: int) -> int:
@@ -44,9 +38,7 @@ def check_ranks(ranks: int, cores: int, gpus: int) -> list[str]:
     if ranks < 1:
         raise ValueError(f"--ranks {ranks}: expected at least 1")
     if gpus and ranks > gpus:
-        raise ValueError(
-            f"--ranks {ranks}: expected at most {gpus}, one per GPU; lower it, or set DS_ACCELERATOR=cpu to use the CPU"
-        )
+        raise ValueError(f"--ranks {ranks}: expected at most {gpus}, one per GPU; lower it, or set DS_ACCELERATOR=cpu")
     if ranks > RANKS_PER_CORE * cores:
         raise ValueError(f"--ranks {ranks}: expected at most {RANKS_PER_CORE * cores} on {cores} cores; lower it")
     if ranks > cores:

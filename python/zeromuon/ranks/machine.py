@@ -3,8 +3,6 @@
 Imports torch only where a GPU's device file exists. root: of the file system; tests make one of their own.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterator
@@ -23,18 +21,11 @@ def core_count(root: Path = ROOT) -> int:
 
 def available_memory_bytes(root: Path = ROOT) -> int:
     """Main memory that can be taken now: the kernel's estimate, less where a control group or one around it allows less."""
+    estimate = _statistic(root / "proc/meminfo", "MemAvailable:") * 1024
+    if not estimate:  # a kernel that makes none
+        estimate = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     rooms = [_memory_room(group) for group in _control_groups("memory", root)]
-    return min([_meminfo_available(root), *(max(0, room) for room in rooms if room is not None)])
-
-
-def _meminfo_available(root: Path) -> int:
-    for line in (root / "proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-# ---- control groups ----------------------------------------------------------------------------------------------
+    return min([estimate, *(max(0, room) for room in rooms if room is not None)])
 
 
 def _control_groups(controller: str, root: Path) -> Iterator[Path]:
@@ -91,19 +82,14 @@ def _memory_room(group: Path) -> int | None:
 
 def _statistic(file: Path, name: str) -> int:
     found = (line.split() for line in _lines(file))
-    return next((int(value) for key, value in found if key == name), 0)
+    return next((int(words[1]) for words in found if words[:1] == [name]), 0)
 
 
 def _core_share(group: Path) -> float | None:
     """Cores' worth of time; None without a limit."""
-    quota, period = _number(group / "cpu.cfs_quota_us"), _number(group / "cpu.cfs_period_us")
-    if (quota, period) == (None, None):
-        words = " ".join(_lines(group / "cpu.max")).split()
-        quota, period = map(int, words) if len(words) == 2 and words[0].isdigit() else (None, None)
-    return quota / period if quota and period and quota > 0 else None
-
-
-# ---- GPUs, bf16, words -------------------------------------------------------------------------------------------
+    version_1 = [*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")]
+    words = " ".join(_lines(group / "cpu.max") or version_1).split()
+    return int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdigit() else None
 
 
 def gpu_count() -> int:
@@ -117,18 +103,8 @@ def gpu_count() -> int:
 
 def cpu_has_bf16() -> bool:
     """True where an x86 CPU multiplies bf16 in hardware (AVX512_BF16 or AMX)."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return " amx_bf16" in flags or " avx512_bf16" in flags
-
-
-def gpu_has_bf16() -> bool:
-    """True where the first GPU computes in bf16."""
-    import torch
-
-    return torch.cuda.is_bf16_supported()
+    words = " ".join(_lines(Path("/proc/cpuinfo"))).split()
+    return "amx_bf16" in words or "avx512_bf16" in words
 
 
 def in_gib(size_bytes: float) -> str:

@@ -3,25 +3,21 @@
 Rank 0 tells what was measured, any rank what was raised.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import traceback
 from pathlib import Path
 
-from ...ranks.launch import tell
+import torch.distributed as dist
+
+from ...ranks.channel import tell
 from ...ranks.leave import leave
-from . import launch
+from . import checkpoints, fp32, launch, sixteen_bits, training, work
 
 
 def main() -> None:
     name, system = sys.argv[1:3]
-    from . import training
-
     training.start(spoil="--spoil" in sys.argv)
-    import torch.distributed as dist
-
     result = _result(name, system)
     if dist.get_rank() == 0 or result["kind"] != launch.MEASURED:
         tell(**result)
@@ -32,8 +28,6 @@ def main() -> None:
 
 
 def _result(name: str, system: str) -> dict:
-    from . import checkpoints, fp32, sixteen_bits, training, work
-
     function = next(getattr(m, name) for m in (fp32, work, sixteen_bits, checkpoints) if hasattr(m, name))
     try:
         measured = function(system)
@@ -51,9 +45,9 @@ def _result(name: str, system: str) -> dict:
 
 def _is_of_a_system(error: Exception) -> bool:
     """Whether DeepSpeed or our optimizer was at work when it was raised, and not the comparison alone."""
-    here = Path(__file__).resolve().parent
+    ours = Path(__file__).resolve().parents[2] / "optimizer"
     files = [Path(frame.filename).resolve() for frame in traceback.extract_tb(error.__traceback__)]
-    return any("deepspeed" in f.parts or (here.parent in f.parents and f.parent != here) for f in files)
+    return any("deepspeed" in f.parts or f.is_relative_to(ours) for f in files)
 
 
 if __name__ == "__main__":

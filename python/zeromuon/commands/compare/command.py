@@ -1,14 +1,12 @@
 """`zeromuon compare`: its options, the progress, the order of the runs. No torch."""
 
-from __future__ import annotations
-
-import argparse
-import difflib
 import json
 import sys
 import time
 from pathlib import Path
 
+from ...base.parser import Parser
+from ...base.words import did_you_mean
 from . import launch, report
 from .rows import ROWS, SYSTEMS, Row
 
@@ -21,7 +19,7 @@ def run(argv: list[str]) -> int:
 
     Raises ValueError for bad arguments, before anything runs.
     """
-    options = _parser().parse_args(argv)
+    options = _parser().parse(argv)
     if options.list:
         print("\n".join(f"{row.name:<16} {row.defect}" for row in ROWS))
         return 0
@@ -38,18 +36,12 @@ def run(argv: list[str]) -> int:
     return report.exit_status(rows, results)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise ValueError(f"{self.prog}: {message}; see --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="zeromuon compare",
-        allow_abbrev=False,
-        description="Runs DeepSpeed's own Muon and this one side by side on 2 ranks on the CPU, each row and system in "
-        "fresh processes, and measures both against an independent reference. All rows take about five minutes. Exit "
-        "status: 0 when zeromuon meets every bar, 1 when it misses one or a run did not come back.",
+        description="Runs DeepSpeed's own Muon and this one side by side on 2 ranks on the CPU, each row and system in\n"
+        "fresh processes, and measures both against an independent reference. All rows take about five minutes.\n"
+        "Exit status: 0 when zeromuon meets every bar, 1 when it misses one or a run did not come back.",
     )
     parser.add_argument("--row", action="append", metavar="NAME", help="only this row; may be given again")
     parser.add_argument("--list", action="store_true", help="name the rows and end")
@@ -61,9 +53,8 @@ def _row_named(name: str) -> Row:
     by_name = {row.name: row for row in ROWS}
     if name in by_name:
         return by_name[name]
-    nearest = difflib.get_close_matches(name, by_name, 1, cutoff=0.4)
-    hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
-    raise ValueError(f"zeromuon compare --row {name}: expected one of {', '.join(by_name)}{hint}")
+    known, hint = ", ".join(by_name), did_you_mean(name, by_name)
+    raise ValueError(f"zeromuon compare --row {name}: expected one of {known}{hint}")
 
 
 def _writable(path: str | None) -> Path | None:

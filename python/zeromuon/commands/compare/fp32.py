@@ -1,6 +1,6 @@
 """Rows in fp32: weights against the reference, and who gets Muon. Each takes the system and returns its figures."""
 
-from __future__ import annotations
+import functools
 
 from . import kit, training
 from .rows import OURS
@@ -17,27 +17,13 @@ def _weights_off(system: str, build=equal_squares, accumulation: int = 1, zero: 
 
 
 def _off(engine, expected: dict) -> dict:
-    return {"value": kit.distance(training.weights_of(engine), expected), "bar": kit.weight_bar(expected)}
+    return {"value": kit.distance(kit.whole_weights(engine.module), expected), "bar": kit.weight_bar(expected)}
 
 
-def accumulation(system: str) -> dict:
-    """Four micro-batches per step."""
-    return _weights_off(system, accumulation=4)
-
-
-def reduce_bucket(system: str) -> dict:
-    """A bucket of 100 elements; every matrix has 256."""
-    return _weights_off(system, zero={"reduce_bucket_size": 100})
-
-
-def mixed_shapes(system: str) -> dict:
-    """12x16, 24x12, 24x24 and 5x24."""
-    return _weights_off(system, training.build_model)
-
-
-def reduce_scatter(system: str) -> dict:
-    """The key is not in the configuration, so that DeepSpeed's default holds."""
-    return _weights_off(system, zero={"reduce_scatter": None})
+accumulation = functools.partial(_weights_off, accumulation=4)
+reduce_bucket = functools.partial(_weights_off, zero={"reduce_bucket_size": 100})  # every matrix has 256 elements
+mixed_shapes = functools.partial(_weights_off, build=training.build_model)  # 12x16, 24x12, 24x24 and 5x24
+reduce_scatter = functools.partial(_weights_off, zero={"reduce_scatter": None})  # not mentioned: DeepSpeed's default
 
 
 def clip(system: str) -> list[dict]:
@@ -51,9 +37,6 @@ def clip(system: str) -> list[dict]:
     expected, norms = training.reference_run(data, clip=0.05, build=equal_squares)
     relative = abs(reported / norms[0] - 1)
     return [_off(engine, expected), {"value": relative, "shown": f"{relative:.1e} ({reported:.4g} for {norms[0]:.4g})"}]
-
-
-# ---- roles ---------------------------------------------------------------------------------------
 
 
 def muon_names(engine, system: str) -> set[str]:

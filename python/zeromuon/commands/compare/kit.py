@@ -1,7 +1,5 @@
 """A small model on real ZeRO-3 and the reference beside it: what the rows of compare and the multirank tests share."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Callable, Iterator
@@ -12,9 +10,6 @@ from torch import nn
 
 JORDAN = [(3.4445, -4.775, 2.0315)] * 5
 BAR = 2e-6  # of weights, per unit of the largest one and at least of one
-
-
-# ---- DeepSpeed -----------------------------------------------------------------------------------
 
 
 def allow_fp16_on_cpus() -> None:
@@ -63,9 +58,6 @@ def on_all_ranks(value) -> list:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-# ---- the reference -------------------------------------------------------------------------------
 
 
 def mean_gradients(model: nn.Module, data, loss_of: Callable) -> Iterator[None]:

@@ -3,13 +3,12 @@
 A result: {"kind", "seconds"} and, when it was measured, "figures" (one {"value", "bar", "shown"} each), else "error".
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
+from ... import __version__
 from ...ranks.launch import Launch
 
 RANKS = 2
@@ -54,11 +53,4 @@ def choose(told: list[dict], ended: bool, log: str) -> dict:
 
 
 def installed_version(package: str) -> str:
-    if package == "zeromuon":
-        from ... import __version__
-
-        return __version__
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    return __version__ if package == "zeromuon" else version(package)

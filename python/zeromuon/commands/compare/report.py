@@ -1,7 +1,6 @@
 """Verdicts, the table, the exit status. A result is what `launch.measure` returns. No torch."""
 
-from __future__ import annotations
-
+from ...ckpt.text import table
 from .launch import DIED, FAILED, MEASURED, installed_version
 from .rows import DEEPSPEED, OURS, SYSTEMS, Figure, Row
 
@@ -11,12 +10,13 @@ LONGEST_MESSAGE = 160  # characters
 
 def meets(row: Row, result: dict) -> bool:
     """Whether every figure of the row was measured and is within its bar; not-a-number is not."""
-    return result["kind"] == MEASURED and all(
-        _within(f, m) for f, m in zip(row.figures, result["figures"], strict=True)
-    )
+    return all(_within(figure, index, result) for index, figure in enumerate(row.figures))
 
 
-def _within(figure: Figure, measured: dict) -> bool:
+def _within(figure: Figure, index: int, result: dict) -> bool:
+    if result["kind"] != MEASURED:
+        return False
+    measured = result["figures"][index]
     return measured["value"] <= _bar(figure, measured)
 
 
@@ -44,6 +44,8 @@ def text(rows: list[Row], results: dict) -> str:
     judged = [row for row in rows if is_a_result(row, DEEPSPEED, results[row.name][DEEPSPEED])]
     fixed = [row for row in judged if meets(row, results[row.name][DEEPSPEED])]
     live = [row for row in judged if row not in fixed]
+    ours = [(row, results[row.name][OURS]) for row in rows]
+    missed = [row for row, result in ours if is_a_result(row, OURS, result) and not meets(row, result)]
     return "\n".join(
         [
             *_table(theirs, rows, results),
@@ -51,13 +53,9 @@ def text(rows: list[Row], results: dict) -> str:
             *_list(f"fixed in this release, {theirs}:", [_named(row) for row in fixed]),
             *_list(f"live in {theirs}:", [_named(row) for row in live]),
             *_list("raised or failed:", _messages(rows, results)),
-            *_list("MISSED by zeromuon:", [_named(row) for row in rows if _misses(row, results[row.name][OURS])]),
+            *_list("MISSED by zeromuon:", [_named(row) for row in missed]),
         ]
     )
-
-
-def _misses(row: Row, ours: dict) -> bool:
-    return is_a_result(row, OURS, ours) and not meets(row, ours)
 
 
 def _named(row: Row) -> str:
@@ -70,9 +68,8 @@ def _list(title: str, entries: list[str]) -> list[str]:
 
 def _table(theirs: str, rows: list[Row], results: dict) -> list[str]:
     heading = ("what", theirs, f"zeromuon {installed_version('zeromuon')}", "bar", "verdict")
-    lines = [heading, *(_line(row, index, results[row.name]) for row in rows for index in range(len(row.figures)))]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heading))]
-    padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    lines = [_line(row, index, results[row.name]) for row in rows for index in range(len(row.figures))]
+    padded = table([heading, *lines])
     return [padded[0], "-" * max(map(len, padded)), *padded[1:]]
 
 
@@ -81,13 +78,8 @@ def _line(row: Row, index: int, of: dict) -> tuple[str, ...]:
     measured = next((of[s]["figures"][index] for s in reversed(SYSTEMS) if of[s]["kind"] == MEASURED), None)
     known = figure.bar is not None or measured is not None
     bar = format(_bar(figure, measured or {}), figure.unit) if known else "?"
-    return (
-        figure.what,
-        _cell(figure, index, of[DEEPSPEED]),
-        _cell(figure, index, of[OURS]),
-        bar,
-        _verdict(row, index, of),
-    )
+    cells = (_cell(figure, index, of[system]) for system in SYSTEMS)
+    return (figure.what, *cells, bar, _verdict(row, index, of))
 
 
 def _cell(figure: Figure, index: int, result: dict) -> str:
@@ -99,11 +91,9 @@ def _cell(figure: Figure, index: int, result: dict) -> str:
 
 def _verdict(row: Row, index: int, of: dict) -> str:
     def word(system: str, holds: str, fails: str) -> str:
-        result = of[system]
-        if not is_a_result(row, system, result):
+        if not is_a_result(row, system, of[system]):
             return "not measured"
-        within = result["kind"] == MEASURED and _within(row.figures[index], result["figures"][index])
-        return holds if within else fails
+        return holds if _within(row.figures[index], index, of[system]) else fails
 
     return f"{word(DEEPSPEED, 'fixed in this release', 'live')}; ours {word(OURS, 'ok', 'MISSED')}"
 

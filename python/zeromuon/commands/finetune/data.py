@@ -3,8 +3,8 @@
 Shapes: C chunks, B micro-batch, T tokens of a sequence with its special tokens, S tokens of text in a chunk (S <= T).
 """
 
-from __future__ import annotations
-
+import codecs
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,17 +27,11 @@ def text_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise ValueError(
-            f"--data {path}: expected a text file or a folder of text files, found nothing there; check the path"
-        )
-    files = [f for f in sorted(path.rglob("*")) if f.is_file() and not _is_hidden(f.relative_to(path))]
+        raise ValueError(f"--data {path}: expected a text file or a folder, found nothing there; check the path")
+    files = [f for f in sorted(path.rglob("*")) if f.is_file() and "/." not in f"/{f.relative_to(path)}"]
     if not files:
         raise ValueError(f"--data {path}: expected text files in the folder, found none; put at least one there")
     return files
-
-
-def _is_hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
 
 
 def check_text(path: Path) -> int:
@@ -47,49 +41,36 @@ def check_text(path: Path) -> int:
     """
     total_bytes = 0
     for file in text_files(path):
-        with _opened(file) as handle:
-            sample = handle.read(SAMPLE_BYTES)
-        _require_text(file, sample)
+        try:
+            with open(file, "rb") as handle:
+                sample = handle.read(SAMPLE_BYTES)
+        except OSError as error:
+            raise ValueError(f"--data {file}: cannot be read ({error.strerror}); check its permissions") from error
+        _decoded(file, sample, whole=len(sample) < SAMPLE_BYTES)
         total_bytes += file.stat().st_size
     if total_bytes == 0:
         raise ValueError(f"--data {path}: expected text, found 0 bytes; give a file with text in it")
     return total_bytes
 
 
-def _opened(file: Path):
+def _decoded(file: Path, content: bytes, whole: bool) -> str:
+    """whole: else the last character may be cut."""
+    expected = f"--data {file}: expected UTF-8 text, found"
+    if b"\0" in content:
+        remedy = "it looks like a binary file: remove it from the folder or convert it to text"
+        raise ValueError(f"{expected} a zero byte at offset {content.index(0)}; {remedy}")
     try:
-        return open(file, "rb")
-    except OSError as error:
-        raise ValueError(f"--data {file}: cannot be read ({error.strerror}); check its permissions") from error
-
-
-def _require_text(file: Path, sample: bytes) -> None:
-    if b"\0" in sample:
-        raise ValueError(
-            f"--data {file}: expected UTF-8 text, found a zero byte at offset {sample.index(0)}; "
-            "it looks like a binary file: remove it from the folder or convert it to text"
-        )
-    try:
-        sample.decode("utf-8")
+        return codecs.getincrementaldecoder("utf-8")().decode(content, final=whole)
     except UnicodeDecodeError as error:
-        if error.start >= len(sample) - 3 and len(sample) == SAMPLE_BYTES:
-            return  # a character cut at the end of the sample
-        raise ValueError(
-            f"--data {file}: expected UTF-8 text, found byte 0x{sample[error.start]:02x} at offset"
-            f" {error.start}; convert the file, for example with iconv -t UTF-8"
-        ) from error
+        found = f"byte 0x{content[error.start]:02x} at offset {error.start}"
+        raise ValueError(f"{expected} {found}; convert the file, for example with iconv -t UTF-8") from error
 
 
 def read_text(source: str) -> str:
     """The whole text of `source`: a path, or the name of the demo's text. Files are joined by a newline."""
     if source == DEMO_DATA:
         return demo_text()
-    parts = []
-    for file in text_files(Path(source)):
-        content = file.read_bytes()
-        _require_text(file, content)
-        parts.append(content.decode("utf-8"))
-    return "\n".join(parts)
+    return "\n".join(_decoded(file, file.read_bytes(), whole=True) for file in text_files(Path(source)))
 
 
 def demo_text() -> str:
@@ -102,11 +83,6 @@ def demo_text() -> str:
             "install the full Python, or give --data FILE"
         ) from error
     return "\n".join(topics[name] for name in sorted(topics))
-
-
-def sha256_of(text: str) -> str:
-    """Hex digest of the UTF-8 bytes of `text`."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -161,16 +137,12 @@ def layout_for(tokenizer, seq_len: int, vocab_size: int, masked: bool) -> Layout
     if not masked:
         return Layout(seq_len, vocab_size)
     if tokenizer.mask_token_id is None:
-        raise ValueError(
-            "tokenizer: expected a mask token (this is a masked LM), found none; add one to tokenizer_config.json"
-        )
+        raise ValueError("tokenizer: expected a mask token (masked LM), found none; add one to tokenizer_config.json")
     prefix = () if tokenizer.cls_token_id is None else (tokenizer.cls_token_id,)
     suffix = () if tokenizer.sep_token_id is None else (tokenizer.sep_token_id,)
     layout = Layout(seq_len, vocab_size, prefix, suffix, tokenizer.mask_token_id)
     if layout.text_len < 4:
-        raise ValueError(
-            f"--seq-len {seq_len}: expected room for at least 4 tokens of text, found {layout.text_len}; raise it"
-        )
+        raise ValueError(f"--seq-len {seq_len}: expected room for 4 tokens of text, found {layout.text_len}; raise it")
     return layout
 
 
@@ -248,16 +220,14 @@ class TrainingBatches:
 
     def _chunk_index(self, sample: int) -> int:
         epoch, index = divmod(sample, len(self.chunks))
-        return int(self._order(epoch)[index])
+        return int(_order(self.seed, epoch, len(self.chunks))[index])
 
-    def _order(self, epoch: int):
-        import torch
 
-        cached = self.__dict__.get("_cached_order")
-        if cached is None or cached[0] != epoch:
-            cached = (epoch, torch.randperm(len(self.chunks), generator=generator(self.seed, 0, epoch)))
-            self.__dict__["_cached_order"] = cached
-        return cached[1]
+@functools.lru_cache(maxsize=2)  # a batch may reach into the next epoch
+def _order(seed: int, epoch: int, count: int):
+    import torch
+
+    return torch.randperm(count, generator=generator(seed, 0, epoch))
 
 
 def with_held_out_labels(sequences, layout: Layout):

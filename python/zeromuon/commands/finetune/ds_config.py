@@ -1,10 +1,8 @@
 """The DeepSpeed configuration of a run: read, overridden by --set, checked, and its "auto" values filled in."""
 
-from __future__ import annotations
-
+import contextlib
 import copy
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from .settings import Settings
@@ -17,9 +15,7 @@ def read_config(path: Path) -> dict:
     try:
         config = json.loads(path.read_text())
     except OSError as error:
-        raise ValueError(
-            f"--config {path}: expected a DeepSpeed configuration, cannot read it ({error.strerror}); check the path"
-        ) from error
+        raise ValueError(f"--config {path}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
         raise ValueError(f"--config {path}: expected JSON, found {error}; correct the file") from error
     if not isinstance(config, dict):
@@ -37,15 +33,10 @@ def override(config: dict, assignments: tuple[str, ...]) -> dict:
         key, equals, value = assignment.partition("=")
         if not equals or not key:
             raise ValueError(f"--set {assignment}: expected KEY=VALUE, for example optimizer.params.lr=0.001")
-        _assign(result, key.split("."), _parsed(value), assignment)
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+        _assign(result, key.split("."), value, assignment)
     return result
-
-
-def _parsed(value: str):
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
 
 
 def _assign(config: dict, path: list[str], value, assignment: str) -> None:
@@ -69,10 +60,7 @@ def check_config(config: dict, whose: str) -> None:
         )
     optimizer = config.get("optimizer", {})
     if "type" not in optimizer:
-        raise ValueError(
-            f'{whose}: expected an optimizer, found none; add {{"optimizer": {{"type": "ZeroMuon",'
-            ' "params": {"lr": 0.001}}}'
-        )
+        raise ValueError(f'{whose}: expected an optimizer, found none; add {{"optimizer": {{"type": "ZeroMuon"}}}}')
     if optimizer["type"].lower() == "zeromuon" and optimizer["type"] != "ZeroMuon":
         raise ValueError(f'{whose}: optimizer type is "{optimizer["type"]}", expected "ZeroMuon" (capital Z and M)')
     lr = optimizer.get("params", {}).get("lr", 1e-3)
@@ -80,18 +68,11 @@ def check_config(config: dict, whose: str) -> None:
         raise ValueError(f"{whose}: optimizer.params.lr is {lr!r}, expected a number that is not negative")
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The facts that decide the compute dtype."""
+def fill_auto(config: dict, settings: Settings, bf16: bool) -> dict:
+    """A copy without "auto": batch sizes, the scheduler's steps and rates, bf16.
 
-    gpu: bool
-    bf16: bool
-
-
-def fill_auto(config: dict, settings: Settings, machine: Machine) -> dict:
-    """A copy without "auto": batch sizes, the scheduler's steps and rates, bf16 from the machine.
-
-    Raises ValueError for an "auto" that this command has no value for, and for a batch size that contradicts --batch.
+    bf16: whether the machine computes in it. Raises ValueError for an "auto" that this command has no value for, and for a
+    batch size that contradicts --batch.
     """
     filled = copy.deepcopy(config)
     accumulation = filled.get("gradient_accumulation_steps", 1)
@@ -99,22 +80,20 @@ def fill_auto(config: dict, settings: Settings, machine: Machine) -> dict:
     _set_or_agree(filled, "train_micro_batch_size_per_gpu", settings.batch)
     _set_or_agree(filled, "train_batch_size", settings.batch * settings.ranks * filled["gradient_accumulation_steps"])
     if filled.get("bf16", {}).get("enabled") == "auto":
-        filled["bf16"]["enabled"] = machine.bf16
+        filled["bf16"]["enabled"] = bf16
     _fill_scheduler(filled, settings)
     _refuse_auto(filled, settings.config)
     return filled
 
 
 def _set_or_agree(config: dict, key: str, value: int) -> None:
-    if config.get(key, "auto") not in ("auto", value):
-        raise ValueError(
-            f'{key} is {config[key]} in the configuration and {value} by --batch and --ranks; set it to "auto"'
-        )
+    known = config.setdefault(key, "auto")
+    if known not in ("auto", value):
+        raise ValueError(f'{key} is {known} in the configuration and {value} by --batch and --ranks; set it to "auto"')
     config[key] = value
 
 
 def _fill_scheduler(config: dict, settings: Settings) -> None:
-    params = config.get("scheduler", {}).get("params", {})
     peak = config["optimizer"].get("params", {}).get("lr", 1e-3)
     warm_up = max(2, settings.steps // WARM_UP_PARTS)
     values = {
@@ -123,9 +102,8 @@ def _fill_scheduler(config: dict, settings: Settings) -> None:
         "warmup_num_steps": warm_up,
         "total_num_steps": settings.steps,
     }
-    for key, value in values.items():
-        if params.get(key) == "auto":
-            params[key] = value
+    params = config.get("scheduler", {}).get("params", {})
+    params.update({key: value for key, value in values.items() if params.get(key) == "auto"})
 
 
 def _refuse_auto(config: dict, whose: str, path: str = "") -> None:

@@ -1,12 +1,12 @@
 """Held-out loss, the same number for any number of ranks up to rounding."""
 
-from __future__ import annotations
-
-from contextlib import contextmanager
 from dataclasses import dataclass
+from unittest import mock
 
-from .data import IGNORED_LABEL
+import torch
+
 from ...ranks.connect import Ranks
+from .data import IGNORED_LABEL
 
 MOST_SEQUENCES = 512  # of the held-out text; more are left out, to bound the time
 
@@ -19,41 +19,23 @@ class HeldOut:
     labels: object
     causal: bool
 
-    @staticmethod
-    def of(input_ids, labels, causal: bool) -> "HeldOut":
-        return HeldOut(input_ids[:MOST_SEQUENCES], labels[:MOST_SEQUENCES], causal)
-
     def targets(self) -> list[int]:
         """The tokens that the loss is taken over."""
         labels = self.labels[:, 1:] if self.causal else self.labels
         return labels[labels != IGNORED_LABEL].tolist()
 
-    def probe(self, batch: int, device: str):
-        """The first sequences, [B, T], for comparing logits."""
-        return self.input_ids[:batch].to(device)
 
-
-@contextmanager
 def stock_linear():
-    """torch's own linear layer while inside, where ZeRO-3 has put its memory-saving one.
+    """Within it, torch's own linear layer, where ZeRO-3 has put its memory-saving one.
 
     The two round differently (up to 7e-6 in the logits of the demo's model); with this one a plain process that loads the
     saved model gets the same bits. Only for passes without gradients: with gradients it would keep the gathered weights alive.
     """
-    import torch
-
-    zero3_linear = torch.nn.functional.linear
-    torch.nn.functional.linear = torch._C._nn.linear
-    try:
-        yield
-    finally:
-        torch.nn.functional.linear = zero3_linear
+    return mock.patch.object(torch.nn.functional, "linear", torch._C._nn.linear)
 
 
 def logits_of(engine, input_ids):
     """Logits [B, T, vocabulary] without dropout and gradients; every rank must call it."""
-    import torch
-
     engine.eval()
     with torch.no_grad(), stock_linear():
         logits = engine(input_ids=input_ids).logits
@@ -69,20 +51,17 @@ def held_out_loss(engine, held_out: HeldOut, batch: int, ranks: Ranks) -> float:
     """
     total = count = 0.0
     starts = list(range(0, len(held_out.input_ids), batch))
-    rounds = -(-len(starts) // ranks.world_size)
-    for index in range(rounds):
-        mine = index * ranks.world_size + ranks.rank
+    for first in range(0, len(starts), ranks.world_size):
+        mine = first + ranks.rank
         start = starts[mine] if mine < len(starts) else 0
         loss, targets = _batch_loss(engine, held_out, slice(start, start + batch), ranks.device)
-        total += loss if mine < len(starts) else 0.0
-        count += targets if mine < len(starts) else 0
+        if mine < len(starts):
+            total, count = total + loss, count + targets
     total, count = ranks.sum([total, count])
     return total / count
 
 
 def _batch_loss(engine, held_out: HeldOut, rows: slice, device: str) -> tuple[float, int]:
-    import torch
-
     labels = held_out.labels[rows].to(device)
     logits = logits_of(engine, held_out.input_ids[rows].to(device))
     if held_out.causal:

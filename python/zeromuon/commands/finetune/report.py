@@ -1,10 +1,7 @@
 """What rank 0 shows: the progress bar, or plain lines where there is no terminal; the curve; the last words."""
 
-from __future__ import annotations
-
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 MOST_LINES = 60  # plain lines of a run without a terminal
@@ -53,9 +50,9 @@ def split_text(steps: list[dict]) -> list[str]:
     wall = 1000 * sum(s["optimizer_wall_seconds"] for s in steps) / len(steps)
     lines = [f"split of a step     ms: {phases_text(seconds)} (rank 0, mean of {len(steps)} steps)"]
     if busy:
+        beside = f"at least {hidden:.0f} ms ({100 * hidden / busy:.0f} %) beside other work"
         lines.append(
-            f"hidden              the optimizer's lanes were busy for {busy:.0f} ms in {wall:.0f} ms: at least {hidden:.0f} ms"
-            f" ({100 * hidden / busy:.0f} %) beside other work"
+            f"hidden              the optimizer's lanes were busy for {busy:.0f} ms in {wall:.0f} ms: {beside}"
         )
     return lines
 
@@ -77,7 +74,7 @@ class Progress:
         self._loud = rank == 0
         self._steps = steps
         self._every = max(1, steps // MOST_LINES)
-        self._terminal = self._loud and sys.stdout.isatty() and terminal_columns() > 0
+        self._terminal = self._loud and sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0
         self._bar = self._below = None
 
     def show(self, entry: dict) -> None:
@@ -118,14 +115,6 @@ class Progress:
             self._bar = self._below = None
 
 
-def terminal_columns() -> int:
-    """Width of the terminal on stdout; 0 where it does not say."""
-    try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns
-    except OSError:
-        return 0
-
-
 def draw_curve(path: Path, metrics: list[dict], result: dict) -> None:
     """Writes the training loss, the held-out loss before and after, and the word-count baseline as a PNG.
 
@@ -137,31 +126,15 @@ def draw_curve(path: Path, metrics: list[dict], result: dict) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    axes.plot(
-        [m["step"] for m in metrics],
-        [m["loss"] for m in metrics],
-        color="tab:blue",
-        linewidth=1.2,
-        label="training loss (one batch)",
-    )
+    losses = [(entry["step"], entry["loss"]) for entry in metrics]
+    axes.plot(*zip(*losses), color="tab:blue", linewidth=1.2, label="training loss (one batch)")
     ends = [(0, result["held_out_before"]), (result["steps"], result["held_out_after"])]
     axes.plot(*zip(*ends), "o", color="tab:red", label="held-out loss, before and after")
     for step, loss in ends:
-        side = -1 if step else 1
-        axes.annotate(
-            f"{loss:.2f}",
-            (step, loss),
-            xytext=(8 * side, 6),
-            textcoords="offset points",
-            ha="left" if side > 0 else "right",
-        )
-    axes.axhline(
-        result["baseline"],
-        color="black",
-        linestyle="--",
-        linewidth=1,
-        label=f"word counts only: {result['baseline']:.2f}",
-    )
+        place = {"xytext": (-8, 6), "ha": "right"} if step else {"xytext": (8, 6), "ha": "left"}
+        axes.annotate(f"{loss:.2f}", (step, loss), textcoords="offset points", **place)
+    level = result["baseline"]
+    axes.axhline(level, color="black", linestyle="--", linewidth=1, label=f"word counts only: {level:.2f}")
     axes.set(xlabel="optimizer step", ylabel="cross-entropy (nats per token)", title=result["title"])
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")
@@ -169,35 +142,19 @@ def draw_curve(path: Path, metrics: list[dict], result: dict) -> None:
     plt.close(figure)
 
 
-@dataclass(frozen=True)
-class StateBytes:
-    """Optimizer-state bytes over all ranks, counted from the tensors."""
-
-    resident: int
-    adamw: int
-
-
 def summary(result: dict, folder: Path, steps: list[dict]) -> str:
     """The last lines of a run that reached its last step. steps: the metrics of each."""
-    state = StateBytes(result["state_bytes"], result["adamw_state_bytes"])
-    gap = result["baseline"] - result["held_out_after"]
+    before, after, baseline = result["held_out_before"], result["held_out_after"], result["baseline"]
+    side = "below" if after < baseline else "ABOVE"
     lines = [
         "",
-        (
-            f"held-out loss       {result['held_out_before']:.3f} before, {result['held_out_after']:.3f}"
-            f" after {result['steps']} steps (nats per token)"
-        ),
-        (
-            f"word counts only    {result['baseline']:.2f}: the trained model is {abs(gap):.2f}"
-            f" {'below' if gap > 0 else 'ABOVE'} it"
-        ),
+        f"held-out loss       {before:.3f} before, {after:.3f} after {result['steps']} steps (nats per token)",
+        f"word counts only    {baseline:.2f}: the trained model is {abs(baseline - after):.2f} {side} it",
     ]
-    if state.adamw:
-        share = 100 * state.resident / state.adamw
-        lines.append(
-            f"optimizer state     {state.resident / MB:.1f} MB on {result['ranks']} ranks; AdamW would"
-            f" hold {state.adamw / MB:.1f} MB ({share:.0f} %)"
-        )
+    resident, adamw = result["state_bytes"] / MB, result["adamw_state_bytes"] / MB
+    if adamw:
+        held = f"{resident:.1f} MB on {result['ranks']} ranks; AdamW would hold {adamw:.1f} MB"
+        lines.append(f"optimizer state     {held} ({100 * resident / adamw:.0f} %)")
     lines += split_text(steps)
     if result.get("lanes"):
         lines.append(lanes_text(result["lanes"]))

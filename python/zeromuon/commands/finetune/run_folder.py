@@ -1,7 +1,5 @@
 """The files of one run: settings, configuration, metrics, checkpoints, curve, model, and how it stands."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -88,10 +86,8 @@ def new_folder(chosen: str | None, model_name: str) -> RunFolder:
     path = Path(chosen) if chosen else DEFAULT_PARENT / f"{model_name}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = RunFolder(path.absolute())
     if folder.settings.exists():
-        raise ValueError(
-            f"--out {path}: expected no run there, found one ({folder.status()['state']}); add --resume"
-            " to go on with it, or choose another folder"
-        )
+        found = f"found one ({folder.status()['state']}); add --resume to go on with it, or choose another folder"
+        raise ValueError(f"--out {path}: expected no run there, {found}")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"--out {path}: expected a new or empty folder, found something there; choose another")
     return folder
@@ -99,23 +95,21 @@ def new_folder(chosen: str | None, model_name: str) -> RunFolder:
 
 def unfinished_folder(chosen: str | None) -> RunFolder:
     """The run to go on with: --out, or the newest one under runs/ that is not finished. Raises ValueError if there is none."""
-    if chosen:
-        folder = RunFolder(Path(chosen).absolute())
-        if not folder.settings.exists():
-            raise ValueError(
-                f"--resume --out {chosen}: expected the folder of a run, found no run.json there; start"
-                " it without --resume"
-            )
-        if folder.status()["state"] == FINISHED:
-            raise ValueError(
-                f"--resume --out {chosen}: expected an unfinished run, this one finished at step"
-                f" {folder.status()['step']}; start a new one"
-            )
-        return folder
+    if not chosen:
+        return _newest_unfinished()
+    folder = RunFolder(Path(chosen).absolute())
+    whose, status = f"--resume --out {chosen}", folder.status()
+    if not folder.settings.exists():
+        raise ValueError(f"{whose}: expected the folder of a run, found no run.json there; start it without --resume")
+    if status["state"] == FINISHED:
+        raise ValueError(f"{whose}: expected an unfinished run, it finished at step {status['step']}; start a new one")
+    return folder
+
+
+def _newest_unfinished() -> RunFolder:
     folders = [RunFolder(file.parent.absolute()) for file in DEFAULT_PARENT.glob("*/run.json")]
     folders = [folder for folder in folders if folder.status()["state"] != FINISHED]
     if not folders:
-        raise ValueError(
-            f"--resume: expected an unfinished run under {DEFAULT_PARENT}/, found none; name its folder with --out"
-        )
+        where = f"under {DEFAULT_PARENT}/"
+        raise ValueError(f"--resume: expected an unfinished run {where}, found none; name its folder with --out")
     return max(folders, key=lambda folder: folder.settings.stat().st_mtime)

@@ -1,7 +1,5 @@
 """What one run is asked to do: plain data, written to the run folder, read by every rank."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -38,9 +36,7 @@ class Settings:
             values["overrides"] = tuple(values["overrides"])
             return Settings(**{key: value for key, value in values.items() if key in known})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}: expected the settings of a run, found {error}; start the run again without --resume"
-            ) from error
+            raise ValueError(f"{path}: expected the settings of a run, found {error}; start a new one") from error
 
     def differences(self, given: dict) -> list[str]:
         """Sentences for each option in `given` (name -> value as asked now) that this run was not started with.

@@ -1,10 +1,13 @@
-"""The loop over optimizer steps of one rank: train, measure, save, stop when the ranks agree to."""
+"""The loop over optimizer steps of one rank: train, measure, look into one of them, save, stop when the ranks agree to."""
 
-from __future__ import annotations
-
+import contextlib
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import torch
+
+from ...optimizer import trace
 from ...ranks.child import parent_alive
 from ...ranks.connect import Ranks
 from . import checkpoints
@@ -12,9 +15,9 @@ from .data import TrainingBatches
 from .report import Progress
 from .run_folder import RunFolder
 from .settings import Settings
-from .tracing import StepTracer
 
-NO_COUNTS = {"seconds": {}, "wall_seconds": 0.0, "bytes_sent": 0, "bytes_self": 0}
+NO_COUNTS = {"seconds": {}, "wall_seconds": 0.0, "bytes_sent": 0}
+TRACED_STEP = 3  # of this process: the first binds, the second meets warm memory
 
 
 @dataclass
@@ -34,17 +37,15 @@ class StepClock:
         start = time.perf_counter()
         result = work()
         if self.device != "cpu":
-            import torch
-
             torch.cuda.synchronize()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
         return result
 
     def split_step(self, before: dict, after: dict) -> None:
         """Takes the optimizer's own phases out of the time of DeepSpeed's step."""
-        phases = {name: after["seconds"][name] - before["seconds"].get(name, 0.0) for name in after["seconds"]}
         self.optimizer_wall = after["wall_seconds"] - before["wall_seconds"]
-        self.seconds.update(phases)
+        for phase, seconds in after["seconds"].items():
+            self.seconds[phase] = seconds - before["seconds"].get(phase, 0.0)
         self.seconds["zero3"] = max(self.seconds.pop("step") - self.optimizer_wall, 0.0)
 
 
@@ -52,6 +53,47 @@ def optimizer_counters(engine) -> dict:
     """The optimizer's counters; zeros for an optimizer that keeps none."""
     optimizer = engine.optimizer.optimizer
     return optimizer.counters() if hasattr(optimizer, "counters") else NO_COUNTS
+
+
+class StepTracer:
+    """Records one step of one rank: the third, or the first after it that is not skipped. Thread: one; all ranks take
+    part.
+
+    lanes: of rank 0, once that step is done: as trace.busy_by_lane.
+    """
+
+    def __init__(self, optimizer, file: str | None, steps_to_go: int, note):
+        self._optimizer, self._note = optimizer, note
+        self._file = Path(file) if file else None
+        self._wait = min(TRACED_STEP, steps_to_go)
+        self._done = not hasattr(optimizer, "record_trace")
+        self.lanes: dict | None = None
+        if self._done and self._file:
+            raise ValueError(f"--trace {file}: {type(optimizer).__name__} records none; train with ZeroMuon")
+
+    @contextlib.contextmanager
+    def around_step(self):
+        """What is within is one optimizer step."""
+        self._wait -= 1
+        if self._done or self._wait > 0:
+            yield
+            return
+        self._optimizer.record_trace()
+        yield
+        self._optimizer.record_trace(False)
+        self._look(self._optimizer.take_trace())
+
+    def _look(self, events: list[dict]) -> None:
+        if not events:
+            return  # skipped, on all ranks alike
+        self._done = True
+        traces = trace.gather(events, self._optimizer.process_group)
+        if traces is None:
+            return
+        self.lanes = trace.busy_by_lane(events)
+        if self._file:
+            trace.write_trace(self._file, traces)
+            self._note(f"trace of a step written: {self._file} (open it in ui.perfetto.dev)")
 
 
 @dataclass
@@ -70,13 +112,12 @@ class Trainer:
     def train(self) -> bool:
         """Runs until the last step or an agreed stop; the state is saved either way. Returns whether it reached the last step."""
         self.engine.train()
-        stopping = self.ranks.any(self._stop_wanted())
-        while self.step < self.settings.steps and not stopping:
+        last, stopping = self.settings.steps, self.ranks.sum([self._stop_wanted()])[0] > 0
+        while self.step < last and not stopping:
             stopping = self._one_step()
-            due = self.step % self.settings.save_every == 0
-            if due or stopping or self.step == self.settings.steps:
+            if stopping or self.step == last or self.step % self.settings.save_every == 0:
                 self._save()
-        return self.step == self.settings.steps
+        return self.step == last
 
     def _stop_wanted(self) -> bool:
         """Whether the command asked to stop, or is gone."""
@@ -92,8 +133,7 @@ class Trainer:
         clock.split_step(before, after)
         self.step += 1
         sent = after["bytes_sent"] - before["bytes_sent"]
-        stop = float(self._stop_wanted())
-        stops, loss, sent = self.ranks.sum([stop, sum(losses) / len(losses), float(sent)])
+        stops, loss, sent = self.ranks.sum([self._stop_wanted(), sum(losses) / len(losses), sent])
         entry = self._entry(loss / self.ranks.world_size, clock, int(sent), time.perf_counter() - start)
         if self.ranks.rank == 0:
             self.folder.append_metric(entry)

@@ -1,7 +1,7 @@
 """One rank of a run, started by torchrun: `python -m zeromuon.commands.finetune.worker RUN_FOLDER`."""
 
-from __future__ import annotations
-
+import functools
+import hashlib
 import json
 import os
 import platform
@@ -10,19 +10,21 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+import zeromuon
 from ...ranks import machine
 from ...ranks.connect import Ranks, connect
 from ...ranks.channel import tell
 from ...ranks.leave import leave
 from ...selection.language_model import CAUSAL
-from . import baseline, checkpoints, data, evaluation, export, report
-from .ds_config import Machine, check_config, fill_auto, override, read_config
+from . import baseline, checkpoints, data, evaluation, model_io, report
+from .ds_config import check_config, fill_auto, override, read_config
 from .model_folder import DEMO_PACKAGE
-from .model_loading import LoadedModel, load_model
+from .model_io import LoadedModel
 from .run_folder import FINISHED, INTERRUPTED, RUNNING, RunFolder
 from .settings import Settings
-from .tracing import StepTracer
-from .training import Trainer
+from .training import StepTracer, Trainer
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,11 @@ def run(folder: RunFolder) -> None:
     """The life of a run on one rank."""
     settings = Settings.load(folder.settings)
     ranks = connect()
-    say = print if ranks.rank == 0 else (lambda *_, **__: None)
+    say = functools.partial(print, flush=True) if ranks.rank == 0 else lambda words: None
     prepared = prepare(settings, say)
     engine = build_engine(prepared.loaded, settings, folder, ranks)
     dtype = str(next(iter(prepared.loaded.model.parameters())).dtype).removeprefix("torch.")
-    say(f"computing in {dtype} on {ranks.device.partition(':')[0]}, {ranks.world_size} ranks", flush=True)
+    say(f"computing in {dtype} on {ranks.device.partition(':')[0]}, {ranks.world_size} ranks")
     trainer = make_trainer(engine, prepared, settings, folder, ranks)
     before = first_loss(trainer, prepared, say)
     reached_the_end = trainer.train()
@@ -60,8 +62,8 @@ def run(folder: RunFolder) -> None:
 
 def prepare(settings: Settings, say) -> Prepared:
     """Loads model and text, and says what they are. Raises ValueError if the text is too short for one step."""
-    loaded = load_model(settings.model, settings.seed)
-    say(loaded.describe(settings.seed), flush=True)
+    loaded = model_io.load_model(settings.model, settings.seed)
+    say(loaded.describe(settings.seed))
     text = data.read_text(settings.data)
     corpus = data.tokenize(loaded.tokenizer, text)
     masked = loaded.task != CAUSAL
@@ -70,7 +72,8 @@ def prepare(settings: Settings, say) -> Prepared:
     chunks = data.chunk(corpus.train, layout)
     held_out = data.chunk(corpus.held_out, layout)
     require_enough(len(chunks), len(held_out), settings)
-    held_out = evaluation.HeldOut.of(*data.with_held_out_labels(held_out, layout), causal=not masked)
+    labelled = data.with_held_out_labels(held_out, layout)
+    held_out = evaluation.HeldOut(*(tensor[: evaluation.MOST_SEQUENCES] for tensor in labelled), causal=not masked)
     counts_only = baseline.unigram_cross_entropy(corpus.train, corpus.held_out, vocab_size)
     of_targets = baseline.unigram_cross_entropy(corpus.train, held_out.targets(), vocab_size)
     repeated = data.repeated_fraction(corpus)
@@ -80,19 +83,16 @@ def prepare(settings: Settings, say) -> Prepared:
 
 def describe_text(text: str, corpus: data.Corpus, repeated: float | None, counts_only: float, settings, say):
     """Says how much text there is, how much of the held-out part is repeated, and whether the demo's is on record."""
-    say(
-        f"data: {len(text)} characters, {len(corpus.train)} training tokens, {len(corpus.held_out)} held"
-        " out (the last tenth)"
-    )
+    counts = f"{len(corpus.train)} training tokens, {len(corpus.held_out)} held out (the last tenth)"
+    say(f"data: {len(text)} characters, {counts}")
     if repeated:
         say(
             f"{100 * repeated:.0f} % of the held-out tokens stand in passages of {data.PASSAGE} tokens"
             " that also occur in the training text: there the loss measures memory"
         )
     if settings.data == data.DEMO_DATA:
-        own_model = settings.model_name != DEMO_PACKAGE
-        digest = data.sha256_of(text)
-        say(baseline.describe_demo_text(digest, platform.python_version(), own_model, counts_only), flush=True)
+        digest, own_model = hashlib.sha256(text.encode()).hexdigest(), settings.model_name != DEMO_PACKAGE
+        say(baseline.describe_demo_text(digest, platform.python_version(), own_model, counts_only))
 
 
 def require_enough(train: int, held_out: int, settings: Settings) -> None:
@@ -100,9 +100,8 @@ def require_enough(train: int, held_out: int, settings: Settings) -> None:
     needed = settings.batch * settings.ranks
     if train < needed or held_out < 1:
         raise ValueError(
-            f"--data {settings.data}: expected at least {needed} training sequences of {settings.seq_len}"
-            f" tokens and 1 held out, found {train} and {held_out}; give a longer text, or a smaller"
-            " --batch or --seq-len"
+            f"--data {settings.data}: expected at least {needed} training sequences of {settings.seq_len} tokens and 1 held"
+            f" out, found {train} and {held_out}; give a longer text, or a smaller --batch or --seq-len"
         )
 
 
@@ -110,14 +109,11 @@ def build_engine(loaded: LoadedModel, settings: Settings, folder: RunFolder, ran
     """DeepSpeed's engine, with the configuration that it got written to the run folder."""
     import deepspeed
 
-    import zeromuon
-
     zeromuon.register()
     config = override(read_config(Path(settings.config)), settings.overrides)
     check_config(config, settings.config)
-    gpu = ranks.device != "cpu"
-    facts = Machine(gpu=gpu, bf16=machine.gpu_has_bf16() if gpu else machine.cpu_has_bf16())
-    config = fill_auto(config, settings, facts)
+    bf16 = machine.cpu_has_bf16() if ranks.device == "cpu" else torch.cuda.is_bf16_supported()
+    config = fill_auto(config, settings, bf16)
     if ranks.rank == 0:
         folder.config.write_text(json.dumps(config, indent=2) + "\n")
     engine, *_ = deepspeed.initialize(
@@ -152,7 +148,7 @@ def first_loss(trainer: Trainer, prepared: Prepared, say) -> float:
     loss = evaluation.held_out_loss(trainer.engine, prepared.held_out, trainer.settings.batch, trainer.ranks)
     if trainer.ranks.rank == 0:
         trainer.folder.append_metric({"step": 0, "held_out_loss": loss})
-    say(f"held-out loss before: {loss:.3f} nats per token; word counts only: {prepared.baseline:.2f}", flush=True)
+    say(f"held-out loss before: {loss:.3f} nats per token; word counts only: {prepared.baseline:.2f}")
     return loss
 
 
@@ -168,8 +164,8 @@ def finish(trainer: Trainer, prepared: Prepared, before: float, say) -> None:
     """Measures, saves and checks the model, draws the curve, and says how it went."""
     settings, folder, ranks, engine = trainer.settings, trainer.folder, trainer.ranks, trainer.engine
     after = evaluation.held_out_loss(engine, prepared.held_out, settings.batch, ranks)
-    say("saving the model", flush=True)
-    export.save_model(prepared.loaded, folder.model, ranks.rank)
+    say("saving the model")
+    model_io.save_model(prepared.loaded, folder.model, ranks.rank)
     digest = verify(trainer, prepared) if settings.verify else None
     resident, adamw = state_bytes(engine, ranks)
     if ranks.rank != 0:
@@ -195,7 +191,7 @@ def finish(trainer: Trainer, prepared: Prepared, before: float, say) -> None:
     folder.result.write_text(json.dumps(result, indent=2) + "\n")
     steps = [entry for entry in folder.read_metrics() if "loss" in entry]
     report.draw_curve(folder.curve, steps, result)
-    say(report.summary(result, folder.path, steps), flush=True)
+    say(report.summary(result, folder.path, steps))
     folder.set_status(FINISHED, trainer.step)
 
 
@@ -204,42 +200,33 @@ def verify(trainer: Trainer, prepared: Prepared) -> str | None:
 
     Returns, on rank 0, the sha256 of the logits of the first held-out sequences.
     """
-    probe = prepared.held_out.probe(trainer.settings.batch, trainer.ranks.device)
+    probe = prepared.held_out.input_ids[: trainer.settings.batch].to(trainer.ranks.device)
     logits = evaluation.logits_of(trainer.engine, probe)
     if trainer.ranks.rank != 0:
         return None
-    return export.verify_model(prepared.loaded.task, trainer.folder.model, logits, probe)
+    return model_io.verify_model(prepared.loaded.task, trainer.folder.model, logits, probe)
 
 
 def state_bytes(engine, ranks: Ranks) -> tuple[int, int]:
     """(resident optimizer-state bytes, what AdamW would hold), summed over ranks; (0, 0) for an optimizer that does not count."""
     optimizer = engine.optimizer.optimizer
     counted = optimizer.state_bytes() if hasattr(optimizer, "state_bytes") else {"resident": 0, "adamw": 0}
-    resident, adamw = ranks.sum([float(counted["resident"]), float(counted["adamw"])])
-    return int(resident), int(adamw)
-
-
-def record_failure(folder: RunFolder, error: BaseException) -> None:
-    """Leaves the reason for the parent to print, and the traceback in the log."""
-    message, user_error = str(error) or type(error).__name__, isinstance(error, ValueError)
-    tell(message=message, kind=type(error).__name__, user_error=user_error)
-    with open(folder.log, "a") as log:
-        log.write(traceback.format_exc())
+    return tuple(int(total) for total in ranks.sum([counted["resident"], counted["adamw"]]))
 
 
 def main(argv: list[str]) -> int:
-    """Runs the rank of the run folder `argv[0]`; tells the parent why if it fails."""
+    """Runs the rank of the run folder `argv[0]`; if it fails, tells the parent why and leaves the traceback in the log."""
     folder = RunFolder(Path(argv[0]))
-    rank = int(os.environ.get("RANK", "0"))
-    if rank == 0:
+    if os.environ["RANK"] == "0":
         os.dup2(sys.stdout.fileno(), sys.stderr.fileno())  # rank 0's warnings reach the terminal, the others' the log
     try:
         run(folder)
     except Exception as error:
-        record_failure(folder, error)
+        kind = type(error).__name__
+        tell(message=str(error) or kind, kind=kind, user_error=isinstance(error, ValueError))
+        with open(folder.log, "a") as log:
+            traceback.print_exc(file=log)
         return 1  # and no process group is destroyed: another rank may wait in a collective
-    import torch
-
     torch.distributed.destroy_process_group()
     return 0
 

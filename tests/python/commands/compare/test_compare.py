@@ -174,6 +174,7 @@ def test_an_interrupt_ends_the_ranks():
     code = "import sys; from zeromuon.commands.compare import command; sys.exit(command.run(['--row', 'clip']))"
     given = {"env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with processes.running([sys.executable, "-c", code], **given) as running:
+        _wait_until(lambda: processes.mark_of(running.pid))  # it has none while it is being loaded
         mark = processes.mark_of(running.pid)
         _wait_until(lambda: len(processes.alive(mark)) >= 4)  # the command, torchrun, two ranks
         running.send_signal(signal.SIGINT)

@@ -10,7 +10,6 @@ from zeromuon.commands.finetune import ds_config
 from zeromuon.commands.finetune.settings import Settings
 
 SETTINGS = Settings(model="m", data="d", config="c.json", ranks=3, steps=50, batch=4)
-FP32, BF16 = ds_config.Machine(gpu=False, bf16=False), ds_config.Machine(gpu=False, bf16=True)
 
 
 def shipped():
@@ -18,7 +17,7 @@ def shipped():
 
 
 def test_the_shipped_configuration_is_stage_3_with_offload_and_has_a_value_for_every_auto():
-    filled = ds_config.fill_auto(shipped(), SETTINGS, FP32)
+    filled = ds_config.fill_auto(shipped(), SETTINGS, bf16=False)
     ds_config.check_config(filled, "shipped")
     assert filled["train_batch_size"] == 12
     assert filled["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
@@ -26,14 +25,14 @@ def test_the_shipped_configuration_is_stage_3_with_offload_and_has_a_value_for_e
     assert filled["scheduler"]["params"]["warmup_max_lr"] == filled["optimizer"]["params"]["lr"]
 
 
-@pytest.mark.parametrize("machine, expected", [(FP32, False), (BF16, True)])
-def test_the_compute_dtype_follows_the_machine(machine, expected):
-    assert ds_config.fill_auto(shipped(), SETTINGS, machine)["bf16"]["enabled"] is expected
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_compute_dtype_follows_the_machine(bf16):
+    assert ds_config.fill_auto(shipped(), SETTINGS, bf16)["bf16"]["enabled"] is bf16
 
 
 def test_a_compute_dtype_that_the_configuration_names_is_kept():
     config = ds_config.override(shipped(), ("bf16.enabled=false",))
-    assert ds_config.fill_auto(config, SETTINGS, BF16)["bf16"]["enabled"] is False
+    assert ds_config.fill_auto(config, SETTINGS, bf16=True)["bf16"]["enabled"] is False
 
 
 def test_overrides_reach_nested_values_and_leave_the_original_alone():
@@ -46,4 +45,4 @@ def test_overrides_reach_nested_values_and_leave_the_original_alone():
 def test_an_auto_without_a_value_is_refused_by_name():
     config = {**shipped(), "gradient_clipping": "auto"}
     with pytest.raises(ValueError, match='gradient_clipping is "auto"'):
-        ds_config.fill_auto(config, SETTINGS, FP32)
+        ds_config.fill_auto(config, SETTINGS, bf16=False)

@@ -15,7 +15,7 @@ FRESH_LOGITS = """
 import sys, torch
 from pathlib import Path
 from transformers import AutoModelForMaskedLM, AutoTokenizer
-from zeromuon.commands.finetune import data, export
+from zeromuon.commands.finetune import data, model_io
 folder, text = sys.argv[1:]
 model, info = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
 assert not info["missing_keys"] and not info["unexpected_keys"], info
@@ -24,7 +24,7 @@ layout = data.layout_for(tokenizer, 16, model.config.vocab_size, masked=True)
 held_out = data.tokenize(tokenizer, Path(text).read_text()).held_out
 ids, _ = data.with_held_out_labels(data.chunk(held_out, layout)[:512], layout)
 with torch.no_grad():
-    print(export.logits_sha256(model.eval()(input_ids=ids[:4]).logits))
+    print(model_io.logits_sha256(model.eval()(input_ids=ids[:4]).logits))
 """
 
 
