@@ -1,7 +1,6 @@
 """`zeromuon bench kernels`: the order of the samples, ratios, the report, rows of missing peers, bad input, a tiny run."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -293,8 +292,7 @@ def test_slow_peers_are_measured_with_fewer_rows():
     from zeromuon.commands.bench.kernels import newton_schulz, peers
 
     slow = peers.Peer("slow, as it ships", "float16", lambda matrix: matrix)
-    rates = newton_schulz.Rates()
-    rates._known = {"float32": 1e12, "float16": 1e8}
+    rates = newton_schulz.Rates({"float32": 1e12, "float16": 1e8})
     race = newton_schulz.Race([slow], [], rates, type("Silent", (), {"say": print, "round": lambda *_: None})(), 1.0)
     whole, scaled = race.cases(newton_schulz.Job(256, 256, "test"), 3.0)
     assert whole.row(slow.name).status == results.SKIPPED and scaled.title == "256x256, rows scaled to 64 (test)"
@@ -411,12 +409,12 @@ def test_a_tiny_run_end_to_end(bench, tmp_path):
 
 def test_a_tiny_run_of_the_elementwise_passes(tmp_path, monkeypatch):
     from zeromuon.commands.bench.kernels import adamw, deepspeed_adam
-    from zeromuon.commands.bench.core.progress import Progress
+    from zeromuon.commands.bench.core.session import Session
 
     monkeypatch.setattr(deepspeed_adam, "build", lambda say, longest: "cpu_adam was not built: no compiler")
-    cases, budget = [], Budget(2.0)
-    with open(os.devnull, "w") as silent:
-        adamw.run(100_000, budget, Progress(budget, silent), cases.append)
+    session = Session(verdicts.KERNELS, tmp_path / "out", 2.0)
+    adamw.run(100_000, session)
+    cases = session.results.cases
     assert [case.key for case in cases] == ["fp32", "bf16", "plain", "momentum", "apply"]
     for case in cases:
         assert case.rows[0].status == results.MEASURED, case.rows[0].why

@@ -26,9 +26,8 @@ def took(seconds: float, peak_mb: float = 100, temporary_mb: float = 0, imports:
 def case_of(part: str, taken: dict, failed=None):
     given = Source(None, "a checkpoint", 2 * 10**9)
     known = [
-        contenders.Conversion(OURS_OF[part], "ours", None),
-        contenders.Conversion(PEER_OF.get(part, ""), "peer", None),
-        contenders.Conversion(contenders.WRITE, "roof", None),
+        contenders.Conversion(name, kind, runner=None, output=None, command=[])
+        for name, kind in ((OURS_OF[part], "ours"), (PEER_OF.get(part, ""), "peer"), (contenders.WRITE, "roof"))
     ]
     return tables.case_of(part, given, known, taken, failed or {}, ["a remark"])
 
@@ -105,7 +104,6 @@ def test_the_report_holds_the_table_and_the_verdicts():
 def run(tmp_path, program: str, syncs: bool = False, *arguments: str) -> Measured:
     """The program tells what it took at its end, as every conversion does."""
     runner = Runner(tmp_path / "run")
-    runner.prepare()
     told = "from zeromuon.commands.bench.ckpt import convert\nconvert.tell(peak_bytes=convert.peak_bytes(), import_seconds=0)\n"
     return runner.run([sys.executable, "-c", program + "\n" + told, str(runner.output), *arguments], syncs)
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from zeromuon.commands.bench.step import (
 )
 from zeromuon.commands.bench.core.progress import Progress
 from zeromuon.commands.bench.core.results import FAILED, MEASURED, Results
+from zeromuon.commands.bench.core.session import Session
 from zeromuon.commands.bench.step.contenders import (
     ALL,
     COUNTED,
@@ -225,12 +227,12 @@ def test_what_rank_0_tells_is_heard_and_what_is_not_known_raises(monkeypatch):
     monkeypatch.setattr(step_events.channel, "tell", lambda **event: told.append(event))
     reporter = Reporter(0)
     reporter.say("words")
-    reporter.round(2, {OURS_HOME: [1.0, 2.0]})
-    reporter.mode(PEER_HOME, "eager", "eager: faster")
-    reporter.found(OURS_HOME, growth_bytes=1)
+    reporter.tell("round", number=2, seconds={OURS_HOME: [1.0, 2.0]})
+    reporter.tell("mode", name=PEER_HOME, mode="eager", words="eager: faster")
+    reporter.tell("found", name=OURS_HOME, values={"growth_bytes": 1})
     with reporter.during(OURS_HOME, "step"):
         pass
-    reporter.done()
+    reporter.tell("done")
     heard.take_all(told, silent())
     assert heard == Heard(
         {OURS_HOME: [1.0, 2.0]},
@@ -274,9 +276,9 @@ class Interrupted(Heard):
 
 def bench(tmp_path, *heard, parts=("time",), budget=1000.0):
     launches = Launches(*heard)
-    return step._Bench(
-        parts, launches, Budget(budget), Results([("processor", "a test")], bench=step_verdicts.STEP), tmp_path
-    ), launches
+    session = Session(step_verdicts.STEP, tmp_path, budget)
+    session.results.header.append(("processor", "a test"))
+    return step._Bench(parts, launches, session), launches
 
 
 def test_one_that_fails_is_left_out_and_the_others_start_again(tmp_path):
@@ -284,7 +286,7 @@ def test_one_that_fails_is_left_out_and_the_others_start_again(tmp_path):
     running, launches = bench(tmp_path, Heard(failed=(PEER_OFFLOADED, "broken")), timed(left))
     running.measure(SIZE)
     assert [job.contenders for job in launches.jobs] == [ALL, tuple(left)]
-    (case,) = running.results.cases
+    (case,) = running.session.results.cases
     assert case.row(PEER_OFFLOADED).why == "broken" and case.row(PEER_HOME).ratio is not None
 
 
@@ -292,7 +294,9 @@ def test_an_interrupt_keeps_the_rounds_that_were_told(tmp_path):
     running, _ = bench(tmp_path, Interrupted(seconds=SECONDS))
     with pytest.raises(KeyboardInterrupt):
         running.measure(SIZE)
-    assert running.results.cases[0].row(PEER_OFFLOADED).ratio.median == 4.0 and (tmp_path / "step.json").exists()
+    assert (
+        running.session.results.cases[0].row(PEER_OFFLOADED).ratio.median == 4.0 and (tmp_path / "step.json").exists()
+    )
 
 
 def test_how_the_peer_runs_is_decided_once(tmp_path):
@@ -302,17 +306,17 @@ def test_how_the_peer_runs_is_decided_once(tmp_path):
     running.measure(SIZE)
     running.measure(SIZE)
     assert [job.modes for job in launches.jobs] == [{}, {PEER_HOME: "eager"}]
-    assert all(f"{PEER_HOME} runs eager: faster" in case.remarks for case in running.results.cases)
+    assert all(f"{PEER_HOME} runs eager: faster" in case.remarks for case in running.session.results.cases)
 
 
 def test_what_does_not_fit_the_budget_is_named(tmp_path):
     running, launches = bench(tmp_path, parts=("counts",), budget=100.0)
     running.taken["counts"] = (20.0, 70.0, SIZE.work)
     running.measure(Size(1024, 8))
-    running.budget = Budget(0.0)
+    running.session.budget = Budget(0.0)
     running.measure(SIZE)
-    assert not launches.jobs and not running.results.cases
-    first, second = running.results.left_out
+    assert not launches.jobs and not running.session.results.cases
+    first, second = running.session.results.left_out
     assert first.startswith("counts of 1024x8: about 580 s") and "is spent; raise --budget-seconds" in second
 
 

@@ -26,17 +26,17 @@ def case_of(
 ) -> Case:
     """A row per conversion that was measured or failed; its first row is ours. taken: name -> one value per round. failed:
     name -> why."""
-    samples = Samples({name: [m.seconds for m in runs] for name, runs in taken.items()}, {}, dict(failed))
-    known = [c for c in conversions if c.name in taken or c.name in failed]
-    contenders = [Contender(c.name, print, kind=c.kind, work=float(written_bytes(part, source))) for c in known]
     key = size_words(source.weights_bytes)
     case = Case(part, key, f"{key} of weights: {_TITLES[part]}", "B/s", remarks=[source.words, *remarks])
-    for row in rows_of(contenders, samples) if contenders else []:
+    samples = Samples({name: [m.seconds for m in runs] for name, runs in taken.items()}, failed=failed)
+    known = [c for c in conversions if c.name in taken or c.name in failed]
+    contenders = [Contender(c.name, print, kind=c.kind, work=float(written_bytes(part, source))) for c in known]
+    for row in rows_of(contenders, samples):
         case.rows.append(row)
         if row.status != FAILED:
             row.values = _values(taken[row.name])
             if row.kind == PEER:
-                case.rows += _without_imports(row, taken, OURS_OF[part])
+                case.rows.append(_without_imports(row, taken[row.name], taken.get(OURS_OF[part])))
     return case
 
 
@@ -55,16 +55,11 @@ def _values(runs: list[Measured]) -> dict[str, float]:
     }
 
 
-def _without_imports(peer: Row, taken: dict[str, list[Measured]], ours: str) -> list[Row]:
-    seconds = [m.seconds - m.import_seconds for m in taken[peer.name]]
-    row = Row(peer.name + WITHOUT_IMPORTS, PEER, seconds=seconds, note=_imports(taken[peer.name]))
-    if ours in taken:
-        row.ratio = ratio(seconds, [m.seconds for m in taken[ours]])
-    return [row]
-
-
-def _imports(runs: list[Measured]) -> str:
-    return f"imports: {min(m.import_seconds for m in runs):.2f} to {max(m.import_seconds for m in runs):.2f} s"
+def _without_imports(peer: Row, runs: list[Measured], ours: list[Measured] | None) -> Row:
+    imports, seconds = [m.import_seconds for m in runs], [m.seconds - m.import_seconds for m in runs]
+    note = f"imports: {min(imports):.2f} to {max(imports):.2f} s"
+    of_ours = ratio(seconds, [m.seconds for m in ours]) if ours else None
+    return Row(peer.name + WITHOUT_IMPORTS, PEER, note=note, seconds=seconds, ratio=of_ours)
 
 
 def same_words(part: str, difference: dict | None) -> str:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from ..core.results import Bench, Case, Figure, Results, faster
+from ..core.results import Bench, Case, Figure, Results, Row, faster, of_rows
 from .contenders import EXPORT, LARGE, OURS_OF, PEER_OF, UNIVERSAL, WITHOUT_IMPORTS
 
-PEAK, ALL, TEMPORARY, SYNC, WRITTEN = (
-    "peak of a process, MB",
-    "all processes, MB",
-    "temporary disk, MB",
-    "sync, s",
-    "written, MB",
-)
+PEAK, ALL, TEMPORARY = "peak of a process, MB", "all processes, MB", "temporary disk, MB"
+SYNC, WRITTEN = "sync, s", "written, MB"
 _LARGE_MOST_MB = 600
 _TEMPORARY_MOST_MB = 1.0  # names of folders
 
@@ -26,8 +21,11 @@ def figures(results: Results) -> list[Figure]:
             _share_of_peak(case),
         ]
     for case in results.of_part(UNIVERSAL):
-        found += [_faster(case, 5.0, PEER_OF[UNIVERSAL]), _no_temporary(case)]
-    return found + [_bounded(case) for case in results.of_part(LARGE)]
+        temporary = "temporary disk of universal, MB", _TEMPORARY_MOST_MB, TEMPORARY, "beyond the output"
+        found += [_faster(case, 5.0, PEER_OF[UNIVERSAL]), _at_most(case, *temporary)]
+    for case in results.of_part(LARGE):
+        found.append(_at_most(case, f"peak memory of export, {case.key}, MB", _LARGE_MOST_MB, PEAK))
+    return found
 
 
 def _faster(case: Case, least: float, peer: str) -> Figure:
@@ -36,28 +34,14 @@ def _faster(case: Case, least: float, peer: str) -> Figure:
 
 
 def _share_of_peak(case: Case) -> Figure:
-    what = "peak memory of export, of zero_to_fp32's"
-    ours, peer = case.measured(OURS_OF[EXPORT]), case.measured(PEER_OF[EXPORT])
-    if ours is None or peer is None:
-        return Figure(what, 0.2, None, case.why_not(OURS_OF[EXPORT], PEER_OF[EXPORT]), "<=")
-    why = f"{ours.values[PEAK]:,.0f} of {peer.values[PEAK]:,.0f} MB"
-    return Figure(what, 0.2, ours.values[PEAK] / peer.values[PEAK], why, "<=")
+    def found(ours: Row, peer: Row) -> tuple[float, str]:
+        return ours.values[PEAK] / peer.values[PEAK], f"{ours.values[PEAK]:,.0f} of {peer.values[PEAK]:,.0f} MB"
+
+    return of_rows(case, "peak memory of export, of zero_to_fp32's", 0.2, (OURS_OF[EXPORT], PEER_OF[EXPORT]), found)
 
 
-def _no_temporary(case: Case) -> Figure:
-    what = "temporary disk of universal, MB"
-    ours = case.measured(OURS_OF[UNIVERSAL])
-    if ours is None:
-        return Figure(what, _TEMPORARY_MOST_MB, None, case.why_not(OURS_OF[UNIVERSAL]), "<=")
-    return Figure(what, _TEMPORARY_MOST_MB, ours.values[TEMPORARY], "beyond the output", "<=")
-
-
-def _bounded(case: Case) -> Figure:
-    what = f"peak memory of export, {case.key}, MB"
-    ours = case.measured(OURS_OF[LARGE])
-    if ours is None:
-        return Figure(what, _LARGE_MOST_MB, None, case.why_not(OURS_OF[LARGE]), "<=")
-    return Figure(what, _LARGE_MOST_MB, ours.values[PEAK], sense="<=")
+def _at_most(case: Case, what: str, bound: float, value: str, why: str = "") -> Figure:
+    return of_rows(case, what, bound, (OURS_OF[case.part],), lambda ours: (ours.values[value], why))
 
 
 CKPT = Bench(

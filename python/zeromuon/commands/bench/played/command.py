@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ....base.parser import Parser
 from ....base.shipped import config_file
 from ....base.words import did_you_mean
-from ..core.options import new_folder
-from ..core.progress import Progress
-from ..core.timing import Budget
 from ..core import report
+from ..core.options import parsed
+from ..core.progress import Progress
+from ..core.results import Results
+from ..core.timing import Budget
 from . import outcome, rates, tables, timeline
 
 _PROG = "zeromuon bench pipeline"
@@ -20,21 +22,19 @@ TRACE_FILE = "pipeline.trace.json"
 
 def run(argv: list[str]) -> int:
     """Returns 0, whatever the verdicts. Raises ValueError for bad arguments and files of rates, before anything is written."""
-    options = _parser().parse(argv)
+    options = parsed(_parser(), argv)
     given = rates.load(Path(options.rates).absolute() if options.rates else config_file(rates.FILE, f"{_PROG} --rates"))
-    scenarios = outcome.scenarios(given)
     if options.case is not None:
-        _check_case(options.case, [s.key for s in scenarios])
-    out = new_folder(_PROG, options.out, report.json_file("pipeline"))
+        _check_case(options.case, [s.key for s in given.scenarios])
     budget = Budget(_EXPECTED_SECONDS)
-    rows = _played(scenarios, Progress(budget))
+    rows = _played(given.scenarios, Progress(budget))
     drawn = options.case or tables.worst(rows).key
-    results = tables.results_of(given, scenarios, rows, drawn)
+    results = tables.results_of(given, rows, drawn)
     results.header.append(("drawn", f"the timeline of {drawn}; for Perfetto in {TRACE_FILE}"))
     results.seconds = budget.elapsed()
-    report.write_json(out, results)
-    _draw(out, *next((s, row) for s, row in zip(scenarios, rows) if row.key == drawn))
-    return report.finish(out, results)
+    report.write_json(options.out, results)
+    _draw(options.out, results, *next((s, row) for s, row in zip(given.scenarios, rows) if row.key == drawn))
+    return report.finish(options.out, results)
 
 
 def _parser() -> Parser:
@@ -47,12 +47,8 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("--rates", metavar="FILE", help=f"machines and cases (default: configs/{rates.FILE})")
-    add(
-        "--case",
-        metavar="NAME",
-        help="what is drawn, of the table's first column (default: the one with the largest ratio)",
-    )
-    add("--out", metavar="DIR", help="folder of the results (default: bench-pipeline-<time>)")
+    drawn = "what is drawn, of the table's first column (default: the one with the largest ratio)"
+    add("--case", metavar="NAME", help=drawn)
     return parser
 
 
@@ -62,7 +58,7 @@ def _check_case(case: str, known: list[str]) -> None:
         raise ValueError(f'{_PROG} --case: expected a case of the file of rates, got "{case}"{hint}')
 
 
-def _played(scenarios: list[outcome.Scenario], progress: Progress) -> list[outcome.Played]:
+def _played(scenarios: Iterable[rates.Scenario], progress: Progress) -> list[outcome.Played]:
     from . import play
 
     rows = []
@@ -73,10 +69,10 @@ def _played(scenarios: list[outcome.Scenario], progress: Progress) -> list[outco
     return rows
 
 
-def _draw(out: Path, scenario: outcome.Scenario, row: outcome.Played) -> None:
+def _draw(out: Path, results: Results, scenario: rates.Scenario, row: outcome.Played) -> None:
     """Plays the case once more, for its tasks: those of all cases would take much memory."""
     from . import play
 
     step = play.play_plan(play.make_plan(scenario), scenario)
-    timeline.draw(out / report.plot_file("pipeline"), step, row)
+    timeline.draw(report.file_of(out, results, "png"), step, row)
     timeline.write_trace(out / TRACE_FILE, step)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..core.results import FAILED, OURS, PEER, Case, Row, rows_of
+from ..core.timing import Contender, Samples
 from .contenders import ALL, COUNTED, OURS_OFFLOADED, WIRE_BF16, Size, is_ours, needed_bytes
 from .events import Heard
 from .verdicts import BUFFERS, COUNTS, GROWTH, MEMORY, OF_PLAN, PEAK, SENT, SENT_MOST, STORAGE, TIME
-from ..core.timing import Contender, Samples
 
 _MIB = 2**20
 _MEMORY_SHARE = 0.9  # of the free memory that engines may take together
@@ -41,39 +43,28 @@ def _title(size: Size) -> str:
 
 def time_case(size: Size, heard: list[Heard], failed: dict[str, str], remarks: list[str]) -> Case:
     """A row per contender that was measured or failed; the first row is that of the first launch."""
-    case = Case(TIME, size.key, f"engine.step(), {_title(size)}", "", remarks=list(remarks))
     rows: dict[str, Row] = {}
-    phases = []
     for launch in heard:
-        for row in _rows_of(launch, failed):
-            rows.setdefault(row.name, row)
-        phases += _phase_lines(launch)
-    for name, why in failed.items():
-        rows.setdefault(name, Row(name, _kind(name), FAILED, why))
-    case.rows = [rows[name] for name in ALL if name in rows]
-    case.remarks += dict.fromkeys(phases)
-    return case
+        rows = {row.name: row for row in _rows_of(launch, failed)} | rows
+    rows = {name: Row(name, _kind(name), FAILED, why) for name, why in failed.items()} | rows
+    phases = dict.fromkeys(line for launch in heard for line in _phase_lines(launch))
+    ordered = [rows[name] for name in ALL if name in rows]
+    return Case(TIME, size.key, f"engine.step(), {_title(size)}", "", ordered, [*remarks, *phases])
 
 
 def _rows_of(launch: Heard, failed: dict[str, str]) -> list[Row]:
     """Ratios are to ZeroMuon with CPU offload; without it there are none."""
-    names = [name for name in ALL if name in launch.seconds]
-    contenders = [Contender(name, print, kind=_kind(name)) for name in names]
-    if not contenders:
-        return []
-    first = contenders[0] if names[0] == OURS_OFFLOADED else Contender(OURS_OFFLOADED, print)
-    samples = Samples(seconds={first.name: [], **launch.seconds}, failed=dict(failed))
-    rows = rows_of([first, *(c for c in contenders if c is not first)], samples)
+    names = [OURS_OFFLOADED, *(name for name in ALL if name in launch.seconds and name != OURS_OFFLOADED)]
+    samples = Samples(seconds={OURS_OFFLOADED: [], **launch.seconds}, failed=failed)
+    rows = rows_of([Contender(name, print, kind=_kind(name)) for name in names], samples)
     return [row for row in rows if row.name in launch.seconds]
 
 
-def _phase_lines(launch: Heard) -> list[str]:
+def _phase_lines(launch: Heard) -> Iterator[str]:
     """Rank 0's mean per step of each phase of ours."""
-    lines = []
     for name, found in launch.found.items():
         phases = ", ".join(f"{phase} {milliseconds:.1f}" for phase, milliseconds in found["phases"].items())
-        lines.append(f"{name}, ms of its phases on rank 0: {phases}")
-    return lines
+        yield f"{name}, ms of its phases on rank 0: {phases}"
 
 
 def memory_case(size: Size, heard: dict[str, Heard], mode_words: dict[str, str]) -> Case:
@@ -83,17 +74,14 @@ def memory_case(size: Size, heard: dict[str, Heard], mode_words: dict[str, str])
         found = launch.found.get(name)
         if found:
             values = {PEAK: round(found["peak_bytes"] / _MIB, 1), GROWTH: round(found["growth_bytes"] / _MIB, 1)}
-            rows.append(Row(name, _kind(name), note=_mode_note(name, mode_words), values=values))
+            note = "" if is_ours(name) else mode_words.get(name, "compiled, as it ships")
+            rows.append(Row(name, _kind(name), note=note, values=values))
         elif launch.failed:
             rows.append(Row(name, _kind(name), FAILED, launch.failed[1]))
-    remarks = [
+    remark = (
         "the most of a rank, of all ranks and measured steps; growth: above what was resident right before the step"
-    ]
-    return Case(MEMORY, size.key, f"main memory of a rank, {_title(size)}", "", rows, remarks)
-
-
-def _mode_note(name: str, mode_words: dict[str, str]) -> str:
-    return "" if is_ours(name) else mode_words.get(name, "compiled, as it ships")
+    )
+    return Case(MEMORY, size.key, f"main memory of a rank, {_title(size)}", "", rows, [remark])
 
 
 def counts_case(size: Size, heard: Heard, ranks: int) -> Case:

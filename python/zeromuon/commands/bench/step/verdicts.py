@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.results import Bench, Case, Figure, Results, faster
+from ..core.results import NOT_RUN, Bench, Case, Figure, Results, Row, faster, of_rows
 from .contenders import COUNTED, OURS_HOME, OURS_OFFLOADED, PEER_HOME, PEER_OFFLOADED, WIRE_BF16
 
 TIME, MEMORY, COUNTS, BESIDE = "time", "memory", "counts", "beside"
@@ -40,31 +40,29 @@ def _no_slower(case: Case) -> Figure:
 def _lower(case: Case, value: str, ours: str, peer: str) -> Figure:
     """The bound is what the peer takes."""
     what = f"{case.key}: {value.split(',')[0]}, {ours.rpartition(', ')[2]}, MiB, below DeepSpeed's"
-    our_row, peer_row = case.measured(ours), case.measured(peer)
-    if our_row is None or peer_row is None:
-        return Figure(what, peer_row.values[value] if peer_row else None, None, case.why_not(ours, peer), "<")
-    return Figure(what, peer_row.values[value], our_row.values[value], sense="<")
+    row = case.measured(peer)
+    return of_rows(
+        case, what, row and row.values[value], (ours, peer), lambda our_row, _: (our_row.values[value], ""), "<"
+    )
 
 
 def _wire(case: Case) -> Figure:
-    row = case.measured(WIRE_BF16)
-    what = f"{case.key}: sent per Muon parameter in bf16, of 4f/W"
-    if row is None:
-        return Figure(what, 1.01, None, case.why_not(WIRE_BF16), "<=")
-    if OF_PLAN not in row.values:
-        return Figure(what, 1.01, None, "one rank sends nothing", "<=")
-    most = row.values[SENT_MOST] / row.values[SENT] * row.values[OF_PLAN]
-    return Figure(what, 1.01, row.values[OF_PLAN], f"mean over ranks; of the rank that sends most {most:.2f}", "<=")
+    def found(row: Row) -> tuple[float | None, str]:
+        if OF_PLAN not in row.values:
+            return None, "one rank sends nothing"
+        most = row.values[SENT_MOST] / row.values[SENT] * row.values[OF_PLAN]
+        return row.values[OF_PLAN], f"mean over ranks; of the rank that sends most {most:.2f}"
+
+    return of_rows(case, f"{case.key}: sent per Muon parameter in bf16, of 4f/W", 1.01, (WIRE_BF16,), found)
 
 
 def _none_allocated(case: Case, name: str) -> Figure:
-    row = case.measured(name)
-    what = f"{case.key}: allocations after the first step, {name}"
-    if row is None or STORAGE not in row.values:
-        return Figure(what, 0, None, case.why_not(name), "<=")
-    return Figure(
-        what, 0, row.values[STORAGE] + row.values[BUFFERS], "tensor storage and buffers of 4 KiB or more", "<="
-    )
+    def found(row: Row) -> tuple[float | None, str]:
+        if STORAGE not in row.values:
+            return None, NOT_RUN
+        return row.values[STORAGE] + row.values[BUFFERS], "tensor storage and buffers of 4 KiB or more"
+
+    return of_rows(case, f"{case.key}: allocations after the first step, {name}", 0, (name,), found)
 
 
 STEP = Bench(
