@@ -248,10 +248,12 @@ def test_a_run_that_was_interrupted_says_so():
 def test_a_peer_that_cannot_be_loaded_is_a_row_with_its_reason(monkeypatch):
     from zeromuon.commands.bench.kernels import newton_schulz, peers
 
-    def raises(in_float32):
+    def raises(module):
         raise AttributeError("no such function")
 
-    monkeypatch.setattr(peers, "libraries", lambda: {"some library": raises, peers.TORCH: peers._torch})
+    monkeypatch.setattr(
+        peers, "LIBRARIES", {"some library": ("torch.optim._muon", raises), peers.TORCH: peers.LIBRARIES[peers.TORCH]}
+    )
     loaded, absent = newton_schulz._load_peers()
     assert [peer.dtype for peer in loaded] == ["float32", "bfloat16"]
     assert [(row.name, row.status, row.why) for row in absent] == [
@@ -267,8 +269,8 @@ def test_the_float32_copy_computes_in_float32_and_leaves_the_original():
     from zeromuon.commands.bench.kernels import peers
 
     matrix = torch.randn(8, 16)
-    assert peers._torch(True).function(matrix).dtype == torch.float32
-    assert peers._torch(False).function(matrix).dtype == torch.bfloat16
+    assert peers.load(peers.TORCH, True).function(matrix).dtype == torch.float32
+    assert peers.load(peers.TORCH, False).function(matrix).dtype == torch.bfloat16
     assert _muon._zeropower_via_newtonschulz.__globals__ is vars(_muon)
 
 

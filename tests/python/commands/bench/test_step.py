@@ -21,11 +21,9 @@ from zeromuon.commands.bench.step import (
     events as step_events,
     launch as step_launch,
     tables as step_tables,
-    verdicts as step_verdicts,
 )
-from zeromuon.commands.bench.core.progress import Progress
+from zeromuon.commands.bench.core.session import Progress, Session
 from zeromuon.commands.bench.core.results import FAILED, MEASURED, Results
-from zeromuon.commands.bench.core.session import Session
 from zeromuon.commands.bench.step.contenders import (
     ALL,
     COUNTED,
@@ -70,7 +68,7 @@ def of_time(heard, failed=None):
 
 
 def figures(*cases) -> list:
-    return step_verdicts.figures(Results([], list(cases), bench=step_verdicts.STEP))
+    return step_tables.figures(Results([], list(cases), bench=step_tables.STEP))
 
 
 def counted(sent=1.0, storage=0):
@@ -149,7 +147,7 @@ def test_a_contender_without_memory_says_why():
     heard = {name: Heard(failed=(name, "PermissionError: clear_refs")) for name in ALL}
     case = step_tables.memory_case(SIZE, heard, {})
     assert [row.why for row in case.rows] == ["PermissionError: clear_refs"] * 4
-    text = report.text(Results([("processor", "a test")], [case], bench=step_verdicts.STEP))
+    text = report.text(Results([("processor", "a test")], [case], bench=step_tables.STEP))
     assert "not measured (PermissionError: clear_refs)" in text and "ms  " not in text
 
 
@@ -163,8 +161,8 @@ def test_bytes_are_compared_with_what_two_exchanges_take():
     assert [f.met for f in allocations] == [True] * 3
     case = step_tables.counts_case(SIZE, counted(sent=2.0), ranks=2)
     assert (
-        case.row(OURS_HOME).values[step_verdicts.OF_PLAN] == 1.0
-        and case.row(WIRE_BF16).values[step_verdicts.OF_PLAN] == 2.0
+        case.row(OURS_HOME).values[step_tables.OF_PLAN] == 1.0
+        and case.row(WIRE_BF16).values[step_tables.OF_PLAN] == 2.0
     )
 
 
@@ -187,7 +185,7 @@ def test_the_report_has_all_parts(tmp_path):
     time = of_time([timed(found={OURS_HOME: {"phases": {"apply": 1.5}}})])
     memory = step_tables.memory_case(SIZE, peaks, {PEER_HOME: "eager: faster"})
     cases = [time, memory, step_tables.counts_case(SIZE, counted(), 2)]
-    report.write(tmp_path, Results([("processor", "a test")], cases, bench=step_verdicts.STEP))
+    report.write(tmp_path, Results([("processor", "a test")], cases, bench=step_tables.STEP))
     text = (tmp_path / "step.txt").read_text()
     assert "eager: faster" in text and "a remark" in text and "apply 1.5" in text and "1,024" in text
     found = json.loads((tmp_path / "step.json").read_text())
@@ -196,9 +194,7 @@ def test_the_report_has_all_parts(tmp_path):
 
 
 def test_a_report_without_ratios_has_no_picture(tmp_path):
-    results = Results(
-        [("processor", "a test")], [step_tables.counts_case(SIZE, counted(), 2)], bench=step_verdicts.STEP
-    )
+    results = Results([("processor", "a test")], [step_tables.counts_case(SIZE, counted(), 2)], bench=step_tables.STEP)
     report.write(tmp_path, results)
     assert not plot.has_bars(results) and not (tmp_path / "step.png").exists()
 
@@ -276,7 +272,7 @@ class Interrupted(Heard):
 
 def bench(tmp_path, *heard, parts=("time",), budget=1000.0):
     launches = Launches(*heard)
-    session = Session(step_verdicts.STEP, tmp_path, budget)
+    session = Session(step_tables.STEP, tmp_path, budget)
     session.results.header.append(("processor", "a test"))
     return step._Bench(parts, launches, session), launches
 
@@ -481,9 +477,9 @@ def test_a_tiny_count_of_bytes_and_allocations(command_line, tmp_path):
     for name in COUNTED:
         values = rows[name]["values"]
         planned = step_tables.planned_bytes(ranks=2, bytes_each=2 if name == WIRE_BF16 else 4)
-        beside = (values[step_verdicts.SENT] - planned) * Size(16, 1).muon_numel
+        beside = (values[step_tables.SENT] - planned) * Size(16, 1).muon_numel
         assert beside == pytest.approx(RECORD + 2 * FLAG, abs=1), name
-        assert (values[step_verdicts.STORAGE], values[step_verdicts.BUFFERS]) == (0, 0), name
+        assert (values[step_tables.STORAGE], values[step_tables.BUFFERS]) == (0, 0), name
 
 
 def test_the_memory_of_a_tiny_step(tmp_path):

@@ -10,14 +10,12 @@ from ....ranks.machine import available_memory_bytes, core_count
 from ....base.parser import Parser
 from ..core import interrupt, machine
 from ..core.options import add_budget, check_memory, existing, parsed, whole_number
-from ..core.progress import Progress
 from ..core.results import OURS, Case
-from ..core.session import Session
+from ..core.session import Progress, Session
 from . import source as sources
 from . import tables
 from .contenders import EXPORT, LARGE, UNIVERSAL, Conversion, Source, of_part
 from .measure import Failed, Measured
-from .verdicts import CKPT
 
 PARTS = (EXPORT, UNIVERSAL, LARGE)
 BUDGET_SECONDS = 1800.0
@@ -29,12 +27,9 @@ _MEMORY_SHARE = 7.0  # of the ranks that write the checkpoint; the peers take le
 
 
 def run(argv: list[str]) -> int:
-    """Returns the exit status: 0, or 130 when interrupted; it does not depend on what was measured.
-
-    Raises ValueError for bad arguments and where disk or memory do not do, before anything is measured or written.
-    """
+    """See bench/command.py; raises ValueError also where disk or memory do not do."""
     options = _options(argv)
-    session = Session(CKPT, options.out, options.budget_seconds)
+    session = Session(tables.CKPT, options.out, options.budget_seconds)
     return session.run(lambda: _measure(options, session))
 
 
@@ -152,13 +147,9 @@ def _header(work: Path) -> list[tuple[str, str]]:
 
 def file_system(path: Path) -> str:
     """The kind that `path` lies on, e.g. "ext4"."""
-    found, longest = "an unknown file system", -1
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, mounted, kind, *_ = line.split()
-        inside = path == Path(mounted) or Path(mounted) in path.parents
-        if inside and len(mounted) >= longest:
-            found, longest = kind, len(mounted)
-    return found
+    mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
+    around = [(mounted, kind) for _, mounted, kind, *_ in mounts if path.is_relative_to(mounted)]
+    return sorted(around, key=lambda mount: len(mount[0]))[-1][1]  # of two at one place the later
 
 
 class _Race:
@@ -215,4 +206,4 @@ class _Race:
         taken = {name: runs for name, runs in self._taken.items() if name not in self._failed}
         rounds = min(map(len, taken.values()), default=0)
         whole = {name: runs[:rounds] for name, runs in taken.items() if rounds}
-        return tables.case_of(self._part, self._source, self._conversions, whole, self._failed, self._remarks)
+        return tables.case_of(self._part, self._source, whole, self._failed, self._remarks)

@@ -18,7 +18,7 @@ from ....ranks.child import Child
 INTERRUPTED = 130  # exit status
 _SAID = b"\ninterrupting after this sample; Ctrl-C again to stop at once\n"
 _STDERR = 2
-POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 class Wish:
@@ -69,6 +69,6 @@ def wait(child: Child, seconds: float = float("inf"), meanwhile: Callable[[], No
     while time.monotonic() < end:
         point()
         meanwhile()
-        if (status := child.wait(POLL_SECONDS)) is not None:
+        if (status := child.wait(_POLL_SECONDS)) is not None:
             return status
     return None

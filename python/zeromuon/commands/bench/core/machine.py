@@ -21,15 +21,13 @@ CAPS = (
 
 def header(threads: int) -> list[tuple[str, str]]:
     """(what, value) of this process."""
+    caps = ", ".join(f"{name}={os.environ[name]}" for name in CAPS if name in os.environ)
     return [
         ("processor", f"{cpu_model()}, {cpu_flags()}"),
         ("instruction sets", instruction_sets()),
         ("threads", f"{threads} of {len(os.sched_getaffinity(0))} cores"),
         ("versions", ", ".join(f"{name} {value}" for name, value in versions().items())),
-        (
-            "environment",
-            ", ".join(f"{name}={os.environ[name]}" for name in CAPS if name in os.environ) or "no caps set",
-        ),
+        ("environment", caps or "no caps set"),
     ]
 
 

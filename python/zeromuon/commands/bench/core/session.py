@@ -6,11 +6,35 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from ....base.progress import ProgressLine
 from . import interrupt, report
 from .machine import OtherLoad, load_words
-from .progress import Progress
 from .results import Bench, Case, Results
 from .timing import Budget
+
+_WIDTH = 110  # columns of the line of progress
+
+
+class Progress:
+    """On stderr: one line that is rewritten on a terminal, else a line per case. budget: whose seconds are shown. Thread: one."""
+
+    def __init__(self, budget: Budget, stream=None):
+        self._budget, self._line, self._case = budget, ProgressLine(stream), ""
+        self.close = self._line.leave
+
+    def say(self, words: str) -> None:
+        """What goes on now."""
+        self._case = words
+        self._show(words)
+
+    def round(self, number: int) -> None:
+        """Rounds done of what was said last; without a terminal silent."""
+        if self._line.on_terminal:
+            self._show(f"{self._case}, round {number}")
+
+    def _show(self, words: str) -> None:
+        line = f"{self._budget.elapsed():4.0f} s of at most about {self._budget.seconds:.0f} s: {words}"
+        self._line.show(line[:_WIDTH] if self._line.on_terminal else line)
 
 
 class Session:

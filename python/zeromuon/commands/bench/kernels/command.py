@@ -20,10 +20,7 @@ _PROG = "zeromuon bench kernels"
 
 
 def run(argv: list[str]) -> int:
-    """Returns the exit status: 0, or 130 when interrupted; it does not depend on what was measured.
-
-    Raises ValueError for bad arguments, before anything is measured or written.
-    """
+    """See bench/command.py."""
     options = _options(argv)
     session = Session(KERNELS, options.out, options.budget_seconds)
     return session.run(lambda: _measure(options, session))
@@ -45,21 +42,17 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("--only", choices=PARTS, help="measure this part only")
-    add(
-        "--full", action="store_true", help="all shapes, also those that take long (default: those that fit the budget)"
-    )
+    shapes = "all shapes, also those that take long (default: those that fit the budget)"
+    add("--full", action="store_true", help=shapes)
     shape = two_numbers("ROWSxCOLUMNS", (_LARGEST_SIDE, _LARGEST_SIDE), "1024x4096")
-    words = "this Newton-Schulz shape in place of the list; may be given again"
-    add("--shape", action="append", metavar="RxC", type=shape, default=[], help=words)
-    words = "of AdamW (default: 64000000; less where memory is short)"
-    add("--parameters", metavar="N", type=whole_number(1024, 10**11), help=words)
+    instead = "this Newton-Schulz shape in place of the list; may be given again"
+    add("--shape", action="append", metavar="RxC", type=shape, default=[], help=instead)
+    parameters = "of AdamW (default: 64000000; less where memory is short)"
+    add("--parameters", metavar="N", type=whole_number(1024, 10**11), help=parameters)
     cores = len(os.sched_getaffinity(0))
-    words = "default: all cores of this process"
-    add("--threads", metavar="N", type=whole_number(1, cores), default=cores, help=words)
-    words = (
-        f" (default: {BUDGET_SECONDS:.0f}; with --full {FULL_SECONDS:.0f}); shapes are left out and rounds are fewer to"
-    )
-    add_budget(parser, None, f"{words} keep to it")
+    add("--threads", metavar="N", type=whole_number(1, cores), default=cores, help="default: all cores of this process")
+    seconds = f"{BUDGET_SECONDS:.0f}; with --full {FULL_SECONDS:.0f}"
+    add_budget(parser, None, f" (default: {seconds}); shapes are left out and rounds are fewer to keep to it")
     return parser
 
 

@@ -6,19 +6,20 @@ Operations of the standard form with five steps, m the short and n the long side
 from __future__ import annotations
 
 import time
+import itertools
 from dataclasses import dataclass
 
 import torch
 
 from .... import _core, _lab
 from ..core import interrupt
-from ..core.progress import Progress
 from ..core.results import MISSING, OURS, PEER, ROOF, SKIPPED, Accuracy, Case, Row, rows_of
-from ..core.session import Session
+from ..core.session import Progress, Session
 from ..core.timing import LEAST_ROUNDS, Budget, Contender, measure, reason
 from . import peers
 
 PART = "newton_schulz"
+_NO_GRAM = "not installed: pip install --no-deps gram-newton-schulz (its dependencies are for GPUs)"
 SHAPES = {
     "MiniLM": ((384, 384), (1536, 384), (384, 1536)),
     "Qwen2.5-3B": ((2048, 2048), (256, 2048), (11008, 2048), (2048, 11008)),
@@ -107,14 +108,16 @@ def _that_fit(jobs: list[Job], race: Race, budget: Budget) -> tuple[list[Job], l
 def _load_peers() -> tuple[list[peers.Peer], list[Row]]:
     """Peers, and a row for each that is not there."""
     loaded, absent = [], []
-    for library, load in peers.libraries().items():
-        for in_float32, variant in ((True, peers.FLOAT32), (False, peers.SHIPPED)):
-            interrupt.point()
-            try:
-                loaded.append(load(in_float32))
-            except Exception as error:
-                why = str(error) if isinstance(error, ImportError) else reason(error)
-                absent.append(Row(peers.name_of(library, variant), PEER, MISSING, why))
+    for library, in_float32 in itertools.product(peers.LIBRARIES, (True, False)):
+        interrupt.point()
+        try:
+            loaded.append(peers.load(library, in_float32))
+            continue
+        except ImportError as error:
+            why = _NO_GRAM if "gram_newton_schulz" in str(error) else str(error)
+        except Exception as error:
+            why = reason(error)
+        absent.append(Row(peers.name_of(library, in_float32), PEER, MISSING, why))
     return loaded, absent
 
 

@@ -7,8 +7,10 @@ It never runs on its own: results must not depend on timing. ``ZEROMUON_MAX_CPU_
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 
+from ....base.parser import Parser
 from ..core import interrupt
 
 KINDS = ("gram", "square", "apply")
@@ -93,17 +95,11 @@ def tune(progress) -> list[str]:
     return sorted(rows, key=lambda row: row.split(",")[0], reverse=True)
 
 
-def run(arguments: list[str]) -> int:
-    """Prints the rows, progress goes to stderr; returns the exit status: 0, or 130 when interrupted."""
-    import sys
-
+def run(argv: list[str]) -> int:
+    """Prints the rows, progress goes to stderr; see bench/command.py."""
     import torch  # noqa: F401  (the core needs it loaded)
 
-    if arguments in (["-h"], ["--help"]):
-        print("usage: zeromuon bench tune\n\n" + __doc__.partition("\n\n")[2].strip())
-        return 0
-    if arguments:
-        raise ValueError(f'zeromuon bench tune: takes no argument, found "{arguments[0]}"')
+    Parser(prog="zeromuon bench tune", description=__doc__.partition("\n\n")[2].strip()).parse(argv)
     try:
         with interrupt.deferred():
             rows = tune(lambda line: print(line, file=sys.stderr, flush=True))

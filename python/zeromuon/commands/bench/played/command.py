@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import argparse
 from pathlib import Path
 
 from ....base.parser import Parser
@@ -10,10 +10,10 @@ from ....base.shipped import config_file
 from ....base.words import did_you_mean
 from ..core import report
 from ..core.options import parsed
-from ..core.progress import Progress
+from ..core.session import Progress
 from ..core.results import Results
 from ..core.timing import Budget
-from . import outcome, rates, tables, timeline
+from . import rates, tables, timeline
 
 _PROG = "zeromuon bench pipeline"
 _EXPECTED_SECONDS = 60.0
@@ -21,20 +21,14 @@ TRACE_FILE = "pipeline.trace.json"
 
 
 def run(argv: list[str]) -> int:
-    """Returns 0, whatever the verdicts. Raises ValueError for bad arguments and files of rates, before anything is written."""
+    """See bench/command.py; raises ValueError for a bad file of rates, too."""
     options = parsed(_parser(), argv)
     given = rates.load(Path(options.rates).absolute() if options.rates else config_file(rates.FILE, f"{_PROG} --rates"))
-    if options.case is not None:
-        _check_case(options.case, [s.key for s in given.scenarios])
-    budget = Budget(_EXPECTED_SECONDS)
-    rows = _played(given.scenarios, Progress(budget))
-    drawn = options.case or tables.worst(rows).key
-    results = tables.results_of(given, rows, drawn)
-    results.header.append(("drawn", f"the timeline of {drawn}; for Perfetto in {TRACE_FILE}"))
-    results.seconds = budget.elapsed()
-    report.write_json(options.out, results)
-    _draw(options.out, results, *next((s, row) for s, row in zip(given.scenarios, rows) if row.key == drawn))
-    return report.finish(options.out, results)
+    scenarios = {s.key: s for s in given.scenarios}
+    if options.case is not None and options.case not in scenarios:
+        hint = did_you_mean(options.case, scenarios, otherwise=f"; e.g. {next(iter(scenarios))}")
+        raise ValueError(f'{_PROG} --case: expected a case of the file of rates, got "{options.case}"{hint}')
+    return report.finish(options.out, _measured(options, given, scenarios))
 
 
 def _parser() -> Parser:
@@ -52,27 +46,22 @@ def _parser() -> Parser:
     return parser
 
 
-def _check_case(case: str, known: list[str]) -> None:
-    if case not in known:
-        hint = did_you_mean(case, known, otherwise=f"; e.g. {known[0]}")
-        raise ValueError(f'{_PROG} --case: expected a case of the file of rates, got "{case}"{hint}')
-
-
-def _played(scenarios: Iterable[rates.Scenario], progress: Progress) -> list[outcome.Played]:
+def _measured(options: argparse.Namespace, given: rates.Rates, scenarios: dict[str, rates.Scenario]) -> Results:
     from . import play
 
-    rows = []
-    for scenario in scenarios:
-        progress.say(scenario.key)
-        rows.append(play.play(scenario))
+    budget = Budget(_EXPECTED_SECONDS)
+    progress, rows = Progress(budget), {}
+    for key, scenario in scenarios.items():
+        progress.say(key)
+        rows[key] = play.play(scenario)
     progress.close()
-    return rows
-
-
-def _draw(out: Path, results: Results, scenario: rates.Scenario, row: outcome.Played) -> None:
-    """Plays the case once more, for its tasks: those of all cases would take much memory."""
-    from . import play
-
-    step = play.play_plan(play.make_plan(scenario), scenario)
-    timeline.draw(report.file_of(out, results, "png"), step, row)
-    timeline.write_trace(out / TRACE_FILE, step)
+    drawn = options.case or tables.worst(rows.values()).key
+    results = tables.results_of(given, list(rows.values()), drawn)
+    results.header.append(("drawn", f"the timeline of {drawn}; for Perfetto in {TRACE_FILE}"))
+    results.seconds = budget.elapsed()
+    report.write_json(options.out, results)
+    # Played once more, for its tasks: those of all cases would take much memory.
+    step = play.play_plan(play.make_plan(scenarios[drawn]), scenarios[drawn])
+    timeline.draw(report.file_of(options.out, results, "png"), step, rows[drawn])
+    timeline.write_trace(options.out / TRACE_FILE, step)
+    return results

@@ -87,7 +87,8 @@ def _twice(keys: Iterable[str]) -> str | None:
 
 def _rates(file: _Value) -> Rates:
     world, known, machines, cases = file.members("world_size", "rates", "machines", "cases")
-    world.require(_is_whole(world.value), f"expected a whole number from 1 to {_MOST_RANKS}")
+    whole = type(world.value) is int and 1 <= world.value <= _MOST_RANKS  # a bool is none
+    world.require(whole, f"expected a whole number from 1 to {_MOST_RANKS}")
     known = {name: _rate(rate) for name, rate in known.each().items()}
     machines = {name: _machine(name, machine, known) for name, machine in machines.each().items()}
     found = [s for case in cases.items("with one case at least") for s in _scenarios(case, machines, world.value)]
@@ -102,7 +103,8 @@ def _rate(rate: _Value) -> tuple[float, str]:
     """Value and source."""
     origin = "why" if "why" in rate.each() else "source"
     value, source = rate.members("value", origin)
-    value.require(_is_number(value.value) and value.value >= 0, "expected a number that is not negative")
+    number = type(value.value) in (int, float) and math.isfinite(value.value)
+    value.require(number and value.value >= 0, "expected a number that is not negative")
     return float(value.value), source.words()
 
 
@@ -122,14 +124,6 @@ def _scenarios(case: _Value, machines: dict, world_size: int) -> list[Scenario]:
     choices = product(models.some_of(MODELS), homes.some_of(HOMES), dtypes.some_of(FLOATS))
     machine = machines[machine.one_of(machines)]
     return [Scenario(MODELS[model], machine, home, dtype, world_size, balanced.value) for model, home, dtype in choices]
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_RANKS
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from ..core.results import OURS, Bench, Case, Figure, Results, Row
@@ -39,7 +40,7 @@ def results_of(given: Rates, rows: list[Played], drawn: str) -> Results:
     return Results(_header(given), [case], bench=PIPELINE, details=details)
 
 
-def worst(rows: list[Played]) -> Played:
+def worst(rows: Iterable[Played]) -> Played:
     return max(rows, key=lambda row: row.ratio)
 
 

@@ -19,7 +19,7 @@ from ..core.timing import Contender, Samples, measure
 from .contenders import OURS as CONTENDERS
 from .contenders import Size
 from .launch import environment
-from .verdicts import BESIDE
+from .tables import BESIDE
 
 THIS_TREE = Path(__file__).resolve().parents[5]
 _POLL_SECONDS = 0.02

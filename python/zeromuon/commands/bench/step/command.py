@@ -21,7 +21,7 @@ from . import tables as step_tables
 from .contenders import ALL, COUNTED, OURS, Size, needed_bytes
 from .events import Heard, Job
 from .launch import Launcher
-from .verdicts import BESIDE, COUNTS, MEMORY, STEP, TIME
+from .tables import BESIDE, COUNTS, MEMORY, STEP, TIME
 
 PARTS = (TIME, MEMORY, COUNTS)
 DEFAULT_SIZES = (Size(512, 8), Size(1024, 8))
@@ -34,10 +34,7 @@ _GRACE_SECONDS = 60.0  # a launch may go on for so long when the budget is spent
 
 
 def run(argv: list[str]) -> int:
-    """Returns the exit status: 0, or 130 when interrupted; it does not depend on what was measured.
-
-    Raises ValueError for bad arguments, before anything is measured or written.
-    """
+    """See bench/command.py."""
     options = _options(argv)
     session = Session(STEP, options.out, options.budget_seconds)
     return session.run(lambda: _measure(options, session), deferred=False)

@@ -9,7 +9,7 @@ import traceback
 from dataclasses import asdict, dataclass, field
 
 from ....ranks import channel
-from ..core.progress import Progress
+from ..core.session import Progress
 from ..core.timing import reason
 from .contenders import Size
 
