@@ -2,8 +2,6 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include <mutex>
-
 #include "csrc/base/check.h"
 #include "csrc/ops/newton_schulz/newton_schulz.h"
 #include "python/bindings/core/names.h"
@@ -23,7 +21,7 @@ ops::ProductTarget target_of(const std::string& backend) {
   return target;
 }
 
-// A planned Newton-Schulz on the CPU with its scratch.
+// A planned Newton-Schulz on the CPU with its scratch. Thread: one.
 class BoundNewtonSchulz {
  public:
   BoundNewtonSchulz(int64_t rows, int64_t cols, const ops::NewtonSchulzRequest& request,
@@ -37,22 +35,12 @@ class BoundNewtonSchulz {
   }
 
   const ops::NewtonSchulzPlan& plan() const { return op_.plan(); }
-  const char* form() const { return name_of(plan().form); }
   double flops() const { return newton_schulz_flops(plan(), true); }
 
   void run(const std::vector<at::Tensor>& matrices) {
     std::vector<float*> pointers;
-    const int64_t numel = plan().rows * plan().cols;
-    for (const at::Tensor& matrix : matrices) {
-      float* data = checked(matrix);
-      for (const float* other : pointers) {
-        require(data + numel <= other || other + numel <= data,
-                "newton_schulz: expected tensors of their own, got two that share memory");
-      }
-      pointers.push_back(data);
-    }
+    for (const at::Tensor& matrix : matrices) pointers.push_back(checked(matrix));
     const py::gil_scoped_release released;
-    const std::lock_guard lock(mutex_);
     op_.run(pointers, scratch_.mutable_data_ptr<float>(), lanes_);
   }
 
@@ -68,7 +56,6 @@ class BoundNewtonSchulz {
   }
 
   int lanes_;
-  std::mutex mutex_;  // guards scratch_
   std::unique_ptr<ops::Products> products_;
   ops::NewtonSchulz op_;
   at::Tensor scratch_;
@@ -79,11 +66,8 @@ py::dict describe_plan(const BoundNewtonSchulz& op) {
   py::dict out;
   out["form"] = name_of(plan.form);
   out["dtype"] = name_of(plan.dtype);
-  out["arithmetic"] = plan.arithmetic();
   out["backends"] = std::vector<std::string>{
       name_of(plan.gram.backend), name_of(plan.square.backend), name_of(plan.apply.backend)};
-  out["expected_seconds"] = plan.seconds;
-  out["scratch_bytes"] = 4 * plan.scratch_numel;
   return out;
 }
 
@@ -100,10 +84,7 @@ void bind_newton_schulz(py::module_& m) {
            py::arg("lanes") = 1)
       .def("run_", &BoundNewtonSchulz::run, py::arg("matrices"),
            "Orthogonalises contiguous (rows, cols) float32 CPU tensors in place.")
-      .def("describe", &describe_plan,
-           "form, dtype, arithmetic, backends of the three products, expected seconds on one core, "
-           "bytes of scratch.")
-      .def_property_readonly("form", &BoundNewtonSchulz::form)
+      .def("describe", &describe_plan, "form, dtype, backends of the three products.")
       .def_property_readonly("flops", &BoundNewtonSchulz::flops,
                              "Operations of the tiles really computed.");
 }

@@ -27,8 +27,6 @@ void bind_played(py::module_& m) {
         }
         py::dict out;
         out["makespan_s"] = step.makespan_s;
-        out["lower_bound_s"] = step.lower_bound_s;
-        out["busiest"] = step.busiest;
         out["wire_bytes"] = step.wire_bytes;
         py::list ranks;
         for (const auto& events : step.events) ranks.append(trace_rows(events));
@@ -39,10 +37,9 @@ void bind_played(py::module_& m) {
       py::arg("to_host_bytes_per_s"), py::arg("flops_per_s"), py::arg("wire_bytes_per_s"),
       py::arg("wire_latency_s"), py::arg("task_latency_s"), py::arg("fused") = true,
       "Plays a staged step of all ranks of the plan on a virtual clock, with rates per rank in "
-      "place "
-      "of work: makespan_s, lower_bound_s (the longest that a lane of a rank is busy), busiest "
-      "(which), wire_bytes (sent, per rank), and per rank its tasks as StepExecutor.take_trace "
-      "returns them. fused: all sub-groups at the same time; else one after the other.");
+      "place of work: makespan_s, wire_bytes (sent, per rank), and per rank its tasks as "
+      "StepExecutor.take_trace returns them. fused: all sub-groups at the same time; else one "
+      "after the other.");
 }
 
 }  // namespace zeromuon::bindings

@@ -5,11 +5,10 @@
 
 namespace zeromuon::bindings {
 
-void bind_added_stage(pybind11::module_& m);
 void bind_elementwise(pybind11::module_& m);
 void bind_newton_schulz(pybind11::module_& m);
 void bind_products(pybind11::module_& m);
 void bind_played(pybind11::module_& m);
-void bind_fake_device(pybind11::module_& m);
+void bind_executors(pybind11::module_& m);
 
 }  // namespace zeromuon::bindings

@@ -15,6 +15,5 @@ PYBIND11_MODULE(_lab, m) {
   zeromuon::bindings::bind_newton_schulz(m);
   zeromuon::bindings::bind_products(m);
   zeromuon::bindings::bind_played(m);
-  zeromuon::bindings::bind_fake_device(m);
-  zeromuon::bindings::bind_added_stage(m);
+  zeromuon::bindings::bind_executors(m);
 }

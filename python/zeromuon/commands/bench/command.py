@@ -33,7 +33,10 @@ def run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0
-    return _module_of(argv[0]).run(argv[1:])
+    if argv[0] not in BENCHES:
+        hint = did_you_mean(argv[0], BENCHES)
+        raise ValueError(f'zeromuon bench {argv[0]}: expected a bench ({", ".join(BENCHES)}), found "{argv[0]}"{hint}')
+    return importlib.import_module(f".{BENCHES[argv[0]][0]}", __package__).run(argv[1:])
 
 
 def usage() -> str:
@@ -42,10 +45,3 @@ def usage() -> str:
         f"usage: zeromuon bench BENCH [options]\n\nbenches:\n{benches}\n\n"
         "`zeromuon bench BENCH --help` tells a bench's options."
     )
-
-
-def _module_of(word: str):
-    if word not in BENCHES:
-        hint = did_you_mean(word, BENCHES)
-        raise ValueError(f'zeromuon bench {word}: expected a bench ({", ".join(BENCHES)}), found "{word}"{hint}')
-    return importlib.import_module(f".{BENCHES[word][0]}", __package__)

@@ -1,7 +1,6 @@
 """`zeromuon bench kernels`: the order of the samples, ratios, the report, rows of missing peers, bad input, a tiny run."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -249,10 +248,12 @@ def test_a_run_that_was_interrupted_says_so():
 def test_a_peer_that_cannot_be_loaded_is_a_row_with_its_reason(monkeypatch):
     from zeromuon.commands.bench.kernels import newton_schulz, peers
 
-    def raises(in_float32):
+    def raises(module):
         raise AttributeError("no such function")
 
-    monkeypatch.setattr(peers, "libraries", lambda: {"some library": raises, peers.TORCH: peers._torch})
+    monkeypatch.setattr(
+        peers, "LIBRARIES", {"some library": ("torch.optim._muon", raises), peers.TORCH: peers.LIBRARIES[peers.TORCH]}
+    )
     loaded, absent = newton_schulz._load_peers()
     assert [peer.dtype for peer in loaded] == ["float32", "bfloat16"]
     assert [(row.name, row.status, row.why) for row in absent] == [
@@ -268,8 +269,8 @@ def test_the_float32_copy_computes_in_float32_and_leaves_the_original():
     from zeromuon.commands.bench.kernels import peers
 
     matrix = torch.randn(8, 16)
-    assert peers._torch(True).function(matrix).dtype == torch.float32
-    assert peers._torch(False).function(matrix).dtype == torch.bfloat16
+    assert peers.load(peers.TORCH, True).function(matrix).dtype == torch.float32
+    assert peers.load(peers.TORCH, False).function(matrix).dtype == torch.bfloat16
     assert _muon._zeropower_via_newtonschulz.__globals__ is vars(_muon)
 
 
@@ -293,8 +294,7 @@ def test_slow_peers_are_measured_with_fewer_rows():
     from zeromuon.commands.bench.kernels import newton_schulz, peers
 
     slow = peers.Peer("slow, as it ships", "float16", lambda matrix: matrix)
-    rates = newton_schulz.Rates()
-    rates._known = {"float32": 1e12, "float16": 1e8}
+    rates = newton_schulz.Rates({"float32": 1e12, "float16": 1e8})
     race = newton_schulz.Race([slow], [], rates, type("Silent", (), {"say": print, "round": lambda *_: None})(), 1.0)
     whole, scaled = race.cases(newton_schulz.Job(256, 256, "test"), 3.0)
     assert whole.row(slow.name).status == results.SKIPPED and scaled.title == "256x256, rows scaled to 64 (test)"
@@ -411,12 +411,12 @@ def test_a_tiny_run_end_to_end(bench, tmp_path):
 
 def test_a_tiny_run_of_the_elementwise_passes(tmp_path, monkeypatch):
     from zeromuon.commands.bench.kernels import adamw, deepspeed_adam
-    from zeromuon.commands.bench.core.progress import Progress
+    from zeromuon.commands.bench.core.session import Session
 
     monkeypatch.setattr(deepspeed_adam, "build", lambda say, longest: "cpu_adam was not built: no compiler")
-    cases, budget = [], Budget(2.0)
-    with open(os.devnull, "w") as silent:
-        adamw.run(100_000, budget, Progress(budget, silent), cases.append)
+    session = Session(verdicts.KERNELS, tmp_path / "out", 2.0)
+    adamw.run(100_000, session)
+    cases = session.results.cases
     assert [case.key for case in cases] == ["fp32", "bf16", "plain", "momentum", "apply"]
     for case in cases:
         assert case.rows[0].status == results.MEASURED, case.rows[0].why

@@ -11,7 +11,7 @@ from zeromuon import _ckpt
 from zeromuon.commands.bench import command
 from zeromuon.commands.bench.core import report
 from zeromuon.commands.bench.ckpt import command as ckpt
-from zeromuon.commands.bench.ckpt import contenders, source, tables, verdicts
+from zeromuon.commands.bench.ckpt import contenders, source, tables
 from zeromuon.commands.bench.ckpt.contenders import EXPORT, LARGE, OURS_OF, PEER_OF, UNIVERSAL, WITHOUT_IMPORTS, Source
 from zeromuon.commands.bench.ckpt.measure import Failed, Measured, Runner
 from zeromuon.commands.bench.core.results import FAILED, Results
@@ -25,16 +25,11 @@ def took(seconds: float, peak_mb: float = 100, temporary_mb: float = 0, imports:
 
 def case_of(part: str, taken: dict, failed=None):
     given = Source(None, "a checkpoint", 2 * 10**9)
-    known = [
-        contenders.Conversion(OURS_OF[part], "ours", None),
-        contenders.Conversion(PEER_OF.get(part, ""), "peer", None),
-        contenders.Conversion(contenders.WRITE, "roof", None),
-    ]
-    return tables.case_of(part, given, known, taken, failed or {}, ["a remark"])
+    return tables.case_of(part, given, taken, failed or {}, ["a remark"])
 
 
 def figures(*cases) -> list:
-    return verdicts.figures(Results([], list(cases), bench=verdicts.CKPT))
+    return tables.figures(Results([], list(cases), bench=tables.CKPT))
 
 
 EXPORTED = {
@@ -54,7 +49,7 @@ def test_ratios_are_medians_of_pairs_with_and_without_the_imports_of_the_peer():
     assert case.row(PEER_OF[EXPORT]).ratio.median == 6.0
     assert case.row(PEER_OF[EXPORT] + WITHOUT_IMPORTS).ratio.median == 2.75
     assert case.row(contenders.WRITE).of_roof.median == 0.5
-    assert case.key == "2.00 GB" and case.row(PEER_OF[EXPORT]).values[verdicts.PEAK] == 600
+    assert case.key == "2.00 GB" and case.row(PEER_OF[EXPORT]).values[tables.PEAK] == 600
 
 
 def test_the_figures_of_export_are_met_or_not():
@@ -94,7 +89,7 @@ def test_outputs_that_differ_are_said():
 
 
 def test_the_report_holds_the_table_and_the_verdicts():
-    text = report.text(Results([("files", "on tmpfs")], [case_of(EXPORT, EXPORTED)], bench=verdicts.CKPT))
+    text = report.text(Results([("files", "on tmpfs")], [case_of(EXPORT, EXPORTED)], bench=tables.CKPT))
     assert "zero_to_fp32, without its imports" in text and "peak of a process, MB" in text
     assert "zeromuon ckpt export, times zero_to_fp32 " in text and " 6.00  met (4.00 to 8.00)" in text
 
@@ -105,7 +100,6 @@ def test_the_report_holds_the_table_and_the_verdicts():
 def run(tmp_path, program: str, syncs: bool = False, *arguments: str) -> Measured:
     """The program tells what it took at its end, as every conversion does."""
     runner = Runner(tmp_path / "run")
-    runner.prepare()
     told = "from zeromuon.commands.bench.ckpt import convert\nconvert.tell(peak_bytes=convert.peak_bytes(), import_seconds=0)\n"
     return runner.run([sys.executable, "-c", program + "\n" + told, str(runner.output), *arguments], syncs)
 
@@ -216,8 +210,8 @@ def test_a_tiny_run_of_all_parts(tmp_path, capsys):
     for part in (EXPORT, UNIVERSAL):
         rows = {row["name"]: row for row in cases[part]["rows"]}
         assert {row["status"] for row in rows.values()} == {"measured"}, rows
-        assert rows[PEER_OF[part]]["ratio"]["median"] > 0 and rows[OURS_OF[part]]["values"][verdicts.PEAK] < 100
+        assert rows[PEER_OF[part]]["ratio"]["median"] > 0 and rows[OURS_OF[part]]["values"][tables.PEAK] < 100
         assert any("bit for bit" in remark for remark in cases[part]["remarks"])
         assert any("written by DeepSpeed" in remark for remark in cases[part]["remarks"])
-    assert cases[LARGE]["rows"][0]["values"][verdicts.WRITTEN] == pytest.approx(268, abs=1)
+    assert cases[LARGE]["rows"][0]["values"][tables.WRITTEN] == pytest.approx(268, abs=1)
     assert not any(work.iterdir()) and "figures to reach" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 
 from tests.multirank.launch import environment
 from zeromuon.commands.bench.kernels import deepspeed_adam, command as kernels, tune
-from zeromuon.commands.bench.core import interrupt, plot, report
+from zeromuon.commands.bench.core import interrupt, plot
 from zeromuon.commands.bench.core.results import Case, rows_of
 from zeromuon.commands.bench.core.timing import Contender, measure
 
@@ -185,10 +185,10 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(kernels, "_set_threads", lambda threads: None)
 
     def ran(**presses_at):
-        def measures(options, results, budget, progress, add):
+        def measures(options, session):
             for name, at in presses_at.items():
                 racing = [Log().contender("zeromuon", at), Log().contender("peer")]
-                add(Case("newton_schulz", name, name, "FLOP/s", rows_of(racing, measure(racing, 0.0))))
+                session.add(Case("newton_schulz", name, name, "FLOP/s", rows_of(racing, measure(racing, 0.0))))
 
         monkeypatch.setattr(kernels, "_run_newton_schulz", measures)
         return kernels.run(["--only", "newton_schulz", "--out", str(tmp_path / "out")]), tmp_path / "out"
@@ -200,7 +200,7 @@ def _files(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-JSON_FILE, TEXT_FILE, PLOT_FILE = report.json_file("kernels"), report.text_file("kernels"), report.plot_file("kernels")
+JSON_FILE, TEXT_FILE, PLOT_FILE = "kernels.json", "kernels.txt", "kernels.png"
 EVERY_FILE = sorted([JSON_FILE, TEXT_FILE, PLOT_FILE])
 
 

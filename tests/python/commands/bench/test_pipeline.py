@@ -13,7 +13,8 @@ from zeromuon.commands.bench.played import outcome, rates, tables
 from zeromuon.commands.bench.core import report
 from zeromuon.commands.bench.played import command as pipeline
 from zeromuon.commands.bench.played.models import MODELS, Decoder, Parameter
-from zeromuon.commands.bench.played.outcome import Played, Scenario
+from zeromuon.commands.bench.played.outcome import Played
+from zeromuon.commands.bench.played.rates import Scenario
 from zeromuon.optimizer import trace
 
 TINY = Decoder(64, 16, 160, 512, 6, biases=True, tied=True).model("tiny", "Tiny")
@@ -54,7 +55,7 @@ def written(folder, given: dict):
 
 
 def scenarios(folder, **changed) -> list[Scenario]:
-    return outcome.scenarios(rates.load(written(folder, content(**changed))))
+    return list(rates.load(written(folder, content(**changed))).scenarios)
 
 
 def of_case(**changed) -> list[dict]:
@@ -92,7 +93,7 @@ def test_a_sub_group_closes_with_the_parameter_that_fills_it():
 
 def test_the_shipped_rates_cover_both_models_three_links_all_homes_and_two_balanced_cases():
     given = rates.load(hosts.ROOT / "configs" / rates.FILE)
-    found = outcome.scenarios(given)
+    found = given.scenarios
     assert given.world_size == 8 and config_file(rates.FILE, "--rates").name == rates.FILE
     links = {s.machine.rates["to_device_bytes_per_s"] for s in found if not s.balanced}
     assert links == {25e9, 50e9, 300e9} and len([s for s in found if s.balanced]) == 2
@@ -221,7 +222,7 @@ def test_every_shipped_case_reaches_its_figures():
     """On the virtual clock: nothing here depends on the machine that runs the test."""
     from zeromuon.commands.bench.played import play as played
 
-    rows = [played.play(s) for s in outcome.scenarios(rates.load(hosts.ROOT / "configs" / rates.FILE))]
+    rows = [played.play(s) for s in rates.load(hosts.ROOT / "configs" / rates.FILE).scenarios]
     assert [row.key for row in rows if not (row.met and row.wire_met)] == []
     assert [row.key for row in rows if row.balanced and row.apart > outcome.BALANCE] == []
 
@@ -248,7 +249,7 @@ def test_the_table_has_the_verdicts_and_the_worst_case(tmp_path):
         row_of("late", {"cpu": 1.0, "to_device": 0.1}, wire_mean=1.02),
     ]
     given = rates.load(written(tmp_path, content()))
-    text = report.text(tables.results_of(given, outcome.scenarios(given), rows, "late"))
+    text = report.text(tables.results_of(given, rows, "late"))
     assert re.search(
         r"good +1200\.0 +1150\.0 +cpu of rank 0 +100\.0 +1\.043 +met +2400\.0 +50 % .* met +1 +2$", text, re.MULTILINE
     )

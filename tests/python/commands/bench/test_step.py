@@ -2,6 +2,7 @@
 
 import io
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -20,9 +21,8 @@ from zeromuon.commands.bench.step import (
     events as step_events,
     launch as step_launch,
     tables as step_tables,
-    verdicts as step_verdicts,
 )
-from zeromuon.commands.bench.core.progress import Progress
+from zeromuon.commands.bench.core.session import Progress, Session
 from zeromuon.commands.bench.core.results import FAILED, MEASURED, Results
 from zeromuon.commands.bench.step.contenders import (
     ALL,
@@ -68,7 +68,7 @@ def of_time(heard, failed=None):
 
 
 def figures(*cases) -> list:
-    return step_verdicts.figures(Results([], list(cases), bench=step_verdicts.STEP))
+    return step_tables.figures(Results([], list(cases), bench=step_tables.STEP))
 
 
 def counted(sent=1.0, storage=0):
@@ -147,7 +147,7 @@ def test_a_contender_without_memory_says_why():
     heard = {name: Heard(failed=(name, "PermissionError: clear_refs")) for name in ALL}
     case = step_tables.memory_case(SIZE, heard, {})
     assert [row.why for row in case.rows] == ["PermissionError: clear_refs"] * 4
-    text = report.text(Results([("processor", "a test")], [case], bench=step_verdicts.STEP))
+    text = report.text(Results([("processor", "a test")], [case], bench=step_tables.STEP))
     assert "not measured (PermissionError: clear_refs)" in text and "ms  " not in text
 
 
@@ -161,8 +161,8 @@ def test_bytes_are_compared_with_what_two_exchanges_take():
     assert [f.met for f in allocations] == [True] * 3
     case = step_tables.counts_case(SIZE, counted(sent=2.0), ranks=2)
     assert (
-        case.row(OURS_HOME).values[step_verdicts.OF_PLAN] == 1.0
-        and case.row(WIRE_BF16).values[step_verdicts.OF_PLAN] == 2.0
+        case.row(OURS_HOME).values[step_tables.OF_PLAN] == 1.0
+        and case.row(WIRE_BF16).values[step_tables.OF_PLAN] == 2.0
     )
 
 
@@ -185,7 +185,7 @@ def test_the_report_has_all_parts(tmp_path):
     time = of_time([timed(found={OURS_HOME: {"phases": {"apply": 1.5}}})])
     memory = step_tables.memory_case(SIZE, peaks, {PEER_HOME: "eager: faster"})
     cases = [time, memory, step_tables.counts_case(SIZE, counted(), 2)]
-    report.write(tmp_path, Results([("processor", "a test")], cases, bench=step_verdicts.STEP))
+    report.write(tmp_path, Results([("processor", "a test")], cases, bench=step_tables.STEP))
     text = (tmp_path / "step.txt").read_text()
     assert "eager: faster" in text and "a remark" in text and "apply 1.5" in text and "1,024" in text
     found = json.loads((tmp_path / "step.json").read_text())
@@ -194,9 +194,7 @@ def test_the_report_has_all_parts(tmp_path):
 
 
 def test_a_report_without_ratios_has_no_picture(tmp_path):
-    results = Results(
-        [("processor", "a test")], [step_tables.counts_case(SIZE, counted(), 2)], bench=step_verdicts.STEP
-    )
+    results = Results([("processor", "a test")], [step_tables.counts_case(SIZE, counted(), 2)], bench=step_tables.STEP)
     report.write(tmp_path, results)
     assert not plot.has_bars(results) and not (tmp_path / "step.png").exists()
 
@@ -225,12 +223,12 @@ def test_what_rank_0_tells_is_heard_and_what_is_not_known_raises(monkeypatch):
     monkeypatch.setattr(step_events.channel, "tell", lambda **event: told.append(event))
     reporter = Reporter(0)
     reporter.say("words")
-    reporter.round(2, {OURS_HOME: [1.0, 2.0]})
-    reporter.mode(PEER_HOME, "eager", "eager: faster")
-    reporter.found(OURS_HOME, growth_bytes=1)
+    reporter.tell("round", number=2, seconds={OURS_HOME: [1.0, 2.0]})
+    reporter.tell("mode", name=PEER_HOME, mode="eager", words="eager: faster")
+    reporter.tell("found", name=OURS_HOME, values={"growth_bytes": 1})
     with reporter.during(OURS_HOME, "step"):
         pass
-    reporter.done()
+    reporter.tell("done")
     heard.take_all(told, silent())
     assert heard == Heard(
         {OURS_HOME: [1.0, 2.0]},
@@ -274,9 +272,9 @@ class Interrupted(Heard):
 
 def bench(tmp_path, *heard, parts=("time",), budget=1000.0):
     launches = Launches(*heard)
-    return step._Bench(
-        parts, launches, Budget(budget), Results([("processor", "a test")], bench=step_verdicts.STEP), tmp_path
-    ), launches
+    session = Session(step_tables.STEP, tmp_path, budget)
+    session.results.header.append(("processor", "a test"))
+    return step._Bench(parts, launches, session), launches
 
 
 def test_one_that_fails_is_left_out_and_the_others_start_again(tmp_path):
@@ -284,7 +282,7 @@ def test_one_that_fails_is_left_out_and_the_others_start_again(tmp_path):
     running, launches = bench(tmp_path, Heard(failed=(PEER_OFFLOADED, "broken")), timed(left))
     running.measure(SIZE)
     assert [job.contenders for job in launches.jobs] == [ALL, tuple(left)]
-    (case,) = running.results.cases
+    (case,) = running.session.results.cases
     assert case.row(PEER_OFFLOADED).why == "broken" and case.row(PEER_HOME).ratio is not None
 
 
@@ -292,7 +290,9 @@ def test_an_interrupt_keeps_the_rounds_that_were_told(tmp_path):
     running, _ = bench(tmp_path, Interrupted(seconds=SECONDS))
     with pytest.raises(KeyboardInterrupt):
         running.measure(SIZE)
-    assert running.results.cases[0].row(PEER_OFFLOADED).ratio.median == 4.0 and (tmp_path / "step.json").exists()
+    assert (
+        running.session.results.cases[0].row(PEER_OFFLOADED).ratio.median == 4.0 and (tmp_path / "step.json").exists()
+    )
 
 
 def test_how_the_peer_runs_is_decided_once(tmp_path):
@@ -302,17 +302,17 @@ def test_how_the_peer_runs_is_decided_once(tmp_path):
     running.measure(SIZE)
     running.measure(SIZE)
     assert [job.modes for job in launches.jobs] == [{}, {PEER_HOME: "eager"}]
-    assert all(f"{PEER_HOME} runs eager: faster" in case.remarks for case in running.results.cases)
+    assert all(f"{PEER_HOME} runs eager: faster" in case.remarks for case in running.session.results.cases)
 
 
 def test_what_does_not_fit_the_budget_is_named(tmp_path):
     running, launches = bench(tmp_path, parts=("counts",), budget=100.0)
     running.taken["counts"] = (20.0, 70.0, SIZE.work)
     running.measure(Size(1024, 8))
-    running.budget = Budget(0.0)
+    running.session.budget = Budget(0.0)
     running.measure(SIZE)
-    assert not launches.jobs and not running.results.cases
-    first, second = running.results.left_out
+    assert not launches.jobs and not running.session.results.cases
+    first, second = running.session.results.left_out
     assert first.startswith("counts of 1024x8: about 580 s") and "is spent; raise --budget-seconds" in second
 
 
@@ -477,9 +477,9 @@ def test_a_tiny_count_of_bytes_and_allocations(command_line, tmp_path):
     for name in COUNTED:
         values = rows[name]["values"]
         planned = step_tables.planned_bytes(ranks=2, bytes_each=2 if name == WIRE_BF16 else 4)
-        beside = (values[step_verdicts.SENT] - planned) * Size(16, 1).muon_numel
+        beside = (values[step_tables.SENT] - planned) * Size(16, 1).muon_numel
         assert beside == pytest.approx(RECORD + 2 * FLAG, abs=1), name
-        assert (values[step_verdicts.STORAGE], values[step_verdicts.BUFFERS]) == (0, 0), name
+        assert (values[step_tables.STORAGE], values[step_tables.BUFFERS]) == (0, 0), name
 
 
 def test_the_memory_of_a_tiny_step(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,47 +32,38 @@ class Source:
 
 @dataclass(frozen=True)
 class Conversion:
-    """command: gets the runner whose output it writes."""
+    """command: writes to output, which lies where the runner has its own."""
 
     name: str
     kind: str
-    command: object
+    runner: Runner
+    output: Path
+    command: list[str]
 
 
-def of_part(part: str, source: Source) -> list[Conversion]:
-    """Ours first, then the peer, then the roof."""
-    if part == LARGE:
-        return [_ours(part, source)]
-    return [_ours(part, source), _peer(part, source), _roof(part, source)]
+def of_part(part: str, source: Source, work: Path) -> list[Conversion]:
+    """Ours first, then the peer, then the roof; ours alone of a large one. work: the folder of all outputs."""
+    verb, folder = (UNIVERSAL, source.tag_folder) if part == UNIVERSAL else (EXPORT, source.folder)
 
+    def conversion(name: str, kind: str, below: str, arguments: Callable[[Path], tuple]) -> Conversion:
+        """arguments: of convert.py, for an output."""
+        runner = Runner(work / f"run-{kind}")
+        output = runner.output / below
+        command = [sys.executable, "-m", f"{__package__}.convert", *map(str, arguments(output))]
+        return Conversion(name, kind, runner, output, command)
 
-def output_of(part: str, runner: Runner) -> Path:
-    """Where the weights or the universal checkpoint lie."""
-    return runner.output / "universal" if part == UNIVERSAL else runner.output
-
-
-def _ours(part: str, source: Source) -> Conversion:
-    def command(runner: Runner) -> list[str]:
-        verb, output = "universal" if part == UNIVERSAL else "export", output_of(part, runner)
-        return _command("zeromuon", verb, source.folder, "--output", output, "--quiet")
-
-    return Conversion(OURS_OF[part], OURS, command)
-
-
-def _peer(part: str, source: Source) -> Conversion:
-    folder = source.tag_folder if part == UNIVERSAL else source.folder
-    return Conversion(PEER_OF[part], PEER, lambda runner: _command(PEER_OF[part], folder, output_of(part, runner)))
-
-
-def _roof(part: str, source: Source) -> Conversion:
-    size = written_bytes(part, source)
-    return Conversion(WRITE, ROOF, lambda runner: _command("write", size, runner.output / "zeros"))
+    below = UNIVERSAL if part == UNIVERSAL else ""
+    found = [
+        conversion(
+            OURS_OF[part], OURS, below, lambda out: ("zeromuon", verb, source.folder, "--output", out, "--quiet")
+        )
+    ]
+    if part != LARGE:
+        found.append(conversion(PEER_OF[part], PEER, below, lambda out: (PEER_OF[part], folder, out)))
+        found.append(conversion(WRITE, ROOF, "zeros", lambda out: ("write", written_bytes(part, source), out)))
+    return found
 
 
 def written_bytes(part: str, source: Source) -> int:
     """Weights; with both moments for universal."""
     return source.weights_bytes * (3 if part == UNIVERSAL else 1)
-
-
-def _command(name: str, *arguments) -> list[str]:
-    return [sys.executable, "-m", f"{__package__}.convert", name, *map(str, arguments)]

@@ -5,14 +5,13 @@ usage: python -m zeromuon.commands.bench.ckpt.convert zeromuon|zero_to_fp32|ds_t
 """
 
 import os
-import re
 import resource
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 from ....ranks.channel import tell
+from ..step.memory import resident_bytes
 
 STARTED = "ZEROMUON_BENCH_STARTED"  # time.monotonic() of the start of the process
 CHUNK_BYTES = 4 << 20
@@ -64,8 +63,7 @@ def write(size: str, output: str):
 
 def peak_bytes() -> int:
     """The most that this process, or one that it has waited for, had resident; mapped pages count."""
-    own = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return 1024 * max(int(own.group(1)), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    return max(resident_bytes("VmHWM"), 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 CONVERSIONS = {"zeromuon": zeromuon, "zero_to_fp32": zero_to_fp32, "ds_to_universal": ds_to_universal, "write": write}

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,15 +41,10 @@ class Measured:
 def disk_bytes(folder: Path) -> int:
     """That the files below take, while they come and go."""
     total = 0
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    total += disk_bytes(Path(entry.path))
-                else:
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
-    except OSError:
-        return total
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(path, name)).st_blocks * 512
     return total
 
 
@@ -64,36 +60,34 @@ def tree_resident_bytes(pid: int) -> int:
     return total
 
 
-class Sampler:
-    """The most that was seen of disk and memory, from a thread. Thread: the one that makes it; the maxima after it is left."""
+@contextlib.contextmanager
+def sampled(folder: Path, pid: int) -> Iterator[dict[str, int]]:
+    """The most that was seen of "disk_bytes" and "tree_bytes", by a thread; to be read once it is left."""
+    most, ended = {"disk_bytes": 0, "tree_bytes": 0}, threading.Event()
 
-    def __init__(self, folder: Path, pid: int):
-        self.disk_bytes = self.tree_bytes = 0
-        self._folder, self._pid = folder, pid
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
+    def sample() -> None:
+        while not ended.wait(SAMPLE_SECONDS):
+            most["disk_bytes"] = max(most["disk_bytes"], disk_bytes(folder))
+            most["tree_bytes"] = max(most["tree_bytes"], tree_resident_bytes(pid))
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._ended.wait(SAMPLE_SECONDS):
-            self.disk_bytes = max(self.disk_bytes, disk_bytes(self._folder))
-            self.tree_bytes = max(self.tree_bytes, tree_resident_bytes(self._pid))
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        thread.join()
 
 
-def sync(folder: Path) -> None:
-    """Every file and folder below is on disk afterwards."""
+def sync(folder: Path) -> float:
+    """Every file and folder below is on disk afterwards; returns the seconds that it took."""
+    started = time.monotonic()
     for path, _, names in os.walk(folder):
         for name in (*names, "."):
             descriptor = os.open(os.path.join(path, name), os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
+    return time.monotonic() - started
 
 
 class Runner:
@@ -103,7 +97,7 @@ class Runner:
         self.folder, self.output, self._temporary = folder, folder / "out", folder / "tmp"
         self._log = folder.with_name(folder.name + ".log")
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """An empty folder, and nothing of others that waits for the disk."""
         self.clear()
         for folder in (self.output, self._temporary):
@@ -115,27 +109,22 @@ class Runner:
         self._log.unlink(missing_ok=True)
 
     def run(self, command: list[str], syncs: bool) -> Measured:
-        """After prepare(). The command tells what convert.py tells. syncs: it does so itself. Raises Failed."""
+        """In an empty folder. The command tells what convert.py tells. syncs: it does so itself. Raises Failed."""
+        self._prepare()
         started = time.monotonic()
         variables = {"TMPDIR": str(self._temporary), "DS_ACCELERATOR": "cpu", STARTED: repr(started)}
-        child = Child(command, variables, self._log)
-        with child, Sampler(self.folder, child.pid) as sampler:
+        with Child(command, variables, self._log) as child, sampled(self.folder, child.pid) as most:
             status = child.wait()
-            ended = time.monotonic()
+            seconds = time.monotonic() - started
         told = child.told()
         if status != 0 or not told:
             raise Failed(f"it ended with status {status}: {child.tail(_LOG_CHARACTERS) or 'no output'}")
-        syncing = time.monotonic()
-        if not syncs:
-            sync(self.output)
-        sync_seconds = 0.0 if syncs else time.monotonic() - syncing
-        written, peak_bytes = disk_bytes(self.output), told[-1]["peak_bytes"]
+        sync_seconds, written = 0.0 if syncs else sync(self.output), disk_bytes(self.output)
         return Measured(
-            seconds=ended - started + sync_seconds,
+            **{name: told[-1][name] for name in ("peak_bytes", "import_seconds")},
+            seconds=seconds + sync_seconds,
             sync_seconds=sync_seconds,
-            peak_bytes=peak_bytes,
-            tree_bytes=max(sampler.tree_bytes, peak_bytes),
+            tree_bytes=max(most["tree_bytes"], told[-1]["peak_bytes"]),
             written_bytes=written,
-            temporary_bytes=max(0, sampler.disk_bytes - written),
-            import_seconds=told[-1]["import_seconds"],
+            temporary_bytes=max(0, most["disk_bytes"] - written),
         )

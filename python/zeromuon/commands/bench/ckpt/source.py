@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import struct
 import zipfile
 import zlib
@@ -18,7 +19,6 @@ from .contenders import Source
 RANKS = 2
 TAG = "global_step1"
 _SMALL_MIB, _SMALL_WIDTH, _WIDTH, _SPARSE_WIDTH = 64, 64, 1024, 8192
-_POLL_SECONDS = 0.2
 _ZEROS = 1 << 24  # bytes that are taken at once
 _STATES = ("exp_avg", "exp_avg_sq")
 
@@ -34,12 +34,10 @@ def by_deepspeed(folder: Path, mib: int, log: Path) -> Source:
     width, layers = width_and_layers(mib)
     given = {"ranks": RANKS, "environment": environment(RANKS), "log": log}
     with Launch(f"{__package__}.save_ranks", folder, width, layers, **given) as ranks:
-        while (status := ranks.wait(_POLL_SECONDS)) is None:
-            interrupt.point()
+        status = interrupt.wait(ranks)
     if status != 0:
         raise RuntimeError(f"the ranks that write the checkpoint ended with status {status}; see {log}")
-    (told,) = ranks.told()
-    numel = told["numel"]
+    numel = ranks.told()[0]["numel"]
     words = (
         f"written by DeepSpeed {installed('deepspeed')}: ZeRO-3 on {RANKS} gloo ranks, AdamW after one step, fp32,"
         f" {numel / 1e6:.1f} M parameters in {layers} layers of width {width}"
@@ -57,15 +55,8 @@ def given(folder: Path) -> Source:
             f"zeromuon bench ckpt --checkpoint: expected a folder of ZeRO-3 with the file latest, {folder} is"
             f" {found['kind']}; name another"
         )
-    size = sum(_numel(tensor["shape"]) for tensor in found["tensors"]) * 4
+    size = sum(math.prod(tensor["shape"]) for tensor in found["tensors"]) * 4
     return Source(folder, f"{folder}, {found['world_size']} ranks, {found['optimizer']}", size)
-
-
-def _numel(shape) -> int:
-    numel = 1
-    for size in shape:
-        numel *= size
-    return numel
 
 
 # ---- a large one without data ------------------------------------------------------------------------------------
@@ -79,8 +70,10 @@ def sparse_bytes(weights_bytes: int, width: int = _SPARSE_WIDTH) -> int:
 def sparse(folder: Path, weights_bytes: int, width: int = _SPARSE_WIDTH) -> Source:
     """The files that DeepSpeed would write of weights of at least that size, by torch.save; the tensors are holes, which read
     as zeros. width: of its square matrices; even."""
+    import torch
+
     count = sparse_bytes(weights_bytes, width) // (4 * width**2)
-    shapes = OrderedDict((f"layers.{i}.weight", _size(width)) for i in range(count))
+    shapes = OrderedDict((f"layers.{i}.weight", torch.Size((width, width))) for i in range(count))
     (folder / TAG).mkdir(parents=True)
     for rank in range(RANKS):
         _save_sparse(folder / TAG / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt", _model_states(shapes))
@@ -92,12 +85,6 @@ def sparse(folder: Path, weights_bytes: int, width: int = _SPARSE_WIDTH) -> Sour
         f" {count} matrices of {width} x {width}"
     )
     return Source(folder, words, 4 * count * width**2)
-
-
-def _size(width: int):
-    import torch
-
-    return torch.Size((width, width))
 
 
 def _model_states(shapes: OrderedDict) -> dict:

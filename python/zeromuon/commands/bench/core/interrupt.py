@@ -10,11 +10,15 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+
+from ....ranks.child import Child
 
 INTERRUPTED = 130  # exit status
 _SAID = b"\ninterrupting after this sample; Ctrl-C again to stop at once\n"
 _STDERR = 2
+_POLL_SECONDS = 0.1
 
 
 class Wish:
@@ -57,3 +61,14 @@ def point() -> None:
     """A safe point. Raises KeyboardInterrupt when Ctrl-C was noted."""
     if _current is not None and _current.noted:
         raise KeyboardInterrupt("noted before this safe point")
+
+
+def wait(child: Child, seconds: float = float("inf"), meanwhile: Callable[[], None] = lambda: None) -> int | None:
+    """The exit status, None when it still runs after `seconds`. Before every poll there is a safe point, and `meanwhile`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        point()
+        meanwhile()
+        if (status := child.wait(_POLL_SECONDS)) is not None:
+            return status
+    return None

@@ -9,22 +9,18 @@ from .results import MEASURED, PEER, ROOF, Case, Results, Row
 _CUT = 5.0  # ratios beyond are cut, and written out
 _INCHES_PER_LINE = 0.21
 _LINES_PER_COLUMN = 60
-_COLORS = {
-    "DeepSpeed standard": "tab:blue",
+_COLORS = {  # the first that a name begins with
     "DeepSpeed gram": "tab:cyan",
-    "torch.optim.Muon": "tab:orange",
-    "gram-newton-schulz": "tab:purple",
-    "DeepSpeed's chain": "tab:blue",
     "DeepSpeedCPUAdam": "tab:cyan",
-    "torch AdamW": "tab:orange",
-    "torch operations": "tab:orange",
-    "zeromuon": "tab:gray",
+    "DeepSpeed": "tab:blue",
     "zero_to_fp32, without": "tab:cyan",
     "zero_to_fp32": "tab:blue",
     "ds_to_universal, without": "tab:cyan",
     "ds_to_universal": "tab:blue",
+    "torch": "tab:orange",
+    "gram-newton-schulz": "tab:purple",
+    "zeromuon": "tab:gray",
     "ZeroMuon": "tab:gray",
-    "DeepSpeed's Muon": "tab:blue",
 }
 
 
@@ -34,21 +30,18 @@ def has_bars(results: Results) -> bool:
 
 def draw(path: Path, results: Results) -> None:
     """Writes a PNG with a panel per part, or more where it is long. results: with one ratio at least."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     columns = _columns(results)
     longest = max(sum(map(_height, cases)) for _, cases in columns)
     size = (8 * len(columns), max(4.0, 1.6 + _INCHES_PER_LINE * longest))
-    figure, panels = plt.subplots(1, len(columns), figsize=size, layout="constrained", squeeze=False)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(columns), squeeze=False)
     for axes, (title, cases) in zip(panels[0], columns):
         _panel(axes, cases, title, longest)
     header = dict(results.header)
     figure.suptitle(f"{header.get('processor', '')}, threads: {header.get('threads', '')}", fontsize=9)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _columns(results: Results) -> list[tuple[str, list[Case]]]:
@@ -112,14 +105,7 @@ def _roof(axes, place: float, height: float, case: Case) -> None:
     """Ours as a share of the best roof, through the bars of the case."""
     shares = [row.of_roof.median for row in case.rows if row.of_roof]
     if shares:
-        share = min(shares)
-        axes.plot([share, share], [place + 0.5, place + height - 0.45], color="tab:red", linestyle="--", linewidth=1.4)
-        axes.text(
-            max(share, 0.35),
-            place + height - 0.1,
-            f"{share:.2f} of the roof",
-            fontsize=7,
-            color="tab:red",
-            va="center",
-            ha="center",
-        )
+        share, red = min(shares), {"color": "tab:red"}
+        axes.plot([share, share], [place + 0.5, place + height - 0.45], linestyle="--", linewidth=1.4, **red)
+        words, centred = f"{share:.2f} of the roof", {"va": "center", "ha": "center"}
+        axes.text(max(share, 0.35), place + height - 0.1, words, fontsize=7, **centred, **red)

@@ -12,30 +12,11 @@ from .interrupt import INTERRUPTED, Wish
 from .results import MEASURED, ROOF, Case, Figure, Results, Row
 
 SCHEMA = 2
-_COLUMNS = (
-    "contender",
-    "ms",
-    "ratio",
-    "least..most",
-    "rounds",
-    "rate",
-    "of roof",
-    "mean|s-1|",
-    "singular values",
-    "note",
-)
 
 
-def json_file(bench: str) -> str:
-    return f"{bench}.json"
-
-
-def text_file(bench: str) -> str:
-    return f"{bench}.txt"
-
-
-def plot_file(bench: str) -> str:
-    return f"{bench}.png"
+def file_of(folder: Path, results: Results, kind: str) -> Path:
+    """kind: json, txt or png."""
+    return folder / f"{results.bench.name}.{kind}"
 
 
 def text(results: Results) -> str:
@@ -49,15 +30,15 @@ def text(results: Results) -> str:
         lines += ["", "left out:", *(f"  {line}" for line in results.left_out)]
     if results.interrupted:
         lines += ["", "INTERRUPTED: what is above was measured before"]
-    return "\n".join([*lines, "", _figures(results)])
+    return "\n".join([*lines, "", *_figures(results)])
 
 
-def _figures(results: Results) -> str:
+def _figures(results: Results) -> list[str]:
     """A line per figure to reach."""
     found = results.bench.figures(results)
     head = f"figures to reach (stated for {results.bench.stated_for}; the exit status does not depend on them)"
     width = max((len(figure.what) for figure in found), default=0)
-    return "\n".join([head, *(_line(figure, width) for figure in found)])
+    return [head, *(_line(figure, width) for figure in found)]
 
 
 def _line(figure: Figure, width: int) -> str:
@@ -82,16 +63,16 @@ def write(folder: Path, results: Results) -> None:
     from . import plot
 
     write_json(folder, results)
-    with whole_file(folder / text_file(results.bench.name)) as part:
+    with whole_file(file_of(folder, results, "txt")) as part:
         part.write_text(text(results) + "\n")
     if plot.has_bars(results):
-        with whole_file(folder / plot_file(results.bench.name)) as part:
+        with whole_file(file_of(folder, results, "png")) as part:
             plot.draw(part, results)
 
 
 def write_json(folder: Path, results: Results) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / json_file(results.bench.name)) as part:
+    with whole_file(file_of(folder, results, "json")) as part:
         part.write_text(json.dumps(as_json(results), indent=1) + "\n")
 
 
@@ -100,8 +81,8 @@ def finish(folder: Path, results: Results, wish: Wish | None = None) -> int:
     if results.cases or not results.interrupted:
         write(folder, results)
         print(text(results))
-        names = [name(results.bench.name) for name in (json_file, text_file, plot_file)]
-        print(f"\n{results.seconds:.0f} s; results in {folder}: {', '.join(n for n in names if (folder / n).exists())}")
+        files = [file for kind in ("json", "txt", "png") if (file := file_of(folder, results, kind)).exists()]
+        print(f"\n{results.seconds:.0f} s; results in {folder}: {', '.join(file.name for file in files)}")
     if not results.interrupted and not (wish and wish.noted):
         return 0
     print(_last_words(results), file=sys.stderr)
@@ -112,29 +93,23 @@ def _last_words(results: Results) -> str:
     """Of a run with a Ctrl-C."""
     if not results.interrupted:
         return "interrupted when all was measured; the results are complete"
-    return "interrupted; " + (
-        "what was measured so far is written there" if results.cases else "nothing was measured or written"
-    )
+    if not results.cases:
+        return "interrupted; nothing was measured or written"
+    return "interrupted; what was measured so far is written there"
 
 
 def _table(case: Case) -> list[str]:
     """The columns that have something; those of the rows' own values stand before the note."""
     measured = [row for row in case.rows if row.status == MEASURED]
-    own = list(dict.fromkeys(name for row in measured for name in row.values))
-    names = (*_COLUMNS[:-1], *own, _COLUMNS[-1])
-    cells = [
-        (*(line := _cells(row, case.unit))[:-1], *(_value(row, name) for name in own), line[-1]) for row in measured
-    ]
-    used = [i for i in range(len(names)) if any(line[i] for line in cells)]
-    lines = [names, *cells] if cells else []
-    widths = {i: max(len(line[i]) for line in lines) for i in used}
-    left = (0, len(names) - 1)  # columns that are not numbers
-    padded = ["  ".join(_aligned(line[i], widths[i], i in left) for i in used).rstrip() for line in lines]
+    cells = [_cells(row, case.unit) for row in measured]
+    columns = [[name, *(line[name] for line in cells)] for name in (cells[0] if cells else ())]
+    own = dict.fromkeys(name for row in measured for name in row.values)
+    columns[-1:-1] = [[name, *(_value(row, name) for row in measured)] for name in own]
+    padded = [_padded(column) for column in columns if any(column[1:])]
+    lines = ["  ".join(line).rstrip() for line in zip(*padded)]
     absent = [f"{row.name}: {row.status}: {row.why}" for row in case.rows if row.status != MEASURED]
-    return [
-        f"{case.part.replace('_', '-')}: {case.title}",
-        *(f"  {line}" for line in [*padded, *absent, *case.remarks]),
-    ]
+    title = f"{case.part.replace('_', '-')}: {case.title}"
+    return [title, *(f"  {line}" for line in [*lines, *absent, *case.remarks])]
 
 
 def _value(row: Row, name: str) -> str:
@@ -142,20 +117,26 @@ def _value(row: Row, name: str) -> str:
     return value if isinstance(value, str) else f"{value:,.6g}"
 
 
-def _aligned(cell: str, width: int, left: bool) -> str:
-    return cell.ljust(width) if left else cell.rjust(width)
+def _padded(column: list[str]) -> list[str]:
+    """Words to the left, numbers to the right."""
+    width, words = max(map(len, column)), column[0] in ("contender", "note")
+    return [cell.ljust(width) if words else cell.rjust(width) for cell in column]
 
 
-def _cells(row: Row, unit: str) -> tuple[str, ...]:
-    faster = spread = roof = error = singular = ""
-    if row.ratio and row.kind != ROOF:
-        faster, spread = f"{row.ratio.median:.2f}", f"{row.ratio.least:.2f}..{row.ratio.greatest:.2f}"
-    if row.of_roof:
-        roof, spread = f"{row.of_roof.median:.2f}", f"{row.of_roof.least:.2f}..{row.of_roof.greatest:.2f}"
-    if row.accuracy:
-        error = f"{row.accuracy.mean_error:.4f}"
-        singular = f"[{row.accuracy.least:.3f}, {row.accuracy.greatest:.3f}]"
-    rate = f"{row.rate / 1e9:.1f} G{unit}" if row.rate else ""
-    milliseconds = f"{1000 * statistics.median(row.seconds):.2f}" if row.seconds else ""
-    rounds = str(len(row.seconds)) if row.seconds else ""
-    return row.name, milliseconds, faster, spread, rounds, rate, roof, error, singular, row.note
+def _cells(row: Row, unit: str) -> dict[str, str]:
+    """Of the columns that all benches have."""
+    is_roof, accuracy = row.kind == ROOF, row.accuracy
+    ratio = row.of_roof if is_roof else row.ratio
+    times = f"{ratio.median:.2f}" if ratio else ""
+    return {
+        "contender": row.name,
+        "ms": f"{1000 * statistics.median(row.seconds):.2f}" if row.seconds else "",
+        "ratio": "" if is_roof else times,
+        "least..most": f"{ratio.least:.2f}..{ratio.greatest:.2f}" if ratio else "",
+        "rounds": str(len(row.seconds)) if row.seconds else "",
+        "rate": f"{row.rate / 1e9:.1f} G{unit}" if row.rate else "",
+        "of roof": times if is_roof else "",
+        "mean|s-1|": f"{accuracy.mean_error:.4f}" if accuracy else "",
+        "singular values": f"[{accuracy.least:.3f}, {accuracy.greatest:.3f}]" if accuracy else "",
+        "note": row.note,
+    }

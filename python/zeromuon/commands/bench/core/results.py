@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 from .timing import Contender, Ratio, Samples, ratio
 
@@ -120,7 +120,7 @@ class Results:
         return [c for c in self.cases if c.part == part]
 
     def as_json(self) -> dict:
-        plain = asdict(replace(self, bench=None, details={}))
+        plain = asdict(self)
         del plain["details"]
         return {**plain, "header": dict(self.header), "bench": self.bench.name, **self.details}
 
@@ -133,10 +133,17 @@ def faster(case: Case | None, what: str, least: float, peer: str, *others: str) 
     return Figure(what, least, row.ratio.median, f"{row.ratio.least:.2f} to {row.ratio.greatest:.2f}")
 
 
+def of_rows(
+    case: Case, what: str, bound: float | None, names: tuple[str, ...], found: Callable, sense: str = "<="
+) -> Figure:
+    """found: gets the rows of these names, all of which were measured, and returns (measured or None, why)."""
+    rows = [case.measured(name) for name in names]
+    return Figure(what, bound, *((None, case.why_not(*names)) if None in rows else found(*rows)), sense)
+
+
 def rows_of(contenders: list[Contender], samples: Samples) -> list[Row]:
     """A row per contender, in their order; ratios are to the first."""
-    first = contenders[0]
-    return [_row(contender, first, samples) for contender in contenders]
+    return [_row(contender, contenders[0], samples) for contender in contenders]
 
 
 def _row(contender: Contender, first: Contender, samples: Samples) -> Row:

@@ -76,11 +76,11 @@ def measure(
     Before every run there is a safe point (interrupt.point); the case is given up there.
     """
     samples = Samples() if samples is None else samples
-    racing = [c for c in contenders if _warm_up(c, samples)]
+    racing = [c for c in contenders if _sample(c, samples, clock, warm_up=True)]
     rounds, longest, start = 0, 0.0, clock()
     while racing and rounds < MOST_ROUNDS:
         round_start = clock()
-        racing = [c for c in _ordered(racing, rounds) if _sample(c, samples, clock)]
+        racing = [c for c in (racing[::-1] if rounds else racing) if _sample(c, samples, clock)]
         rounds += 1
         on_round(rounds)
         longest = max([longest, *(samples.seconds[c.name][-1] for c in racing)])
@@ -97,37 +97,22 @@ def ratio(of: list[float], to: list[float]) -> Ratio:
     return Ratio(statistics.median(pairs), min(pairs), max(pairs))
 
 
-def _ordered(racing: list[Contender], rounds_done: int) -> list[Contender]:
-    """The reverse of the order of the round before, which `racing` is in."""
-    return racing[::-1] if rounds_done else racing
-
-
-def _warm_up(contender: Contender, samples: Samples) -> bool:
+def _sample(contender: Contender, samples: Samples, clock: Callable[[], float], warm_up: bool = False) -> bool:
+    """Whether it did not raise."""
     interrupt.point()
-    return _guarded(
-        contender, samples, lambda: samples.outputs.update({contender.name: contender.run(contender.prepare())})
-    )
-
-
-def _sample(contender: Contender, samples: Samples, clock: Callable[[], float]) -> bool:
-    def timed():
-        prepared = contender.prepare()
-        start = clock()
-        contender.run(prepared)
-        samples.seconds.setdefault(contender.name, []).append(clock() - start)
-
-    interrupt.point()
-    return _guarded(contender, samples, timed)
-
-
-def _guarded(contender: Contender, samples: Samples, action: Callable[[], None]) -> bool:
     try:
-        action()
-        return True
+        prepared, start = contender.prepare(), clock()
+        output = contender.run(prepared)
+        seconds = clock() - start
     except Exception as error:
         samples.failed[contender.name] = reason(error)
         samples.seconds.pop(contender.name, None)
         return False
+    if warm_up:
+        samples.outputs[contender.name] = output
+    else:
+        samples.seconds.setdefault(contender.name, []).append(seconds)
+    return True
 
 
 def reason(error: BaseException) -> str:

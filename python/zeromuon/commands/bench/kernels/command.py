@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 
-from . import deepspeed_adam
-from ..core import interrupt, machine, report
 from ....base.parser import Parser
-from ..core.options import new_folder, whole_number
-from ..core.progress import Progress
-from ..core.results import Case, Results
-from ..core.timing import Budget
+from ..core import interrupt, machine
+from ..core.options import add_budget, check_memory, parsed, two_numbers, whole_number
+from ..core.session import Session
+from . import deepspeed_adam
 from .verdicts import KERNELS
 
 PARTS = ("adamw", "newton_schulz")
@@ -23,19 +20,10 @@ _PROG = "zeromuon bench kernels"
 
 
 def run(argv: list[str]) -> int:
-    """Returns the exit status: 0, or 130 when interrupted; it does not depend on what was measured.
-
-    Raises ValueError for bad arguments, before anything is measured or written.
-    """
-    with interrupt.deferred() as wish:
-        options = _checked(_parser().parse(argv))
-        _set_threads(options.threads)
-        budget = Budget(options.budget_seconds)
-        progress = Progress(budget)
-        results = _measured(options, budget, progress)
-        progress.close()
-        results.seconds = budget.elapsed()
-        return report.finish(options.out, results, wish)
+    """See bench/command.py."""
+    options = _options(argv)
+    session = Session(KERNELS, options.out, options.budget_seconds)
+    return session.run(lambda: _measure(options, session))
 
 
 # ---- options -------------------------------------------------------------------------------------
@@ -54,60 +42,33 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("--only", choices=PARTS, help="measure this part only")
-    add(
-        "--full", action="store_true", help="all shapes, also those that take long (default: those that fit the budget)"
-    )
-    add(
-        "--shape",
-        action="append",
-        metavar="RxC",
-        help="this Newton-Schulz shape in place of the list; may be given again",
-    )
-    add("--parameters", metavar="N", help="of AdamW (default: 64000000; less where memory is short)")
-    add("--threads", metavar="N", help="default: all cores of this process")
-    add(
-        "--budget-seconds",
-        metavar="S",
-        help=f"wall time for all, about (default: {BUDGET_SECONDS:.0f}; with --full "
-        f"{FULL_SECONDS:.0f}); shapes are left out and rounds are fewer to keep to it",
-    )
-    add("--out", metavar="DIR", help="folder of the results (default: bench-kernels-<time>)")
+    shapes = "all shapes, also those that take long (default: those that fit the budget)"
+    add("--full", action="store_true", help=shapes)
+    shape = two_numbers("ROWSxCOLUMNS", (_LARGEST_SIDE, _LARGEST_SIDE), "1024x4096")
+    instead = "this Newton-Schulz shape in place of the list; may be given again"
+    add("--shape", action="append", metavar="RxC", type=shape, default=[], help=instead)
+    parameters = "of AdamW (default: 64000000; less where memory is short)"
+    add("--parameters", metavar="N", type=whole_number(1024, 10**11), help=parameters)
+    cores = len(os.sched_getaffinity(0))
+    add("--threads", metavar="N", type=whole_number(1, cores), default=cores, help="default: all cores of this process")
+    seconds = f"{BUDGET_SECONDS:.0f}; with --full {FULL_SECONDS:.0f}"
+    add_budget(parser, None, f" (default: {seconds}); shapes are left out and rounds are fewer to keep to it")
     return parser
 
 
-def _checked(options: argparse.Namespace) -> argparse.Namespace:
-    """The options as values. Raises ValueError for those that cannot be."""
-    if options.shape and options.only == "adamw":
-        raise ValueError(f"{_PROG}: --shape is of newton_schulz, but --only adamw was given; leave out one of them")
-    cores = len(os.sched_getaffinity(0))
-    options.threads = _number("--threads", options.threads, cores, 1, cores)
-    options.parameters = _number("--parameters", options.parameters, None, 1024, 10**11)
-    seconds = FULL_SECONDS if options.full else BUDGET_SECONDS
-    options.budget_seconds = _number("--budget-seconds", options.budget_seconds, seconds, 1, 10**6)
-    options.shape = [_shape(text) for text in dict.fromkeys(options.shape or [])]
-    options.out = new_folder(_PROG, options.out, report.json_file("kernels"))
-    return options
-
-
-def _number(option: str, text: str | None, default, least: int, most: int):
-    return whole_number(_PROG, option, text, default, least, most)
-
-
-def _shape(text: str) -> tuple[int, int]:
+def _options(argv: list[str]) -> argparse.Namespace:
+    """Raises ValueError for those that cannot be."""
     from ....ranks.machine import available_memory_bytes
 
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    rows, cols = map(int, found.groups()) if found else (0, 0)
-    if not (1 <= rows <= _LARGEST_SIDE and 1 <= cols <= _LARGEST_SIDE):
-        raise ValueError(
-            f'{_PROG} --shape: expected ROWSxCOLUMNS, each from 1 to {_LARGEST_SIDE}, got "{text}"; e.g. --shape 1024x4096'
-        )
-    needed, free = rows * cols * _BYTES_PER_ELEMENT, available_memory_bytes()
-    if needed > free:
-        raise ValueError(
-            f"{_PROG} --shape: {text} needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; choose a smaller one"
-        )
-    return rows, cols
+    options = parsed(_parser(), argv)
+    if options.shape and options.only == "adamw":
+        raise ValueError(f"{_PROG}: --shape is of newton_schulz, but --only adamw was given; leave out one of them")
+    options.budget_seconds = options.budget_seconds or (FULL_SECONDS if options.full else BUDGET_SECONDS)
+    options.shape = list(dict.fromkeys(options.shape))
+    for rows, cols in options.shape:
+        needed, what = rows * cols * _BYTES_PER_ELEMENT, f"{rows}x{cols} needs"
+        check_memory(f"{_PROG} --shape", what, needed, available_memory_bytes(), "choose a smaller one")
+    return options
 
 
 # ---- the run -------------------------------------------------------------------------------------
@@ -123,38 +84,29 @@ def _set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _measured(options: argparse.Namespace, budget: Budget, progress: Progress) -> Results:
-    results, others = Results(machine.header(options.threads), bench=KERNELS), machine.OtherLoad()
-
-    def add(case: Case) -> None:
-        results.cases.append(case)
-        report.write_json(options.out, results)
-
-    try:
-        interrupt.point()
-        if options.only != "newton_schulz":
-            _run_adamw(options, results, budget, progress, add)
-        if options.only != "adamw":
-            _run_newton_schulz(options, results, budget, progress, add)
-    except KeyboardInterrupt:
-        results.interrupted = True
-    results.header.append(("other processes", others.words()))
-    return results
+def _measure(options: argparse.Namespace, session: Session) -> None:
+    _set_threads(options.threads)
+    session.results.header += machine.header(options.threads)
+    interrupt.point()
+    if options.only != "newton_schulz":
+        _run_adamw(options, session)
+    if options.only != "adamw":
+        _run_newton_schulz(options, session)
 
 
-def _run_adamw(options, results: Results, budget: Budget, progress: Progress, add) -> None:
+def _run_adamw(options: argparse.Namespace, session: Session) -> None:
     from . import adamw
 
     wanted = options.parameters or adamw.DEFAULT_NUMEL
     numel = adamw.numel_that_fits(wanted)
     if numel < wanted:
-        results.left_out.append(f"adamw: {numel} parameters of {wanted}, which do not fit half of the free memory")
-    adamw.run(numel, budget, progress, add)
+        why = f"adamw: {numel} parameters of {wanted}, which do not fit half of the free memory"
+        session.results.left_out.append(why)
+    adamw.run(numel, session)
 
 
-def _run_newton_schulz(options, results: Results, budget: Budget, progress: Progress, add) -> None:
+def _run_newton_schulz(options: argparse.Namespace, session: Session) -> None:
     from . import newton_schulz
 
     jobs = [newton_schulz.Job(*shape) for shape in options.shape] or newton_schulz.default_jobs()
-    everything = options.full or bool(options.shape)
-    results.left_out += newton_schulz.run(jobs, everything, budget, progress, add)
+    newton_schulz.run(jobs, options.full or bool(options.shape), session)

@@ -15,7 +15,7 @@ from ..core import interrupt
 
 BUILD_SECONDS = 600  # the longest that building its operator may take
 _BUILD = "from deepspeed.ops.op_builder import CPUAdamBuilder; CPUAdamBuilder().load()"
-_SAY_SECONDS, _POLL_SECONDS = 10.0, 0.2
+_SAY_SECONDS = 10.0
 _TAIL = 240  # characters of the compiler's last words
 
 
@@ -28,7 +28,7 @@ def build(say: Callable[[str], None], longest: float = BUILD_SECONDS) -> str:
     with tempfile.TemporaryDirectory(prefix="zeromuon-build-") as folder:
         with Child([sys.executable, "-c", _BUILD], log=Path(folder) / "log") as child:
             try:
-                status = _status(child, say, longest)
+                status = interrupt.wait(child, longest, _said_now_and_then(say))
             finally:
                 child.kill()  # the compiler's processes, too
         if status is None:
@@ -36,18 +36,17 @@ def build(say: Callable[[str], None], longest: float = BUILD_SECONDS) -> str:
         return "" if status == 0 else f"cpu_adam was not built: {_last_words(child.log.read_text(errors='replace'))}"
 
 
-def _status(child: Child, say: Callable[[str], None], longest: float) -> int | None:
-    """None when it does not end within `longest` seconds. Raises KeyboardInterrupt when Ctrl-C was noted."""
-    started = said = time.monotonic()
-    while (now := time.monotonic()) - started < longest:
-        interrupt.point()
-        if now >= said:
+def _said_now_and_then(say: Callable[[str], None]) -> Callable[[], None]:
+    started = due = time.monotonic()
+
+    def meanwhile() -> None:
+        nonlocal due
+        now = time.monotonic()
+        if now >= due:
             say(f"loading DeepSpeed's cpu_adam; building it takes minutes the first time, {now - started:.0f} s so far")
-            said = now + _SAY_SECONDS
-        status = child.wait(min(_POLL_SECONDS, longest))
-        if status is not None:
-            return status
-    return None
+            due = now + _SAY_SECONDS
+
+    return meanwhile
 
 
 def _last_words(output: str) -> str:
@@ -85,12 +84,11 @@ def chain(adam, weight, low_precision, gradient_bf16=None) -> Callable:
     converts by itself. combined_scale is 1, so that gradients stay what they are from round to round; the pass is made
     all the same. weight: nn.Parameter, [N] fp32. low_precision: [N] bf16. gradient_bf16: [N], or None.
     """
-    combined_scale = 1.0
 
-    def run(_=None):
+    def run(_):
         if gradient_bf16 is not None:
             weight.grad.copy_(gradient_bf16)
-        weight.grad.mul_(1.0 / combined_scale)
+        weight.grad.mul_(1.0)
         adam.step()
         low_precision.data.copy_(weight.data)
 

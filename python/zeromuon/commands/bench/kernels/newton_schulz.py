@@ -6,19 +6,20 @@ Operations of the standard form with five steps, m the short and n the long side
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import itertools
 from dataclasses import dataclass
 
 import torch
 
 from .... import _core, _lab
 from ..core import interrupt
-from . import peers
-from ..core.progress import Progress
 from ..core.results import MISSING, OURS, PEER, ROOF, SKIPPED, Accuracy, Case, Row, rows_of
+from ..core.session import Progress, Session
 from ..core.timing import LEAST_ROUNDS, Budget, Contender, measure, reason
+from . import peers
 
 PART = "newton_schulz"
+_NO_GRAM = "not installed: pip install --no-deps gram-newton-schulz (its dependencies are for GPUs)"
 SHAPES = {
     "MiniLM": ((384, 384), (1536, 384), (384, 1536)),
     "Qwen2.5-3B": ((2048, 2048), (256, 2048), (11008, 2048), (2048, 11008)),
@@ -54,12 +55,8 @@ class Job:
     @property
     def operations(self) -> float:
         """Of the standard form, all matrices."""
-        return self.count * standard_operations(self.rows, self.cols)
-
-
-def standard_operations(rows: int, cols: int) -> float:
-    short, long = sorted((rows, cols))
-    return 20.0 * short * short * long + 10.0 * short**3
+        short, long = sorted((self.rows, self.cols))
+        return self.count * (20.0 * short * short * long + 10.0 * short**3)
 
 
 def default_jobs() -> list[Job]:
@@ -69,32 +66,29 @@ def default_jobs() -> list[Job]:
     return sorted(jobs, key=lambda job: (job.key not in _FIRST, job.operations))
 
 
-def run(
-    jobs: list[Job], everything: bool, budget: Budget, progress: Progress, add: Callable[[Case], None]
-) -> list[str]:
-    """Measures each job and gives its cases to `add`; returns what was left out, and why.
-
-    everything: none is left out for want of time.
-    """
+def run(jobs: list[Job], everything: bool, session: Session) -> None:
+    """Measures each job. everything: none is left out for want of time."""
     peers.prepare_torch()
+    budget, progress, left_out = session.budget, session.progress, session.results.left_out
     progress.say("Newton-Schulz: loading the peers")
-    loaded, absent = _load_peers()
-    rate = Rates()
-    race = Race(loaded, absent, rate, progress, SLOW_SAMPLE_SECONDS if everything else _QUICK_SAMPLE_SECONDS)
-    kept, left_out = (jobs, []) if everything else _that_fit(jobs, race, budget)
-    weights = [job.operations for job in kept]
-    for number, job in enumerate(kept):
+    race = Race(*_load_peers(), Rates(), progress, SLOW_SAMPLE_SECONDS if everything else _QUICK_SAMPLE_SECONDS)
+    if not everything:
+        jobs, too_long = _that_fit(jobs, race, budget)
+        left_out += too_long
+    for number, job in enumerate(jobs):
         if number and not everything and race.estimate(job) > budget.left():
             left_out.append(f"{job.key} ({job.owner}): too little of the budget was left; --full measures it")
             continue
-        progress.say(f"Newton-Schulz, case {number + 1} of {len(kept)}: {job.key}")
-        # The least that those after it need is theirs.
-        spare = budget.left() - sum(race.estimate(later) for later in kept[number + 1 :])
-        share = max(spare, 0.0) * weights[number] / sum(weights[number:]) * LEAST_ROUNDS / _ROUNDS_PLANNED
-        seconds = max(_LEAST_SECONDS, share)
-        for case in race.cases(job, seconds):
-            add(case)
-    return left_out
+        progress.say(f"Newton-Schulz, case {number + 1} of {len(jobs)}: {job.key}")
+        for case in race.cases(job, _share(jobs[number:], race, budget)):
+            session.add(case)
+
+
+def _share(jobs: list[Job], race: Race, budget: Budget) -> float:
+    """Seconds for the first of those that are left: what they need at least is theirs."""
+    spare = max(0.0, budget.left() - sum(map(race.estimate, jobs[1:])))
+    share = spare * jobs[0].operations / sum(job.operations for job in jobs)
+    return max(_LEAST_SECONDS, share * LEAST_ROUNDS / _ROUNDS_PLANNED)
 
 
 def _that_fit(jobs: list[Job], race: Race, budget: Budget) -> tuple[list[Job], list[str]]:
@@ -103,9 +97,8 @@ def _that_fit(jobs: list[Job], race: Race, budget: Budget) -> tuple[list[Job], l
     for job in jobs:
         seconds = race.estimate(job)
         if kept and planned + seconds > budget.left():
-            left_out.append(
-                f"{job.key} ({job.owner}): about {seconds:.0f} s are more than the budget has left; --full measures it"
-            )
+            why = f"about {seconds:.0f} s are more than the budget has left; --full measures it"
+            left_out.append(f"{job.key} ({job.owner}): {why}")
         else:
             kept.append(job)
             planned += seconds
@@ -115,27 +108,25 @@ def _that_fit(jobs: list[Job], race: Race, budget: Budget) -> tuple[list[Job], l
 def _load_peers() -> tuple[list[peers.Peer], list[Row]]:
     """Peers, and a row for each that is not there."""
     loaded, absent = [], []
-    for library, load in peers.libraries().items():
-        for in_float32, variant in ((True, peers.FLOAT32), (False, peers.SHIPPED)):
-            interrupt.point()
-            try:
-                loaded.append(load(in_float32))
-            except Exception as error:
-                why = str(error) if isinstance(error, ImportError) else reason(error)
-                absent.append(Row(peers.name_of(library, variant), PEER, MISSING, why))
+    for library, in_float32 in itertools.product(peers.LIBRARIES, (True, False)):
+        interrupt.point()
+        try:
+            loaded.append(peers.load(library, in_float32))
+            continue
+        except ImportError as error:
+            why = _NO_GRAM if "gram_newton_schulz" in str(error) else str(error)
+        except Exception as error:
+            why = reason(error)
+        absent.append(Row(peers.name_of(library, in_float32), PEER, MISSING, why))
     return loaded, absent
 
 
-class Rates:
-    """Operations per second of small products by dtype, measured when first asked for."""
+class Rates(dict):
+    """dtype -> operations per second of small products, measured when first asked for."""
 
-    def __init__(self):
-        self._known: dict[str, float] = {}
-
-    def of(self, dtype: str) -> float:
-        if dtype not in self._known:
-            self._known[dtype] = _product_rate(getattr(torch, dtype), 512 if dtype == "float32" else 256)
-        return self._known[dtype]
+    def __missing__(self, dtype: str) -> float:
+        self[dtype] = _product_rate(getattr(torch, dtype), 512 if dtype == "float32" else 256)
+        return self[dtype]
 
 
 def _product_rate(dtype: torch.dtype, size: int) -> float:
@@ -153,75 +144,75 @@ def _product_rate(dtype: torch.dtype, size: int) -> float:
     return threads * 2.0 * size**3 / min(samples)
 
 
+@dataclass
 class Race:
     """Makes the cases of a job. loaded: the peers. absent: rows of those that are not there. limit: seconds; a peer whose
     sample takes longer, and much longer than those in float32, gets a case of its own with fewer rows."""
 
-    def __init__(self, loaded: list[peers.Peer], absent: list[Row], rates: Rates, progress: Progress, limit: float):
-        self._loaded, self._absent, self._rates, self._progress = loaded, absent, rates, progress
-        self._limit = limit
+    loaded: list[peers.Peer]
+    absent: list[Row]
+    rates: Rates
+    progress: Progress
+    limit: float
 
     def estimate(self, job: Job) -> float:
         """Seconds that the fast contenders of `job` take at least: peers at the float32 rate, ours as one of them."""
         slow = self._slow(job)
-        fast = len(OURS_NAMES) + len(self._loaded) - len(slow)
-        return _ROUNDS_PLANNED * (fast * job.operations / self._rates.of("float32") + self._limit * len(slow))
+        fast = len(OURS_NAMES) + len(self.loaded) - len(slow)
+        return _ROUNDS_PLANNED * (fast * job.operations / self.rates["float32"] + self.limit * len(slow))
 
     def cases(self, job: Job, seconds: float) -> list[Case]:
         """The case of the job, and one with fewer rows for the peers that take too long. seconds: for all."""
         slow = self._slow(job)
-        fast = [p for p in self._loaded if p not in slow]
-        scaled = self._scaled(job, slow, self._limit)
+        fast = [p for p in self.loaded if p not in slow]
+        scaled = self._scaled(job, slow)
         where = f"see {scaled.key} below" if scaled else "fewer rows do not help"
         skipped = [
             Row(p.name, PEER, SKIPPED, f"{p.dtype}, about {self._seconds(p, job):.0f} s each time; {where}", p.dtype)
             for p in slow
         ]
-        cases = [self._case(job, fast, [*skipped, *self._absent], seconds)]
+        cases = [self._case(job, fast, [*skipped, *self.absent], seconds)]
         if scaled:
-            self._progress.say(f"Newton-Schulz, {job.key} with rows scaled to {scaled.rows}")
+            self.progress.say(f"Newton-Schulz, {job.key} with rows scaled to {scaled.rows}")
             cases.append(self._case(scaled, slow, [], _LEAST_SECONDS, f"{job.key}, rows scaled to {scaled.rows}"))
         return cases
 
     def _slow(self, job: Job) -> list[peers.Peer]:
-        typical = 2 * job.operations / self._rates.of("float32")
-        return [p for p in self._loaded if self._seconds(p, job) > max(self._limit, typical)]
+        typical = 2 * job.operations / self.rates["float32"]
+        return [p for p in self.loaded if self._seconds(p, job) > max(self.limit, typical)]
 
     def _seconds(self, peer: peers.Peer, job: Job) -> float:
-        return job.operations / self._rates.of(peer.dtype)
+        return job.operations / self.rates[peer.dtype]
 
-    def _scaled(self, job: Job, slow: list[peers.Peer], limit: float) -> Job | None:
-        """`job` with rows halved until its slowest peer is within `limit` seconds; None if there is none to scale."""
+    def _scaled(self, job: Job, slow: list[peers.Peer]) -> Job | None:
+        """`job` with rows halved until its slowest peer is within the limit; None if there is none to scale."""
         rows = job.rows
         while slow and rows > _ROWS_LEAST:
             rows //= 2
             smaller = Job(rows, job.cols, job.owner, job.count)
-            if all(self._seconds(peer, smaller) <= limit for peer in slow):
+            if all(self._seconds(peer, smaller) <= self.limit for peer in slow):
                 return smaller
         return None
 
     def _case(self, job: Job, racing: list[peers.Peer], absent: list[Row], seconds: float, key: str = "") -> Case:
-        matrices = [
-            torch.randn(job.rows, job.cols, generator=torch.Generator().manual_seed(i)) for i in range(job.count)
-        ]
+        seeds = [torch.Generator().manual_seed(i) for i in range(job.count)]
+        matrices = [torch.randn(job.rows, job.cols, generator=seed) for seed in seeds]
         ours, missing = _all_of_ours(job, matrices)
-        contenders, roofs = [*ours, *(_peer(peer, matrices) for peer in racing)], _products()
-        samples = measure([*contenders, *roofs], seconds, self._progress.round)
-        rows = rows_of([*contenders, *roofs], samples)
-        for row in rows[: len(contenders)]:
-            result = samples.outputs.get(row.name)
-            if result is not None and not torch.isfinite(result).all():
-                row.note = f"{row.note}; THE RESULT IS NOT FINITE"
-            else:
-                row.accuracy = _accuracy(result)
-        title = f"{key or job.key} ({job.owner})" if job.owner else key or job.key
-        return Case(
-            PART,
-            key or job.key,
-            title,
-            "FLOP/s",
-            [*rows[: len(contenders)], *missing, *absent, *rows[len(contenders) :]],
-        )
+        contenders = [*ours, *(_peer(peer, matrices) for peer in racing)]
+        samples = measure([*contenders, *(roofs := _products())], seconds, self.progress.round)
+        rows = [_judged(row, samples.outputs.get(row.name)) for row in rows_of([*contenders, *roofs], samples)]
+        title, own = f"{key or job.key} ({job.owner})" if job.owner else key or job.key, len(contenders)
+        return Case(PART, key or job.key, title, "FLOP/s", [*rows[:own], *missing, *absent, *rows[own:]])
+
+
+def _judged(row: Row, result: torch.Tensor | None) -> Row:
+    """The row with what its result is like; roofs have none of interest."""
+    if row.kind != ROOF and result is not None:
+        if torch.isfinite(result).all():
+            row.accuracy = _accuracy(result)
+        else:
+            row.note = f"{row.note}; THE RESULT IS NOT FINITE"
+    return row
 
 
 def _all_of_ours(job: Job, matrices: list[torch.Tensor]) -> tuple[list[Contender], list[Row]]:
@@ -245,19 +236,9 @@ def _ours(job: Job, dtype: str, matrices: list[torch.Tensor]) -> Contender:
         operation.run_(copies)
         return copies[0]
 
-    return Contender(
-        OURS_NAMES[dtype],
-        run,
-        lambda: [m.clone() for m in matrices],
-        OURS,
-        operation.flops * job.count,
-        _described(operation),
-    )
-
-
-def _described(operation: _lab.NewtonSchulz) -> str:
-    plan = operation.describe()
-    return f"{plan['form']}, {plan['dtype']}, {'/'.join(dict.fromkeys(plan['backends']))}"
+    plan, name, work = operation.describe(), OURS_NAMES[dtype], operation.flops * job.count
+    note = f"{plan['form']}, {plan['dtype']}, {'/'.join(dict.fromkeys(plan['backends']))}"
+    return Contender(name, run, lambda: [m.clone() for m in matrices], OURS, work, note)
 
 
 def _peer(peer: peers.Peer, matrices: list[torch.Tensor]) -> Contender:
@@ -282,9 +263,9 @@ def _product(size: int, backend: str) -> Contender:
     return Contender(name, run, kind=ROOF, work=2.0 * size**3)
 
 
-def _accuracy(result: torch.Tensor | None) -> Accuracy | None:
+def _accuracy(result: torch.Tensor) -> Accuracy | None:
     """Of small matrices only: the singular values come from X X^T in double, good to 1e-8."""
-    if result is None or min(result.shape) > _SINGULAR_SHORT or max(result.shape) > _SINGULAR_LONG:
+    if min(result.shape) > _SINGULAR_SHORT or max(result.shape) > _SINGULAR_LONG:
         return None
     x = result.double() if result.size(0) <= result.size(1) else result.double().T
     singular = torch.linalg.eigvalsh(x @ x.T).clamp_min(0).sqrt()

@@ -14,9 +14,7 @@ from pathlib import Path
 
 JORDAN = (3.4445, -4.7750, 2.0315)
 STEPS = 5
-DEEPSPEED_STANDARD, DEEPSPEED_GRAM = "DeepSpeed standard", "DeepSpeed gram"
-TORCH, GRAM_PACKAGE = "torch.optim.Muon", "gram-newton-schulz"
-FLOAT32, SHIPPED = "float32", "as it ships"
+TORCH, FLOAT32 = "torch.optim.Muon", "float32"
 
 
 @dataclass(frozen=True)
@@ -29,18 +27,16 @@ class Peer:
     function: Callable
 
 
-def name_of(library: str, variant: str) -> str:
-    return f"{library}, {variant}"
+def name_of(library: str, in_float32: bool) -> str:
+    return f"{library}, {FLOAT32 if in_float32 else 'as it ships'}"
 
 
-def libraries() -> dict[str, Callable[[bool], Peer]]:
-    """library -> function that loads it; in float32 or not. It raises when there is no such library, or another release."""
-    return {
-        DEEPSPEED_STANDARD: lambda in_float32: _deepspeed("standard", in_float32),
-        DEEPSPEED_GRAM: lambda in_float32: _deepspeed("gram", in_float32),
-        TORCH: _torch,
-        GRAM_PACKAGE: _gram_package,
-    }
+def load(library: str, in_float32: bool) -> Peer:
+    """library: of LIBRARIES. Raises where there is none, or another release."""
+    module_name, made = LIBRARIES[library]
+    module = importlib.import_module(module_name)
+    dtype, function = made(float32_copy(module) if in_float32 else module)
+    return Peer(name_of(library, in_float32), FLOAT32 if in_float32 else dtype, function)
 
 
 def float32_copy(module: types.ModuleType) -> types.ModuleType:
@@ -58,44 +54,34 @@ def float32_copy(module: types.ModuleType) -> types.ModuleType:
     return copy
 
 
-def _variant(module_name: str, in_float32: bool) -> types.ModuleType:
-    module = importlib.import_module(module_name)
-    return float32_copy(module) if in_float32 else module
+def _deepspeed_standard(module: types.ModuleType) -> tuple[str, Callable]:
+    dtype = str(module.ns_compute_dtype("standard")).removeprefix("torch.")
+    return dtype, lambda matrix: module.zeropower_via_newtonschulz5(matrix, STEPS)
 
 
-def _named(library: str, in_float32: bool, shipped_dtype: str, function: Callable) -> Peer:
-    variant, dtype = (FLOAT32, FLOAT32) if in_float32 else (SHIPPED, shipped_dtype)
-    return Peer(name_of(library, variant), dtype, function)
+def _deepspeed_gram(module: types.ModuleType) -> tuple[str, Callable]:
+    """On a processor without float16 it is in float32 as it ships."""
+    dtype = str(module.ns_compute_dtype("gram")).removeprefix("torch.")
+    return dtype, lambda matrix: module.zeropower_via_gram_newtonschulz(matrix, STEPS)
 
 
-def _deepspeed(method: str, in_float32: bool) -> Peer:
-    """Both are compiled by torch.compile, as DeepSpeed does. On a processor without float16 its gram is in float32 as it
-    ships."""
-    module = _variant("deepspeed.runtime.zero.muon.original_muon", in_float32)
-    gram = method == "gram"
-    function = module.zeropower_via_gram_newtonschulz if gram else module.zeropower_via_newtonschulz5
-    dtype = str(module.ns_compute_dtype(method)).removeprefix("torch.")
-    library = DEEPSPEED_GRAM if gram else DEEPSPEED_STANDARD
-    return _named(library, in_float32, dtype, lambda matrix: function(matrix, STEPS))
+def _torch(module: types.ModuleType) -> tuple[str, Callable]:
+    return "bfloat16", lambda matrix: module._zeropower_via_newtonschulz(matrix, JORDAN, STEPS, 1e-7)
 
 
-def _torch(in_float32: bool) -> Peer:
-    function = _variant("torch.optim._muon", in_float32)._zeropower_via_newtonschulz
-    return _named(TORCH, in_float32, "bfloat16", lambda matrix: function(matrix, JORDAN, STEPS, 1e-7))
-
-
-def _gram_package(in_float32: bool) -> Peer:
+def _gram_package(module: types.ModuleType) -> tuple[str, Callable]:
     """Its kernels are for GPUs; its own fallback in torch's operations, which it compiles, runs here."""
-    try:
-        module = _variant("gram_newton_schulz.gram_newton_schulz", in_float32)
-    except ImportError as error:
-        if "gram_newton_schulz" in str(error):
-            raise ImportError(
-                "not installed: pip install --no-deps gram-newton-schulz (its dependencies are for GPUs)"
-            ) from None
-        raise
-    function = module.GramNewtonSchulz(ns_use_kernels=False, ns_coefficients=[JORDAN] * STEPS)
-    return _named(GRAM_PACKAGE, in_float32, "float16", function)
+    return "float16", module.GramNewtonSchulz(ns_use_kernels=False, ns_coefficients=[JORDAN] * STEPS)
+
+
+# library -> (module, function that gives the type of its products as it ships, and what orthogonalises). torch.compile compiles
+# both of DeepSpeed's, as it does there.
+LIBRARIES = {
+    "DeepSpeed standard": ("deepspeed.runtime.zero.muon.original_muon", _deepspeed_standard),
+    "DeepSpeed gram": ("deepspeed.runtime.zero.muon.original_muon", _deepspeed_gram),
+    TORCH: ("torch.optim._muon", _torch),
+    "gram-newton-schulz": ("gram_newton_schulz.gram_newton_schulz", _gram_package),
+}
 
 
 def prepare_torch() -> None:

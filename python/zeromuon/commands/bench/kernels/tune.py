@@ -7,8 +7,10 @@ It never runs on its own: results must not depend on timing. ``ZEROMUON_MAX_CPU_
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 
+from ....base.parser import Parser
 from ..core import interrupt
 
 KINDS = ("gram", "square", "apply")
@@ -19,6 +21,7 @@ _TILES = (64, 96, 128, 192, 256, 384, 512, 1024)
 _LEAVES = (64, 96, 128, 192, 256)
 # Among cuts that are this near to the best the smallest tile is taken: it keeps more threads busy.
 _NEAR = 1.02
+_CPP_NAMES = {"float32": "kF32", "bfloat16": "kBF16", "blas": "kBlas", "onednn": "kOneDnn"}
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,10 @@ def candidates(kind: str, side: int, backends: tuple[str, ...]) -> list[Cut]:
     """The cuts worth measuring for a short side of `side`."""
     largest = side if side <= 256 else max(256, side // 4)
     tiles = [t for t in _TILES if t <= largest and t * 8 >= min(side, 1024)]
+    transposed = (False, True) if kind == "square" else (False,)
     cuts = []
     for tile in tiles:
-        leaves = (
-            [leaf for leaf in _LEAVES if leaf <= tile and leaf * 2 >= min(tile, 256)] if kind != "apply" else [tile]
-        )
-        transposed = (False, True) if kind == "square" else (False,)
+        leaves = [tile] if kind == "apply" else [n for n in _LEAVES if n <= tile and n * 2 >= min(tile, 256)]
         cuts += [Cut(b, tile, leaf, t) for b in backends for leaf in leaves for t in transposed]
     return cuts
 
@@ -64,14 +65,9 @@ def best_cut(measured: dict[Cut, tuple[float, float]]) -> tuple[Cut, float]:
 
 def row_text(target: str, dtype: str, kind: str, bound: int | None, cut: Cut, gflops: float) -> str:
     """One row of the table, as C++."""
-    short = {"float32": "kF32", "bfloat16": "kBF16"}[dtype]
-    backend = {"blas": "kBlas", "onednn": "kOneDnn"}[cut.backend]
-    side = "kAny" if bound is None else str(bound)
-    transposed = "true" if cut.transposed else "false"
-    return (
-        f'{{"{target}", {short}, k{kind.capitalize()}, {side}, {backend}, {cut.tile}, {cut.leaf}, {transposed}, '
-        f"{gflops:.0f}}},"
-    )
+    side, transposed = "kAny" if bound is None else str(bound), str(cut.transposed).lower()
+    first = f'"{target}", {_CPP_NAMES[dtype]}, k{kind.capitalize()}, {side}, {_CPP_NAMES[cut.backend]}'
+    return f"{{{first}, {cut.tile}, {cut.leaf}, {transposed}, {gflops:.0f}}},"
 
 
 def tune(progress) -> list[str]:
@@ -80,9 +76,9 @@ def tune(progress) -> list[str]:
 
     target = _core.this_cpu().name
     isa, _, onednn = target.partition("+")
-    backends = ("onednn",) if onednn else ()
     has_bfloat16 = isa in ("avx512_bf16", "amx_bf16") and onednn
-    dtype, backends = ("bfloat16", backends) if has_bfloat16 else ("float32", ("blas", *backends))
+    dtype = "bfloat16" if has_bfloat16 else "float32"
+    backends = ("onednn",) if has_bfloat16 else ("blas", "onednn") if onednn else ("blas",)
     rows = []
     for kind in KINDS:
         for bound, long_side in CLASSES:
@@ -99,17 +95,11 @@ def tune(progress) -> list[str]:
     return sorted(rows, key=lambda row: row.split(",")[0], reverse=True)
 
 
-def run(arguments: list[str]) -> int:
-    """Prints the rows, progress goes to stderr; returns the exit status: 0, or 130 when interrupted."""
-    import sys
-
+def run(argv: list[str]) -> int:
+    """Prints the rows, progress goes to stderr; see bench/command.py."""
     import torch  # noqa: F401  (the core needs it loaded)
 
-    if arguments in (["-h"], ["--help"]):
-        print("usage: zeromuon bench tune\n\n" + __doc__.partition("\n\n")[2].strip())
-        return 0
-    if arguments:
-        raise ValueError(f'zeromuon bench tune: takes no argument, found "{arguments[0]}"')
+    Parser(prog="zeromuon bench tune", description=__doc__.partition("\n\n")[2].strip()).parse(argv)
     try:
         with interrupt.deferred():
             rows = tune(lambda line: print(line, file=sys.stderr, flush=True))

@@ -2,77 +2,68 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
-from ..core.results import MEASURED, ROOF, Bench, Case, Figure, Results, Row, faster
+from ..core.results import Bench, Case, Figure, Results, faster
+from ..core.timing import Ratio
 
 _ADAMW, _NS = "adamw", "newton_schulz"
-_FLOAT32 = ", float32"
+_STANDARD = "DeepSpeed standard, float32"
 _SQUARES = ("512x512", "1024x1024", "2048x2048")
 
 
 def figures(results: Results) -> list[Figure]:
     """One per figure to reach of the parts that were asked for."""
+    found = _of_adamw(results) if results.of_part(_ADAMW) else []
+    return [*found, *(_of_newton_schulz(results) if results.of_part(_NS) else [])]
 
-    def times(what: str, least: float, part: str, key: str, peer: str) -> Figure:
-        return faster(results.case(part, key), what, least, peer)
 
-    gram, standard = "DeepSpeed gram, float32", "DeepSpeed standard, float32"
-    adamw = [
-        times("fused AdamW over DeepSpeed's chain, fp32 gradients", 1.35, _ADAMW, "fp32", "DeepSpeed's chain"),
-        times("fused AdamW over DeepSpeed's chain, bf16 gradients", 1.45, _ADAMW, "bf16", "DeepSpeed's chain"),
-        _least(results, "fused AdamW, fp32 gradients, of the copy roof", 0.9, _ADAMW, ("fp32",), _of_copy),
+def _of_adamw(results: Results) -> list[Figure]:
+    chain, fp32, bf16 = "DeepSpeed's chain", results.case(_ADAMW, "fp32"), results.case(_ADAMW, "bf16")
+    return [
+        faster(fp32, "fused AdamW over DeepSpeed's chain, fp32 gradients", 1.35, chain),
+        faster(bf16, "fused AdamW over DeepSpeed's chain, bf16 gradients", 1.45, chain),
+        _least([fp32], "fused AdamW, fp32 gradients, of the copy roof", 0.9, _of_copy),
     ]
-    newton_schulz = [
-        times("Newton-Schulz 1024x4096 over DeepSpeed gram", 1.9, _NS, "1024x4096", gram),
-        times("Newton-Schulz 1024x4096 over DeepSpeed standard", 3.1, _NS, "1024x4096", standard),
-        _least(results, "squares over DeepSpeed standard, the worst of them", 1.3, _NS, _SQUARES, _over_standard),
-        _least(
-            results, "share of the product peak, the worst shape from 1024 up", 0.85, _NS, _large(results), _of_peak
-        ),
-        _least(results, "over the best float32 peer, the worst shape", 0.97, _NS, None, _over_best_float32),
+
+
+def _of_newton_schulz(results: Results) -> list[Figure]:
+    wide, cases = results.case(_NS, "1024x4096"), results.of_part(_NS)
+    squares = [results.case(_NS, key) for key in _SQUARES]
+    large = [c for c in cases if re.fullmatch(r"\d+x\d+", c.key) and min(map(int, c.key.split("x"))) >= 1024]
+    return [
+        faster(wide, "Newton-Schulz 1024x4096 over DeepSpeed gram", 1.9, "DeepSpeed gram, float32"),
+        faster(wide, "Newton-Schulz 1024x4096 over DeepSpeed standard", 3.1, _STANDARD),
+        _least(squares, "squares over DeepSpeed standard, the worst of them", 1.3, _over_standard),
+        _least(large, "share of the product peak, the worst shape from 1024 up", 0.85, _of_peak),
+        _least(cases, "over the best float32 peer, the worst shape", 0.97, _over_best_float32),
     ]
-    parts = {case.part for case in results.cases}
-    return [*(adamw if _ADAMW in parts else []), *(newton_schulz if _NS in parts else [])]
 
 
-def _least(results: Results, what: str, least: float, part: str, keys, value: Callable[[Case], float | None]) -> Figure:
-    """The least value of the cases in `keys` (None: all of the part)."""
-    cases = [c for c in results.of_part(part) if keys is None or c.key in keys]
-    values = [(v, c.key) for c in cases if (v := value(c)) is not None]
-    if not values:
+def _least(cases: list[Case | None], what: str, least: float, ratios: Callable[[Case], list[Ratio | None]]) -> Figure:
+    """The least of the ratios of all cases."""
+    known = [(min(r.median for r in found), c.key) for c in cases if c and (found := list(filter(None, ratios(c))))]
+    if not known:
         return Figure(what, least, None, "was not part of this run, or could not be measured")
-    worst, key = min(values)
-    return Figure(what, least, worst, f"{key}, {len(values)} measured")
+    worst, key = min(known)
+    return Figure(what, least, worst, f"{key}, {len(known)} measured")
 
 
-def _large(results: Results) -> tuple[str, ...]:
-    """Keys of the shapes whose short side is 1024 or more."""
-    keys = [c.key for c in results.of_part(_NS)]
-    return tuple(k for k in keys if k.replace("x", "").isdigit() and min(map(int, k.split("x"))) >= 1024)
+def _of_copy(case: Case) -> list[Ratio | None]:
+    return [row.of_roof for row in case.rows if row.name == "copy roof"]
 
 
-def _of_copy(case: Case) -> float | None:
-    return _of_roof(case.row("copy roof"))
+def _of_peak(case: Case) -> list[Ratio | None]:
+    return [row.of_roof for row in case.rows]
 
 
-def _of_peak(case: Case) -> float | None:
-    """Of the fastest product."""
-    return min((v for row in case.rows if row.kind == ROOF and (v := _of_roof(row)) is not None), default=None)
+def _over_standard(case: Case) -> list[Ratio | None]:
+    return [row.ratio for row in case.rows if row.name == _STANDARD]
 
 
-def _of_roof(row: Row | None) -> float | None:
-    return row.of_roof.median if row is not None and row.of_roof else None
-
-
-def _over_standard(case: Case) -> float | None:
-    row = case.row("DeepSpeed standard, float32")
-    return row.ratio.median if row is not None and row.ratio else None
-
-
-def _over_best_float32(case: Case) -> float | None:
-    rows = [r for r in case.rows if r.status == MEASURED and r.ratio and r.name.endswith(_FLOAT32)]
-    return min((r.ratio.median for r in rows), default=None)
+def _over_best_float32(case: Case) -> list[Ratio | None]:
+    return [row.ratio for row in case.rows if row.name.endswith(", float32")]
 
 
 KERNELS = Bench(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from ....base.parser import Parser
 from ....base.shipped import config_file
 from ....base.words import did_you_mean
-from ..core.options import new_folder
-from ..core.progress import Progress
-from ..core.timing import Budget
 from ..core import report
-from . import outcome, rates, tables, timeline
+from ..core.options import parsed
+from ..core.session import Progress
+from ..core.results import Results
+from ..core.timing import Budget
+from . import rates, tables, timeline
 
 _PROG = "zeromuon bench pipeline"
 _EXPECTED_SECONDS = 60.0
@@ -19,22 +21,14 @@ TRACE_FILE = "pipeline.trace.json"
 
 
 def run(argv: list[str]) -> int:
-    """Returns 0, whatever the verdicts. Raises ValueError for bad arguments and files of rates, before anything is written."""
-    options = _parser().parse(argv)
+    """See bench/command.py; raises ValueError for a bad file of rates, too."""
+    options = parsed(_parser(), argv)
     given = rates.load(Path(options.rates).absolute() if options.rates else config_file(rates.FILE, f"{_PROG} --rates"))
-    scenarios = outcome.scenarios(given)
-    if options.case is not None:
-        _check_case(options.case, [s.key for s in scenarios])
-    out = new_folder(_PROG, options.out, report.json_file("pipeline"))
-    budget = Budget(_EXPECTED_SECONDS)
-    rows = _played(scenarios, Progress(budget))
-    drawn = options.case or tables.worst(rows).key
-    results = tables.results_of(given, scenarios, rows, drawn)
-    results.header.append(("drawn", f"the timeline of {drawn}; for Perfetto in {TRACE_FILE}"))
-    results.seconds = budget.elapsed()
-    report.write_json(out, results)
-    _draw(out, *next((s, row) for s, row in zip(scenarios, rows) if row.key == drawn))
-    return report.finish(out, results)
+    scenarios = {s.key: s for s in given.scenarios}
+    if options.case is not None and options.case not in scenarios:
+        hint = did_you_mean(options.case, scenarios, otherwise=f"; e.g. {next(iter(scenarios))}")
+        raise ValueError(f'{_PROG} --case: expected a case of the file of rates, got "{options.case}"{hint}')
+    return report.finish(options.out, _measured(options, given, scenarios))
 
 
 def _parser() -> Parser:
@@ -47,36 +41,27 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("--rates", metavar="FILE", help=f"machines and cases (default: configs/{rates.FILE})")
-    add(
-        "--case",
-        metavar="NAME",
-        help="what is drawn, of the table's first column (default: the one with the largest ratio)",
-    )
-    add("--out", metavar="DIR", help="folder of the results (default: bench-pipeline-<time>)")
+    drawn = "what is drawn, of the table's first column (default: the one with the largest ratio)"
+    add("--case", metavar="NAME", help=drawn)
     return parser
 
 
-def _check_case(case: str, known: list[str]) -> None:
-    if case not in known:
-        hint = did_you_mean(case, known, otherwise=f"; e.g. {known[0]}")
-        raise ValueError(f'{_PROG} --case: expected a case of the file of rates, got "{case}"{hint}')
-
-
-def _played(scenarios: list[outcome.Scenario], progress: Progress) -> list[outcome.Played]:
+def _measured(options: argparse.Namespace, given: rates.Rates, scenarios: dict[str, rates.Scenario]) -> Results:
     from . import play
 
-    rows = []
-    for scenario in scenarios:
-        progress.say(scenario.key)
-        rows.append(play.play(scenario))
+    budget = Budget(_EXPECTED_SECONDS)
+    progress, rows = Progress(budget), {}
+    for key, scenario in scenarios.items():
+        progress.say(key)
+        rows[key] = play.play(scenario)
     progress.close()
-    return rows
-
-
-def _draw(out: Path, scenario: outcome.Scenario, row: outcome.Played) -> None:
-    """Plays the case once more, for its tasks: those of all cases would take much memory."""
-    from . import play
-
-    step = play.play_plan(play.make_plan(scenario), scenario)
-    timeline.draw(out / report.plot_file("pipeline"), step, row)
-    timeline.write_trace(out / TRACE_FILE, step)
+    drawn = options.case or tables.worst(rows.values()).key
+    results = tables.results_of(given, list(rows.values()), drawn)
+    results.header.append(("drawn", f"the timeline of {drawn}; for Perfetto in {TRACE_FILE}"))
+    results.seconds = budget.elapsed()
+    report.write_json(options.out, results)
+    # Played once more, for its tasks: those of all cases would take much memory.
+    step = play.play_plan(play.make_plan(scenarios[drawn]), scenarios[drawn])
+    timeline.draw(report.file_of(options.out, results, "png"), step, rows[drawn])
+    timeline.write_trace(options.out / TRACE_FILE, step)
+    return results

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Parameter:
-    """cols: 0 for a vector. decay: weight decay applies."""
+    """cols: 0 for a vector, which weight decay leaves alone."""
 
     name: str
     rows: int
@@ -16,10 +16,6 @@ class Parameter:
     @property
     def numel(self) -> int:
         return self.rows * max(self.cols, 1)
-
-    @property
-    def decay(self) -> bool:
-        return self.cols > 0
 
 
 @dataclass(frozen=True)
@@ -55,15 +51,8 @@ class Decoder:
 
     def matrices(self, layer: int) -> list[Parameter]:
         h, kv, m = self.hidden, self.keys, self.mlp
-        shapes = {
-            "attn.q": (h, h),
-            "attn.k": (kv, h),
-            "attn.v": (kv, h),
-            "attn.o": (h, h),
-            "mlp.gate": (m, h),
-            "mlp.up": (m, h),
-            "mlp.down": (h, m),
-        }
+        attention = {"attn.q": (h, h), "attn.k": (kv, h), "attn.v": (kv, h), "attn.o": (h, h)}
+        shapes = attention | {"mlp.gate": (m, h), "mlp.up": (m, h), "mlp.down": (h, m)}
         return [Parameter(f"layers.{layer}.{name}", *shape) for name, shape in shapes.items()]
 
     def vectors(self, layer: int) -> list[Parameter]:
@@ -73,13 +62,9 @@ class Decoder:
 
     def model(self, key: str, title: str) -> Model:
         layers = range(self.layers)
+        embedding, norm = Parameter("embed", self.vocabulary, self.hidden), Parameter("norm", self.hidden)
         head = [] if self.tied else [Parameter("lm_head", self.vocabulary, self.hidden)]
-        adamw = [
-            Parameter("embed", self.vocabulary, self.hidden),
-            *(v for i in layers for v in self.vectors(i)),
-            Parameter("norm", self.hidden),
-            *head,
-        ]
+        adamw = [embedding, *(v for i in layers for v in self.vectors(i)), norm, *head]
         return Model(key, title, tuple(m for i in layers for m in self.matrices(i)), tuple(adamw))
 
 

@@ -1,4 +1,4 @@
-"""What is played, and what came of it, as plain data. No torch.
+"""What came of a played step, as plain data. No torch.
 
 Legend: W the world size; a lane is a resource of a rank: cpu (its DRAM), to_device and to_host (its link), compute (its
 GPU) and collective (its way to the other ranks).
@@ -8,29 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .models import MODELS, Model
-from .rates import Case, Machine, Rates
-
 COEFFICIENTS = "jordan"
 WIRE_DTYPE, WIRE_BYTES = "bfloat16", 2
 RATIO_LIMIT, WIRE_LIMIT, BALANCE = 1.10, 1.01, 0.20
 NEWTON_SCHULZ = "newton_schulz"
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A row of the table. home: where the momentum is computed and lies."""
-
-    model: Model
-    machine: Machine
-    home: str
-    momentum_dtype: str
-    world_size: int
-    balanced: bool
-
-    @property
-    def key(self) -> str:
-        return f"{self.model.key}/{self.machine.name}/{self.home}-{self.momentum_dtype}"
 
 
 @dataclass(frozen=True)
@@ -90,24 +71,3 @@ class Played:
         """How much less the second largest resource time is than the largest."""
         (_, first), (_, second) = self.two_largest
         return 1 - second / first
-
-
-def scenarios(rates: Rates) -> list[Scenario]:
-    """In the order of the file. Raises ValueError when two are the same."""
-    found = [s for case in rates.cases for s in _scenarios_of(case, rates.world_size)]
-    keys = [s.key for s in found]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise ValueError(
-            f"{rates.path}: cases: {twice} is in two of them; leave it out of one, or give a machine another name"
-        )
-    return found
-
-
-def _scenarios_of(case: Case, world_size: int) -> list[Scenario]:
-    return [
-        Scenario(MODELS[model], case.machine, home, dtype, world_size, case.balanced)
-        for model in case.models
-        for home in case.homes
-        for dtype in case.momentum_dtypes
-    ]

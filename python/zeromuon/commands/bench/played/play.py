@@ -9,8 +9,8 @@ import torch  # noqa: F401  (before the core, which links against it)
 
 from .... import _core, _lab
 from .models import Parameter
-from .outcome import COEFFICIENTS, NEWTON_SCHULZ, WIRE_BYTES, WIRE_DTYPE, Played, Scenario
-from .rates import Machine
+from .outcome import COEFFICIENTS, NEWTON_SCHULZ, WIRE_BYTES, WIRE_DTYPE, Played
+from .rates import Machine, Scenario
 
 # Elements of a rank, DeepSpeed's default of zero_optimization.sub_group_size.
 SUB_GROUP_NUMEL = 10**9
@@ -76,20 +76,10 @@ def sub_groups(
 def _specs(group: tuple[Parameter, ...], world_size: int) -> list:
     specs, offset = [], 0
     for p in group:
-        n = _core.zero3_chunk(p.numel, world_size)
-        specs.append(
-            _core.ParamSpec(
-                name=p.name,
-                numel=p.numel,
-                chunk=n,
-                shard_offset=offset,
-                rows=p.rows if p.cols else 0,
-                cols=p.cols,
-                decay=p.decay,
-                transposed=False,
-            )
-        )
-        offset += n
+        chunk, rows = _core.zero3_chunk(p.numel, world_size), p.rows if p.cols else 0
+        place = {"chunk": chunk, "shard_offset": offset, "transposed": False}
+        specs.append(_core.ParamSpec(name=p.name, numel=p.numel, rows=rows, cols=p.cols, decay=p.cols > 0, **place))
+        offset += chunk
     return specs
 
 

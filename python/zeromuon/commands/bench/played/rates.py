@@ -1,30 +1,27 @@
 """The file of rates: what stands in it, and the checks. No torch.
 
 Legend: a rate is a number and where it comes from; a machine names one for each of RATES; a case is a machine, and what is
-played on it.
+played on it: a scenario for each of its models, homes and types.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from ....optimizer.options import FLOATS, MOMENTUM_HOMES
-from .models import MODELS
+from .models import MODELS, Model
 
 FILE = "pipeline_rates.json"
 # Of one rank. A latency may be 0.
+SPEEDS = ("dram_bytes_per_s", "to_device_bytes_per_s", "to_host_bytes_per_s", "flops_per_s", "wire_bytes_per_s")
 LATENCIES = ("wire_latency_s", "task_latency_s")
-RATES = (
-    "dram_bytes_per_s",
-    "to_device_bytes_per_s",
-    "to_host_bytes_per_s",
-    "flops_per_s",
-    "wire_bytes_per_s",
-    *LATENCIES,
-)
+RATES = (*SPEEDS, *LATENCIES)
 HOMES = tuple(MOMENTUM_HOMES.values())
 _MOST_RANKS = 1024
 
@@ -40,14 +37,20 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Case:
-    """balanced: its machine is chosen such that the two largest resource times are within BALANCE of each other."""
+class Scenario:
+    """A model on a machine. home: where the momentum is computed and lies. balanced: the machine is chosen such that the two
+    largest resource times are within BALANCE of each other."""
 
+    model: Model
     machine: Machine
-    models: tuple[str, ...]
-    homes: tuple[str, ...]
-    momentum_dtypes: tuple[str, ...]
+    home: str
+    momentum_dtype: str
+    world_size: int
     balanced: bool
+
+    @property
+    def key(self) -> str:
+        return f"{self.model.key}/{self.machine.name}/{self.home}-{self.momentum_dtype}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Rates:
 
     path: Path
     world_size: int
-    cases: tuple[Case, ...]
+    scenarios: tuple[Scenario, ...]
 
 
 def load(path: Path) -> Rates:
@@ -71,27 +74,37 @@ def load(path: Path) -> Rates:
 
 
 def _without_twins(pairs: list[tuple]) -> dict:
-    keys = [key for key, _ in pairs]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
+    twice = _twice(key for key, _ in pairs)
     if twice is not None:
         raise ValueError(f'the key "{twice}" stands twice in one object')
     return dict(pairs)
 
 
+def _twice(keys: Iterable[str]) -> str | None:
+    """One that is there more than once."""
+    return next((key for key, count in Counter(keys).items() if count > 1), None)
+
+
 def _rates(file: _Value) -> Rates:
     world, known, machines, cases = file.members("world_size", "rates", "machines", "cases")
-    world.require(_is_whole(world.value), f"expected a whole number from 1 to {_MOST_RANKS}")
+    whole = type(world.value) is int and 1 <= world.value <= _MOST_RANKS  # a bool is none
+    world.require(whole, f"expected a whole number from 1 to {_MOST_RANKS}")
     known = {name: _rate(rate) for name, rate in known.each().items()}
     machines = {name: _machine(name, machine, known) for name, machine in machines.each().items()}
-    cases = cases.items("with one case at least")
-    return Rates(file.path, world.value, tuple(_case(case, machines) for case in cases))
+    found = [s for case in cases.items("with one case at least") for s in _scenarios(case, machines, world.value)]
+    twice = _twice(s.key for s in found)
+    if twice is not None:
+        advice = "leave it out of one, or give a machine another name"
+        raise ValueError(f"{file.path}: cases: {twice} is in two of them; {advice}")
+    return Rates(file.path, world.value, tuple(found))
 
 
 def _rate(rate: _Value) -> tuple[float, str]:
     """Value and source."""
     origin = "why" if "why" in rate.each() else "source"
     value, source = rate.members("value", origin)
-    value.require(_is_number(value.value) and value.value >= 0, "expected a number that is not negative")
+    number = type(value.value) in (int, float) and math.isfinite(value.value)
+    value.require(number and value.value >= 0, "expected a number that is not negative")
     return float(value.value), source.words()
 
 
@@ -105,19 +118,12 @@ def _machine(name: str, machine: _Value, known: dict) -> Machine:
     return Machine(name, title.words(), values, sources)
 
 
-def _case(case: _Value, machines: dict) -> Case:
+def _scenarios(case: _Value, machines: dict, world_size: int) -> list[Scenario]:
     machine, models, homes, dtypes, balanced = case.members("machine", "models", "homes", "momentum_dtypes", "balanced")
     balanced.require(isinstance(balanced.value, bool), "expected true or false")
-    some = (models.some_of(MODELS), homes.some_of(HOMES), dtypes.some_of(FLOATS))
-    return Case(machines[machine.one_of(machines)], *some, balanced.value)
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_RANKS
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    choices = product(models.some_of(MODELS), homes.some_of(HOMES), dtypes.some_of(FLOATS))
+    machine = machines[machine.one_of(machines)]
+    return [Scenario(MODELS[model], machine, home, dtype, world_size, balanced.value) for model, home, dtype in choices]
 
 
 @dataclass(frozen=True)

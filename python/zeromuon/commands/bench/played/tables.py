@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from ..core.results import OURS, Bench, Case, Figure, Results, Row
-from .outcome import BALANCE, COEFFICIENTS, RATIO_LIMIT, WIRE_DTYPE, WIRE_LIMIT, Played, Scenario
-from .rates import Rates
+from .outcome import BALANCE, COEFFICIENTS, RATIO_LIMIT, WIRE_DTYPE, WIRE_LIMIT, Played
+from .rates import Machine, Rates
 
 PART = "played"
 RATIO, MET = "ratio", f"<= {RATIO_LIMIT:.2f}"
@@ -23,7 +24,7 @@ _LEGEND = (
 )
 
 
-def results_of(given: Rates, scenarios: list[Scenario], rows: list[Played], drawn: str) -> Results:
+def results_of(given: Rates, rows: list[Played], drawn: str) -> Results:
     """drawn: the key of the row that is drawn. In the JSON file times are in seconds, sizes in bytes."""
     case = Case(PART, "all", "model/machine/momentum", "", list(map(_row, rows)), _balance(rows))
     details = {
@@ -31,15 +32,15 @@ def results_of(given: Rates, scenarios: list[Scenario], rows: list[Played], draw
         "world_size": given.world_size,
         "coefficients": COEFFICIENTS,
         "wire_dtype": WIRE_DTYPE,
-        "machines": {s.machine.name: asdict(s.machine) for s in scenarios},
+        "machines": {s.machine.name: asdict(s.machine) for s in given.scenarios},
         "rows": list(map(_details, rows)),
         "limits": {"ratio": RATIO_LIMIT, "wire": WIRE_LIMIT, "apart": BALANCE},
         "drawn": drawn,
     }
-    return Results(_header(given, scenarios), [case], bench=PIPELINE, details=details)
+    return Results(_header(given), [case], bench=PIPELINE, details=details)
 
 
-def worst(rows: list[Played]) -> Played:
+def worst(rows: Iterable[Played]) -> Played:
     return max(rows, key=lambda row: row.ratio)
 
 
@@ -49,9 +50,9 @@ def _details(row: Played) -> dict:
     return {**asdict(row), **own, "two_largest": dict(row.two_largest)}
 
 
-def _header(given: Rates, scenarios: list[Scenario]) -> list[tuple[str, str]]:
-    models = {s.model.key: s.model for s in scenarios}.values()
-    machines = {s.machine.name: s.machine for s in scenarios}.values()
+def _header(given: Rates) -> list[tuple[str, str]]:
+    models = {s.model.key: s.model for s in given.scenarios}.values()
+    machines = {s.machine.name: s.machine for s in given.scenarios}.values()
     played = (
         f"{given.world_size} ranks, Newton-Schulz {COEFFICIENTS}, wire {WIRE_DTYPE}, CPU offload, low-precision weights;"
         f" rates of {given.path}"
@@ -60,7 +61,7 @@ def _header(given: Rates, scenarios: list[Scenario]) -> list[tuple[str, str]]:
     return [("played", played), *sizes, *((m.name, _rates_text(m)) for m in machines)]
 
 
-def _rates_text(machine) -> str:
+def _rates_text(machine: Machine) -> str:
     rates = machine.rates
     return (
         f"{machine.title}: per rank DRAM {rates['dram_bytes_per_s'] / 1e9:.0f} GB/s,"

@@ -31,13 +31,12 @@ def ranks_to_draw(step: dict) -> list[int]:
 
 def draw(path: Path, step: dict, played: Played) -> None:
     """Writes a PNG with a row per lane of some ranks, coloured by stage."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     ranks, lanes = ranks_to_draw(step), trace.lanes()
-    figure, axes = plt.subplots(figsize=(18, 1.6 + 0.42 * len(lanes) * len(ranks)), layout="constrained")
+    figure = Figure(figsize=(18, 1.6 + 0.42 * len(lanes) * len(ranks)), layout="constrained")
+    axes = figure.subplots()
     rows = [(rank, lane) for rank in ranks for lane in lanes]
     for place, (rank, lane) in enumerate(rows):
         _draw_lane(axes, place, [e for e in step["events"][rank] if e["lane"] == lane])
@@ -51,10 +50,9 @@ def draw(path: Path, step: dict, played: Played) -> None:
         f" ({played.busiest}), ratio {played.ratio:.3f}; serial {1e3 * played.serial_s:.1f} ms"
     )
     axes.set_title(words, fontsize=10)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=color, label=stage) for stage, color in _COLORS.items()]
+    handles = [Rectangle((0, 0), 1, 1, color=color, label=stage) for stage, color in _COLORS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _draw_lane(axes, place: int, events: list[dict]) -> None:

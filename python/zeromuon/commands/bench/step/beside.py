@@ -17,9 +17,9 @@ from ....ranks.launch import Launch
 from ..core.results import OURS, PEER, Case, rows_of
 from ..core.timing import Contender, Samples, measure
 from .contenders import OURS as CONTENDERS
-from .contenders import Size, needed_bytes
+from .contenders import Size
 from .launch import environment
-from .verdicts import BESIDE
+from .tables import BESIDE
 
 THIS_TREE = Path(__file__).resolve().parents[5]
 _POLL_SECONDS = 0.02
@@ -43,34 +43,23 @@ def checked_tree(prog: str, text: str) -> Path:
     return tree
 
 
-def needed_beside_bytes(ranks: int, size: Size) -> float:
-    """Memory of the ranks of both trees."""
-    return 2 * needed_bytes(len(CONTENDERS), ranks, size)
-
-
-class Tree:
-    """The ranks of one tree. end: time.monotonic() after which a step is no longer waited for. Thread: one."""
+class Tree(Launch):
+    """The ranks of one tree. end: time.monotonic() after which a step is no longer waited for. Thread: main."""
 
     def __init__(self, tree: Path, size: Size, ranks: int, log: Path, end: float):
         self._python, self._end, self._heard = tree / "python", end, []
-        self._exit = contextlib.ExitStack()
-        folder = self._exit.enter_context(tempfile.TemporaryDirectory(prefix="zeromuon-turns-"))
-        pipe = Path(folder) / "turns"
+        self._folder_of_pipe = tempfile.TemporaryDirectory(prefix="zeromuon-turns-")
+        pipe = Path(self._folder_of_pipe.name) / "turns"
         os.mkfifo(pipe)
         self._turns = os.open(pipe, os.O_RDWR)  # it waits for no reader
+        script, given = Path(__file__).with_name("beside_ranks.py"), {"ranks": ranks, "log": log}
         variables = {**environment(ranks), "PYTHONPATH": str(self._python)}
-        script = Path(__file__).with_name("beside_ranks.py")
-        self._launch = Launch(
-            script, size.width, size.layers, pipe, *CONTENDERS, ranks=ranks, environment=variables, log=log
-        )
+        super().__init__(script, size.width, size.layers, pipe, *CONTENDERS, environment=variables, **given)
 
-    def __enter__(self) -> Tree:
-        self._exit.enter_context(self._launch)
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._exit.close()
+    def __exit__(self, *error) -> None:
+        super().__exit__(*error)
         os.close(self._turns)
+        self._folder_of_pipe.cleanup()
 
     def ready(self) -> None:
         """Waits until the engines are there. Raises RuntimeError when they are of another package than this tree's."""
@@ -87,16 +76,16 @@ class Tree:
         """Ends the ranks. -> of each contender, sha256 of its weights."""
         os.write(self._turns, b"-1\n")
         weights = self._answer("weights")
-        self._launch.wait(max(0.0, self._end - time.monotonic()))
+        self.wait(max(0.0, self._end - time.monotonic()))
         return weights
 
     def _answer(self, what: str):
         status = None
         while not self._heard and status is None and time.monotonic() < self._end:
-            status = self._launch.wait(_POLL_SECONDS)
-            self._heard += self._launch.told()
+            status = self.wait(_POLL_SECONDS)
+            self._heard += self.told()
         if not self._heard:
-            tail = self._launch.tail(_LOG_CHARACTERS)
+            tail = self.tail(_LOG_CHARACTERS)
             raise RuntimeError("no time is left" if status is None else f"the ranks ended with status {status}: {tail}")
         return self._heard.pop(0)[what]
 
@@ -115,17 +104,14 @@ class Pair:
 
     def measure(self, seconds: float, samples: Samples, on_round) -> None:
         """Fills the samples. seconds: that all steps may take, about."""
-        end = time.monotonic() + self.longest
+        end, paths = time.monotonic() + self.longest, (THIS_TREE, self.other)
         with contextlib.ExitStack() as running:
-            trees = [
-                running.enter_context(Tree(tree, self.size, self.ranks, self.log, end))
-                for tree in (THIS_TREE, self.other)
-            ]
-            for number, tree in enumerate(trees):
+            trees = [running.enter_context(Tree(path, self.size, self.ranks, self.log, end)) for path in paths]
+            for tree, names in zip(trees, zip(*self.names())):
                 try:
                     tree.ready()
                 except RuntimeError as error:
-                    samples.failed |= {names[number]: str(error) for names in self.names()}
+                    samples.failed |= dict.fromkeys(names, str(error))
                     return
             contenders = [
                 Contender(name, self._stepping(tree, number))
@@ -149,16 +135,16 @@ class Pair:
     def cases(self, samples: Samples) -> list[Case]:
         """One per contender, with the rounds that are whole."""
         rounds = min(map(len, samples.seconds.values()), default=0)
-        whole = Samples({name: s[:rounds] for name, s in samples.seconds.items()}, {}, samples.failed)
+        seconds = {name: taken[:rounds] for name, taken in samples.seconds.items() if rounds}
+        whole = Samples(seconds, failed=samples.failed)
         cases = []
         for number, names in enumerate(self.names()):
-            racing = [Contender(name, print, kind=kind) for name, kind in zip(names, (OURS, PEER))]
-            if rounds or any(name in samples.failed for name in names):
-                title = f"engine.step() of two trees, {self.size.key}, {CONTENDERS[number].rpartition(', ')[2]}"
-                key = f"{self.size.key}, {CONTENDERS[number]}"
-                rows = rows_of([c for c in racing if c.name in whole.seconds or c.name in whole.failed], whole)
-                cases.append(Case(BESIDE, key, title, "", rows, [self._same_words(number)]))
-        return cases
+            known = [(name, kind) for name, kind in zip(names, (OURS, PEER)) if name in seconds or name in whole.failed]
+            rows = rows_of([Contender(name, print, kind=kind) for name, kind in known], whole)
+            title = f"engine.step() of two trees, {self.size.key}, {CONTENDERS[number].rpartition(', ')[2]}"
+            key = f"{self.size.key}, {CONTENDERS[number]}"
+            cases.append(Case(BESIDE, key, title, "", rows, [self._same_words(number)]))
+        return [case for case in cases if case.rows]
 
     def _same_words(self, number: int) -> str:
         if self.weights is None:

@@ -6,24 +6,22 @@ Legend: a size is a model; a launch is one run of all ranks.
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ....base.parser import Parser
 from ....ranks.launch import check_ranks, threads_of
 from ....ranks.machine import available_memory_bytes, core_count
-from ..core import machine, report
+from ..core import machine
+from ..core.options import add_budget, check_memory, parsed, two_numbers, whole_number
+from ..core.session import Session
+from ..core.timing import Budget, Samples
 from . import beside
 from . import tables as step_tables
-from ....base.parser import Parser
-from ..core.options import new_folder, whole_number
-from ..core.progress import Progress
-from ..core.results import Case, Results
-from .contenders import ALL, COUNTED, Size, needed_bytes
+from .contenders import ALL, COUNTED, OURS, Size, needed_bytes
 from .events import Heard, Job
 from .launch import Launcher
-from .verdicts import BESIDE, COUNTS, MEMORY, STEP, TIME
-from ..core.timing import Budget, Samples
+from .tables import BESIDE, COUNTS, MEMORY, STEP, TIME
 
 PARTS = (TIME, MEMORY, COUNTS)
 DEFAULT_SIZES = (Size(512, 8), Size(1024, 8))
@@ -36,17 +34,10 @@ _GRACE_SECONDS = 60.0  # a launch may go on for so long when the budget is spent
 
 
 def run(argv: list[str]) -> int:
-    """Returns the exit status: 0, or 130 when interrupted; it does not depend on what was measured.
-
-    Raises ValueError for bad arguments, before anything is measured or written.
-    """
-    options = _checked(_parser().parse(argv))
-    budget = Budget(options.budget_seconds)
-    progress = Progress(budget)
-    results = _measured(options, budget, progress)
-    progress.close()
-    results.seconds = budget.elapsed()
-    return report.finish(options.out, results)
+    """See bench/command.py."""
+    options = _options(argv)
+    session = Session(STEP, options.out, options.budget_seconds)
+    return session.run(lambda: _measure(options, session), deferred=False)
 
 
 # ---- options -----------------------------------------------------------------------------------------------------
@@ -68,79 +59,49 @@ def _parser() -> Parser:
     )
     sizes = " and ".join(f"{size.key} ({size.numel / 1e6:.1f} M parameters)" for size in DEFAULT_SIZES)
     add = parser.add_argument
-    add("--model", action="append", metavar="WxL", help=f"width and layers; may be given again (default: {sizes})")
-    add("--ranks", metavar="N", help="processes (default: 2)")
+    model = two_numbers("WIDTHxLAYERS", (_LARGEST_WIDTH, _MOST_LAYERS), "512x8")
+    words = f"width and layers; may be given again (default: {sizes})"
+    add("--model", action="append", metavar="WxL", type=model, default=[], help=words)
+    add("--ranks", metavar="N", type=whole_number(1, 10**6), default=2, help="processes (default: %(default)s)")
     add("--only", choices=PARTS, help="measure this part only")
-    add(
-        "--beside",
-        metavar="TREE",
-        help="another checkout of zeromuon, with built modules, to be stepped beside this one",
-    )
-    add(
-        "--budget-seconds",
-        metavar="S",
-        help=f"wall time for all, about (default: {BUDGET_SECONDS:.0f}); models and parts are"
-        " left out and rounds are fewer to keep to it",
-    )
-    add("--out", metavar="DIR", help="folder of the results (default: bench-step-<time>)")
+    tree = "another checkout of zeromuon, with built modules, to be stepped beside this one"
+    add("--beside", metavar="TREE", help=tree)
+    add_budget(parser, BUDGET_SECONDS, "; models and parts are left out and rounds are fewer to keep to it")
     return parser
 
 
-def _checked(options: argparse.Namespace) -> argparse.Namespace:
-    """The options as values. Raises ValueError for those that cannot be."""
-    options.ranks = whole_number(_PROG, "--ranks", options.ranks, 2, 1, 10**6)
+def _options(argv: list[str]) -> argparse.Namespace:
+    """Raises ValueError for those that cannot be."""
+    options = parsed(_parser(), argv)
     options.warnings = check_ranks(options.ranks, core_count(), 0)
-    options.budget_seconds = whole_number(_PROG, "--budget-seconds", options.budget_seconds, BUDGET_SECONDS, 1, 10**6)
     if options.beside and options.only:
         raise ValueError(f"{_PROG}: --only is of a run without --beside; leave out one of them")
     options.beside = beside.checked_tree(_PROG, options.beside) if options.beside else None
-    sizes = list(map(_size, dict.fromkeys(options.model or [])))
+    sizes = [Size(*numbers) for numbers in dict.fromkeys(options.model)]
     for size in sizes:
         _check_memory(size, options)
     options.sizes = sorted(sizes or DEFAULT_SIZES, key=lambda size: size.work)
     options.parts = (BESIDE,) if options.beside else (options.only,) if options.only else PARTS
-    options.out = new_folder(_PROG, options.out, report.json_file("step"))
     return options
 
 
-def _size(text: str) -> Size:
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    width, layers = map(int, found.groups()) if found else (0, 0)
-    if not (1 <= width <= _LARGEST_WIDTH and 1 <= layers <= _MOST_LAYERS):
-        raise ValueError(
-            f"{_PROG} --model: expected WIDTHxLAYERS, the width from 1 to {_LARGEST_WIDTH}, layers from 1 to"
-            f' {_MOST_LAYERS}, got "{text}"; e.g. --model 512x8'
-        )
-    return Size(width, layers)
-
-
 def _check_memory(size: Size, options: argparse.Namespace) -> None:
-    alone = needed_bytes(1, options.ranks, size)
-    needed = beside.needed_beside_bytes(options.ranks, size) if options.beside else alone
-    free = available_memory_bytes()
-    if needed > free:
-        raise ValueError(
-            f"{_PROG} --model: {size.key} needs about {needed / 1e9:.1f} GB with {options.ranks} ranks, and"
-            f" {free / 1e9:.1f} GB are free; choose a smaller one"
-        )
+    alone, ranks = needed_bytes(1, options.ranks, size), options.ranks
+    needed = 2 * needed_bytes(len(OURS), ranks, size) if options.beside else alone
+    what = f"{size.key} with {ranks} ranks needs"
+    check_memory(f"{_PROG} --model", what, needed, available_memory_bytes(), "choose a smaller one")
 
 
 # ---- the run -----------------------------------------------------------------------------------------------------
 
 
-def _measured(options: argparse.Namespace, budget: Budget, progress: Progress) -> Results:
+def _measure(options: argparse.Namespace, session: Session) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
-    results, others = Results(_header(options), bench=STEP), machine.OtherLoad()
-    results.header += [("note", sentence) for sentence in options.warnings]
-    launcher = Launcher(options.ranks, options.out / "ranks.log", progress)
-    bench = _Bench(options.parts, launcher, budget, results, options.out, beside=options.beside)
-    try:
-        for size in options.sizes:
-            bench.measure(size)
-    except KeyboardInterrupt:
-        results.interrupted = True
-    results.header.append(("other processes", others.words()))
-    return results
+    session.results.header += [*_header(options), *(("note", sentence) for sentence in options.warnings)]
+    launcher = Launcher(options.ranks, options.out / "ranks.log", session.progress)
+    bench = _Bench(options.parts, launcher, session, options.beside)
+    for size in options.sizes:
+        bench.measure(size)
 
 
 def _header(options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -161,19 +122,21 @@ class _Bench:
 
     parts: tuple[str, ...]
     launcher: Launcher
-    budget: Budget
-    results: Results
-    out: Path
-    modes: dict[str, str] = field(default_factory=dict)
+    session: Session
     beside: Path | None = None
+    modes: dict[str, str] = field(default_factory=dict)
     mode_words: dict[str, str] = field(default_factory=dict)
     taken: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+
+    @property
+    def budget(self) -> Budget:
+        return self.session.budget
 
     def measure(self, size: Size) -> None:
         for part in self.parts:
             why = self._why_not(part, size)
             if why:
-                self.results.left_out.append(f"{part} of {size.key}: {why}")
+                self.session.results.left_out.append(f"{part} of {size.key}: {why}")
                 continue
             start, starting = self.budget.elapsed(), self.launcher.starting_seconds
             {TIME: self._time, MEMORY: self._memory, COUNTS: self._counts, BESIDE: self._beside}[part](size)
@@ -208,11 +171,9 @@ class _Bench:
             for names in groups:
                 self._race(size, names, seconds, heard, failed)
         finally:
-            remarks = [step_tables.memory_words(groups, self.launcher.ranks, size, free), *self._mode_lines()]
-            self._add(step_tables.time_case(size, heard, failed, remarks))
-
-    def _mode_lines(self) -> list[str]:
-        return [f"{name} runs {words}" for name, words in self.mode_words.items()]
+            modes = [f"{name} runs {words}" for name, words in self.mode_words.items()]
+            remarks = [step_tables.memory_words(groups, self.launcher.ranks, size, free), *modes]
+            self.session.add(step_tables.time_case(size, heard, failed, remarks))
 
     def _race(
         self, size: Size, names: tuple[str, ...], seconds: float, heard: list[Heard], failed: dict[str, str]
@@ -242,27 +203,21 @@ class _Bench:
                 else:
                     heard[name].failed = (name, self._spent())
         finally:
-            self._add(step_tables.memory_case(size, heard, self.mode_words))
+            self.session.add(step_tables.memory_case(size, heard, self.mode_words))
 
     def _counts(self, size: Size) -> None:
         heard = Heard()
         try:
             self._launch(COUNTS, size, COUNTED, heard)
         finally:
-            self._add(step_tables.counts_case(size, heard, self.launcher.ranks))
+            self.session.add(step_tables.counts_case(size, heard, self.launcher.ranks))
 
     def _beside(self, size: Size) -> None:
-        ranks, log, progress = self.launcher.ranks, self.launcher.log, self.launcher.progress
+        ranks, log, progress = self.launcher.ranks, self.launcher.log, self.session.progress
         pair, samples = beside.Pair(self.beside, size, ranks, log, self.budget.left() + _GRACE_SECONDS), Samples()
         progress.say(f"{size.key}: this tree and {self.beside}, in turns")
         try:
             pair.measure(min(_MOST_TIME_SECONDS, self.budget.left() * _TIME_SHARE), samples, progress.round)
         finally:
             for case in pair.cases(samples):
-                self._add(case)
-
-    def _add(self, case: Case) -> None:
-        """Cases without a row are of a launch that was interrupted before it found anything."""
-        if case.rows:
-            self.results.cases.append(case)
-            report.write_json(self.out, self.results)
+                self.session.add(case)

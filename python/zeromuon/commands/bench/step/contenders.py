@@ -48,10 +48,6 @@ class Size:
         return float(self.width**3 * self.layers)
 
 
-def is_offloaded(name: str) -> bool:
-    return "CPU offload" in name
-
-
 def is_ours(name: str) -> bool:
     return name.startswith("ZeroMuon")
 
@@ -60,7 +56,7 @@ def config(name: str) -> dict:
     """The DeepSpeed configuration of a contender: fp32, ZeRO-3. DeepSpeed refuses its Muon with reduce_scatter."""
     kind = "ZeroMuon" if is_ours(name) else "Muon"
     wire = {"wire_dtype": "bfloat16"} if name == WIRE_BF16 else {}
-    device = "cpu" if is_offloaded(name) else "none"
+    device = "cpu" if "CPU offload" in name else "none"
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_clipping": 1.0,

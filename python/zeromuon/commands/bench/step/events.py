@@ -9,8 +9,9 @@ import traceback
 from dataclasses import asdict, dataclass, field
 
 from ....ranks import channel
-from .contenders import Size
+from ..core.session import Progress
 from ..core.timing import reason
+from .contenders import Size
 
 
 @dataclass(frozen=True)
@@ -39,38 +40,26 @@ class Reporter:
     def __init__(self, rank: int):
         self._rank = rank
 
+    def tell(self, kind: str, **values) -> None:
+        """Heard has the kinds. Only rank 0 tells."""
+        if self._rank == 0:
+            channel.tell(kind=kind, **values)
+
     def say(self, words: str) -> None:
-        self._from_first("say", words=words)
-
-    def round(self, number: int, seconds: dict[str, list[float]]) -> None:
-        self._from_first("round", number=number, seconds=seconds)
-
-    def mode(self, name: str, mode: str, words: str) -> None:
-        """How DeepSpeed's Muon runs, and why."""
-        self._from_first("mode", name=name, mode=mode, words=words)
-
-    def found(self, name: str, **values) -> None:
-        self._from_first("found", name=name, values=values)
-
-    def done(self) -> None:
-        self._from_first("done")
+        self.tell("say", words=words)
 
     @contextlib.contextmanager
     def during(self, name: str, doing: str, tell: bool = True):
         """An exception inside is told as that contender's failure and ends this rank: the others wait for it in a collective,
         and torchrun ends them. tell: that this begins, too; not where it is timed."""
         if tell:
-            self._from_first("doing", name=name, doing=doing)
+            self.tell("doing", name=name, doing=doing)
         try:
             yield
         except Exception as error:
             traceback.print_exc()
             channel.tell(kind="failed", name=name, why=f"rank {self._rank}, {doing}: {reason(error)}")
             sys.exit(1)
-
-    def _from_first(self, kind: str, **values) -> None:
-        if self._rank == 0:
-            channel.tell(kind=kind, **values)
 
 
 @dataclass
@@ -86,31 +75,23 @@ class Heard:
     doing: tuple[str, str] = ("", "")
     done: bool = False
 
-    def take_all(self, events: list[dict], progress) -> None:
+    def take_all(self, events: list[dict], progress: Progress) -> None:
         for event in events:
-            self._take(event, progress)
-
-    def _take(self, event: dict, progress) -> None:
-        match event:
-            case {"kind": "say", "words": words}:
-                progress.say(words)
-            case {"kind": "round", "number": number, "seconds": seconds}:
-                self.seconds = seconds
-                progress.round(number)
-            case _:
-                self._take_of_contender(event)
-
-    def _take_of_contender(self, event: dict) -> None:
-        match event:
-            case {"kind": "mode", "name": name, "mode": mode, "words": words}:
-                self.modes[name], self.mode_words[name] = mode, words
-            case {"kind": "found", "name": name, "values": values}:
-                self.found[name] = values
-            case {"kind": "doing", "name": name, "doing": doing}:
-                self.doing = (name, doing)
-            case {"kind": "failed", "name": name, "why": why}:
-                self.failed = self.failed or (name, why)
-            case {"kind": "done"}:
-                self.done = True
-            case _:
-                raise AssertionError(f"an event that this side does not know: {event}")
+            match event:
+                case {"kind": "say", "words": words}:
+                    progress.say(words)
+                case {"kind": "round", "number": number, "seconds": seconds}:
+                    self.seconds = seconds
+                    progress.round(number)
+                case {"kind": "mode", "name": name, "mode": mode, "words": words}:
+                    self.modes[name], self.mode_words[name] = mode, words
+                case {"kind": "found", "name": name, "values": values}:
+                    self.found[name] = values
+                case {"kind": "doing", "name": name, "doing": doing}:
+                    self.doing = (name, doing)
+                case {"kind": "failed", "name": name, "why": why}:
+                    self.failed = self.failed or (name, why)
+                case {"kind": "done"}:
+                    self.done = True
+                case _:
+                    raise AssertionError(f"an event that this side does not know: {event}")

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 from ....ranks.launch import Launch, threads_of
-from ..core.progress import Progress
+from ..core import interrupt
+from ..core.session import Progress
 from .events import Heard, Job
 
-POLL_SECONDS = 0.1
 _LOG_CHARACTERS = 200
 
 
@@ -30,11 +30,12 @@ class Launcher:
     def run(self, job: Job, heard: Heard, longest: float) -> None:
         """Runs a job to its end and fills `heard`, also when it is interrupted. longest: seconds after which the ranks are
         ended."""
+        origin = time.monotonic() - self.starting_seconds
         module, variables = f"{__package__}.ranks", environment(self.ranks)
         ranks = Launch(module, job.as_text(), ranks=self.ranks, environment=variables, log=self.log)
         try:
             with ranks:
-                status = self._listen(ranks, heard, time.monotonic() + longest)
+                status = interrupt.wait(ranks, longest, lambda: self._listen(ranks, heard, origin))
         finally:
             heard.take_all(ranks.told(), self.progress)
         if not heard.done and heard.failed is None:
@@ -42,9 +43,7 @@ class Launcher:
             why = f"not done within {longest:.0f} s" if status is None else ended
             heard.failed = (heard.doing[0], f"{heard.doing[1]}: {why}" if heard.doing[1] else why)
 
-    def _listen(self, ranks: Launch, heard: Heard, end: float) -> int | None:
-        """The exit status, None when the time is over."""
-        while (status := ranks.wait(POLL_SECONDS)) is None and time.monotonic() < end:
-            heard.take_all(ranks.told(), self.progress)
-            self.starting_seconds += POLL_SECONDS if not heard.doing[0] else 0.0
-        return status
+    def _listen(self, ranks: Launch, heard: Heard, origin: float) -> None:
+        heard.take_all(ranks.told(), self.progress)
+        if not heard.doing[0]:
+            self.starting_seconds = time.monotonic() - origin

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -33,31 +32,25 @@ def resident_bytes(field: str) -> int:
     return int(found.group(1)) * 1024
 
 
-@dataclass
-class Allocated:
-    """tensor_storage: calls of libtorch's CPU allocator. large_buffers: of the module's operator new with 4 KiB or more.
-    calls: of the optimizer's step()."""
-
-    tensor_storage: int = 0
-    large_buffers: int = 0
-    calls: int = 0
-
-
-def count_in(optimizer) -> Allocated:
+def count_in(optimizer) -> dict[str, int]:
     """Counts in every call of optimizer.step() from now on; _core.count_allocations() was called before. DeepSpeed's own
-    allocations, around those calls, are not counted."""
+    allocations, around those calls, are not counted.
+
+    tensor_storage: calls of libtorch's CPU allocator. large_buffers: of the module's operator new with 4 KiB or more. calls:
+    of step().
+    """
     from .... import _core
 
-    allocated, step = Allocated(), optimizer.step
+    counted, step = {"tensor_storage": 0, "large_buffers": 0, "calls": 0}, optimizer.step
 
     def counting_step(*arguments, **named):
         before = _core.allocation_count()
         result = step(*arguments, **named)
         after = _core.allocation_count()
-        allocated.tensor_storage += after["tensor_storage"] - before["tensor_storage"]
-        allocated.large_buffers += after["large_buffers"] - before["large_buffers"]
-        allocated.calls += 1
+        for name in ("tensor_storage", "large_buffers"):
+            counted[name] += after[name] - before[name]
+        counted["calls"] += 1
         return result
 
     optimizer.step = counting_step
-    return allocated
+    return counted

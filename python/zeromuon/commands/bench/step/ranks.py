@@ -51,14 +51,6 @@ class Engine:
         self.step()
         return contenders.common_clock() - start
 
-    def contender(self) -> Contender:
-        return Contender(self.name, lambda _: self.step(), self.backward)
-
-    def destroy(self) -> None:
-        self.deepspeed.destroy()
-        self.deepspeed = None
-        gc.collect()
-
 
 # ---- as it ships, or without torch.compile -----------------------------------------------------------------------
 
@@ -70,7 +62,8 @@ def choose_mode(engine: Engine, decided: dict[str, str], why: str, report: Repor
         return
     if why:
         engine.mode = EAGER
-        report.mode(engine.name, EAGER, f"without torch.compile, which does not work here: {why}")
+        why = f"without torch.compile, which does not work here: {why}"
+        report.tell("mode", name=engine.name, mode=EAGER, words=why)
     elif engine.name in decided:
         engine.mode = decided[engine.name]
     else:
@@ -85,11 +78,8 @@ def _race_modes(engine: Engine, report: Reporter) -> None:
         engine.seconds()
         taken[mode] = engine.seconds()
     engine.mode = min(taken, key=taken.get)
-    report.mode(engine.name, engine.mode, f"{engine.mode}: one step took {_both(taken)}")
-
-
-def _both(taken: dict[str, float]) -> str:
-    return ", ".join(f"{1e3 * seconds:.0f} ms {mode}" for mode, seconds in taken.items())
+    both = ", ".join(f"{1e3 * seconds:.0f} ms {mode}" for mode, seconds in taken.items())
+    report.tell("mode", name=engine.name, mode=engine.mode, words=f"{engine.mode}: one step took {both}")
 
 
 def why_not_compiled(job: Job, ranks: Ranks) -> str:
@@ -127,16 +117,15 @@ def run_time(job: Job, ranks: Ranks, report: Reporter) -> None:
         engines.append(engine)
     samples = Samples()
     report.say(f"{job.size.key}: {len(engines)} contenders in turns")
-    measure(
-        [e.contender() for e in engines],
-        job.seconds,
-        lambda n: report.round(n, samples.seconds),
-        contenders.common_clock,
-        samples,
-    )
+    racing = [Contender(e.name, lambda _, engine=e: engine.step(), e.backward) for e in engines]
+
+    def on_round(number: int) -> None:
+        report.tell("round", number=number, seconds=samples.seconds)
+
+    measure(racing, job.seconds, on_round, contenders.common_clock, samples)
     for engine in engines:
         if contenders.is_ours(engine.name):
-            report.found(phases=_phases(engine), name=engine.name)
+            report.tell("found", name=engine.name, values={"phases": _phases(engine)})
 
 
 def _phases(engine: Engine) -> dict[str, float]:
@@ -163,8 +152,8 @@ def run_memory(job: Job, ranks: Ranks, report: Reporter) -> None:
         engine.step()
         growths.append(peak.growth_bytes())
         peaks.append(peak.peak_bytes())
-    growth, most = _over_ranks([max(growths), max(peaks)], dist.ReduceOp.MAX)
-    report.found(name=name, growth_bytes=growth, peak_bytes=most)
+    growth, most = _most_of_ranks([max(growths), max(peaks)])
+    report.tell("found", name=name, values={"growth_bytes": growth, "peak_bytes": most})
 
 
 def run_counts(job: Job, ranks: Ranks, report: Reporter) -> None:
@@ -180,21 +169,22 @@ def run_counts(job: Job, ranks: Ranks, report: Reporter) -> None:
         for _ in range(COUNTED_STEPS):
             engine.seconds()
         sent = (optimizer.counters()["bytes_sent"] - sent_before) / COUNTED_STEPS / job.size.muon_numel
-        report.found(name=name, **_counts_over_ranks(sent, allocated, ranks))
-        engine.destroy()
+        report.tell("found", name=name, values=_counts_over_ranks(sent, allocated, ranks))
+        engine.deepspeed.destroy()
+        del engine, optimizer
+        gc.collect()
 
 
-def _counts_over_ranks(sent: float, allocated: step_memory.Allocated, ranks: Ranks) -> dict:
+def _counts_over_ranks(sent: float, allocated: dict[str, int], ranks: Ranks) -> dict:
     """sent: bytes per Muon parameter and step of this rank."""
-    totals = ranks.sum([sent, float(allocated.tensor_storage), float(allocated.large_buffers), float(allocated.calls)])
-    (most,) = _over_ranks([sent], dist.ReduceOp.MAX)
-    names = ("tensor_storage", "large_buffers", "calls")
-    return {"sent": totals[0] / ranks.world_size, "sent_most": most, **dict(zip(names, totals[1:]))}
+    sent_by_all, *totals = ranks.sum([sent, *map(float, allocated.values())])
+    (most,) = _most_of_ranks([sent])
+    return {"sent": sent_by_all / ranks.world_size, "sent_most": most, **dict(zip(allocated, totals))}
 
 
-def _over_ranks(values: list[float], operation) -> list[float]:
+def _most_of_ranks(values: list[float]) -> list[float]:
     tensor = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(tensor, operation)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return tensor.tolist()
 
 
@@ -210,7 +200,7 @@ def main(text: str) -> int:
     report = Reporter(ranks.rank)
     zeromuon.register()
     JOBS[job.kind](job, ranks, report)
-    report.done()
+    report.tell("done")
     dist.destroy_process_group()
     return 0
 
