@@ -5,6 +5,8 @@ gives, `later` those of them that the first entries lack; `options` those that a
 optimizer/options.py, and `group` those of each parameter group.
 """
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """The parser of all verbs: what is wrong is a ValueError, and an unknown option is answered with the nearest."""
 
+from __future__ import annotations
+
 import argparse
 
 from .words import did_you_mean

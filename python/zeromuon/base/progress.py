@@ -1,5 +1,7 @@
 """One line of progress: rewritten on a terminal, written anew elsewhere. No torch."""
 
+from __future__ import annotations
+
 import sys
 
 

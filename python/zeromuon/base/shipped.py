@@ -1,5 +1,7 @@
 """The files of `configs/`, which lie in the installed package or beside it in the source tree. No torch."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]

@@ -1,5 +1,7 @@
 """Files that are there in whole or not at all. No torch."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 from collections.abc import Iterator

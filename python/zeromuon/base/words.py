@@ -1,5 +1,7 @@
 """Words that a user may have meant. No torch."""
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Iterable
 

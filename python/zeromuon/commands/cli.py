@@ -1,5 +1,7 @@
 """The command line `zeromuon VERB`. Only the chosen verb imports what it needs: --help is quick."""
 
+from __future__ import annotations
+
 import importlib
 import sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 """`python -m zeromuon SCRIPT`: runs an unmodified script or module with both optimizer types registered."""
 
+from __future__ import annotations
+
 import importlib.util
 import io
 import runpy

@@ -1,5 +1,7 @@
 """What children tell the process that started them: lines of JSON in a file. No torch, and nothing else of this package."""
 
+from __future__ import annotations
+
 import json
 import os
 import tempfile

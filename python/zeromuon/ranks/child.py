@@ -1,5 +1,7 @@
 """A process of ours with everything that it starts, and one rule for its end: nothing of it stays behind. No torch."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import signal

@@ -1,5 +1,7 @@
 """A rank that torchrun started: joins the process group, with DeepSpeed quiet, and sums over ranks."""
 
+from __future__ import annotations
+
 import datetime
 import logging
 import os

@@ -1,5 +1,7 @@
 """Ranks: torchrun as a child. No torch."""
 
+from __future__ import annotations
+
 import os
 import sys
 from pathlib import Path

@@ -7,6 +7,8 @@ exits. A process of ours leaves without the interpreter's teardown (`leave`). In
 skip, the interpreter is left to the threads for a moment first (`let_threads_finish_at_exit`): no abort in 50 exits.
 """
 
+from __future__ import annotations
+
 import atexit
 import functools
 import os

@@ -3,6 +3,8 @@
 Imports torch only where a GPU's device file exists. root: of the file system; tests make one of their own.
 """
 
+from __future__ import annotations
+
 import math
 import os
 from collections.abc import Iterator

@@ -1,6 +1,8 @@
 """Rows about checkpoints. Each takes the system and returns its figures. Each launch has a working directory of its own, in
 which all ranks write."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

@@ -3,6 +3,8 @@
 Rank 0 tells what was measured, any rank what was raised.
 """
 
+from __future__ import annotations
+
 import contextlib
 import sys
 import traceback

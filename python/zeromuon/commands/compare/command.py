@@ -1,5 +1,7 @@
 """`zeromuon compare`: its options, the progress, the order of the runs. No torch."""
 
+from __future__ import annotations
+
 import json
 import sys
 import time

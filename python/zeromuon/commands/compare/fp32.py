@@ -1,5 +1,7 @@
 """Rows in fp32: weights against the reference, and who gets Muon. Each takes the system and returns its figures."""
 
+from __future__ import annotations
+
 import functools
 
 from . import kit, training

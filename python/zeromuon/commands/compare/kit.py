@@ -1,5 +1,7 @@
 """A small model on real ZeRO-3 and the reference beside it: what the rows of compare and the multirank tests share."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 from collections.abc import Callable, Iterator

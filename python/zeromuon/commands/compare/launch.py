@@ -3,6 +3,8 @@
 A result: {"kind", "seconds"} and, when it was measured, "figures" (one {"value", "bar", "shown"} each), else "error".
 """
 
+from __future__ import annotations
+
 import tempfile
 import time
 from importlib.metadata import version

@@ -1,5 +1,7 @@
 """Verdicts, the table, the exit status. A result is what `launch.measure` returns. No torch."""
 
+from __future__ import annotations
+
 from ...ckpt.text import table
 from .launch import DIED, FAILED, MEASURED, installed_version
 from .rows import DEEPSPEED, OURS, SYSTEMS, Figure, Row

@@ -1,5 +1,7 @@
 """What is compared: one row per defect that DeepSpeed's own Muon has or had under ZeRO-3. No torch."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 DEEPSPEED, OURS = "deepspeed", "zeromuon"

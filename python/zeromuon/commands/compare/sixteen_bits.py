@@ -5,6 +5,8 @@ DeepSpeed's Muon update, and before ours are unscaled and clipped. The momentum 
 it holds. The fp32 one divides each gradient by the loss scale that its own loss was multiplied with.
 """
 
+from __future__ import annotations
+
 import torch
 
 from . import kit, training

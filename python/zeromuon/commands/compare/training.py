@@ -1,5 +1,7 @@
 """What every row needs: the process group, a small model, its data, an engine of either system, the reference."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
 

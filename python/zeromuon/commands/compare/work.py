@@ -17,6 +17,8 @@ Bars, the same for either system: the elements that must move at least, and what
 (StepPlan.framing_bytes: flag words, alignment of segments, records at the end of the step).
 """
 
+from __future__ import annotations
+
 import itertools
 import weakref
 

@@ -1,5 +1,7 @@
 """What a model that only learned word counts gets: the figure that the held-out loss is printed beside."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 

@@ -1,5 +1,7 @@
 """What a checkpoint carries beside DeepSpeed's own: step, data position and random state, per rank."""
 
+from __future__ import annotations
+
 import random
 
 import numpy

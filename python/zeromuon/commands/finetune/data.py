@@ -3,6 +3,8 @@
 Shapes: C chunks, B micro-batch, T tokens of a sequence with its special tokens, S tokens of text in a chunk (S <= T).
 """
 
+from __future__ import annotations
+
 import codecs
 import functools
 import hashlib

@@ -1,5 +1,7 @@
 """The DeepSpeed configuration of a run: read, overridden by --set, checked, and its "auto" values filled in."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import json

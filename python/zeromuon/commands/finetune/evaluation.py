@@ -1,5 +1,7 @@
 """Held-out loss, the same number for any number of ranks up to rounding."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from unittest import mock
 

@@ -1,5 +1,7 @@
 """The parent of a run: checks everything, starts the ranks through torchrun, and turns Ctrl-C into a saved stop."""
 
+from __future__ import annotations
+
 import os
 import shlex
 import signal

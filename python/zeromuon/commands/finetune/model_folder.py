@@ -1,5 +1,7 @@
 """A Hugging Face model folder, looked at without loading it: what is in it, and how much memory a run with it takes."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import math

@@ -1,5 +1,7 @@
 """The model of a run: loaded, with what is random in it said; saved as safetensors from the shards; proved to load."""
 
+from __future__ import annotations
+
 import hashlib
 import shutil
 from dataclasses import dataclass

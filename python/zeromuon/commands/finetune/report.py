@@ -1,5 +1,7 @@
 """What rank 0 shows: the progress bar, or plain lines where there is no terminal; the curve; the last words."""
 
+from __future__ import annotations
+
 import os
 import sys
 from pathlib import Path

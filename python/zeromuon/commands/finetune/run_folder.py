@@ -1,5 +1,7 @@
 """The files of one run: settings, configuration, metrics, checkpoints, curve, model, and how it stands."""
 
+from __future__ import annotations
+
 import json
 import re
 import shutil

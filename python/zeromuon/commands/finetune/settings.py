@@ -1,5 +1,7 @@
 """What one run is asked to do: plain data, written to the run folder, read by every rank."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The loop over optimizer steps of one rank: train, measure, look into one of them, save, stop when the ranks agree to."""
 
+from __future__ import annotations
+
 import contextlib
 import time
 from dataclasses import dataclass, field

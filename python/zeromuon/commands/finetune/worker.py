@@ -1,5 +1,7 @@
 """One rank of a run, started by torchrun: `python -m zeromuon.commands.finetune.worker RUN_FOLDER`."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import json
