@@ -4,26 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TypedDict, Unpack
 
 PathLike = str | os.PathLike[str]
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all), at most every 100 ms; what it raises cancels
 DEFAULT_MEMORY_BYTES = 256 << 20
-
-
-class ReadRun(TypedDict, total=False):
-    """How a verb that reads works; what is left out is as in reading()."""
-
-    progress: Progress | None
-    max_memory_bytes: int
-    threads: int
-
-
-class WriteRun(ReadRun, total=False):
-    """How a verb that writes works; what is left out is as in writing()."""
-
-    force: bool
-    resume: bool
 
 
 def text_of(path: PathLike, what: str) -> str:
@@ -62,16 +46,16 @@ def existing(path: PathLike, what: str = "path") -> bytes:
     return encoded(text, what)
 
 
-def reading(progress: Progress | None = None, max_memory_bytes: int = DEFAULT_MEMORY_BYTES, threads: int = 0) -> dict:
+def reading(progress: Progress | None, max_memory_bytes: int, threads: int) -> dict:
     """Keyword arguments of the verbs that read. Raises ValueError for numbers that are not whole or out of range."""
     require_whole("max_memory_bytes", max_memory_bytes, 1 << 20)
     require_whole("threads", threads, 0)
     return {"progress": progress, "max_memory": max_memory_bytes, "threads": threads}
 
 
-def writing(force: bool = False, resume: bool = False, **run: Unpack[ReadRun]) -> dict:
+def writing(progress: Progress | None, max_memory_bytes: int, threads: int, force: bool, resume: bool) -> dict:
     """Keyword arguments of the verbs that write."""
-    return {**reading(**run), "force": bool(force), "resume": bool(resume)}
+    return {**reading(progress, max_memory_bytes, threads), "force": bool(force), "resume": bool(resume)}
 
 
 def require_whole(name: str, value: int, least: int) -> int:

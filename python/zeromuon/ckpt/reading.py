@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Unpack
-
 from .. import _ckpt
-from .arguments import PathLike, ReadRun, encoded, existing, reading
+from .arguments import DEFAULT_MEMORY_BYTES, PathLike, Progress, encoded, existing, reading
 from .results import Comparison, Inspection, Verification
 
 
@@ -24,7 +22,15 @@ def inspect(path: PathLike, *, tag: str | None = None) -> Inspection:
     return _ckpt.inspect(existing(path), encoded(tag, "tag"))
 
 
-def verify(path: PathLike, *, tag: str | None = None, check_crc: bool = True, **run: Unpack[ReadRun]) -> Verification:
+def verify(
+    path: PathLike,
+    *,
+    tag: str | None = None,
+    check_crc: bool = True,
+    progress: Progress | None = None,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    threads: int = 0,
+) -> Verification:
     """Reads everything: all ranks and files there, shapes that add up, no record cut short, CRCs, NaN and Inf.
 
     Args:
@@ -40,8 +46,8 @@ def verify(path: PathLike, *, tag: str | None = None, check_crc: bool = True, **
     Raises:
         ValueError: nothing is there, or the kind of checkpoint does not go with verify.
     """
-    options = reading(**run)
-    return _ckpt.verify(existing(path), tag=encoded(tag, "tag"), check_crc=bool(check_crc), **options)
+    run = reading(progress, max_memory_bytes, threads)
+    return _ckpt.verify(existing(path), tag=encoded(tag, "tag"), check_crc=bool(check_crc), **run)
 
 
 def diff(
@@ -51,7 +57,9 @@ def diff(
     tag_a: str | None = None,
     tag_b: str | None = None,
     states: bool = True,
-    **run: Unpack[ReadRun],
+    progress: Progress | None = None,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    threads: int = 0,
 ) -> Comparison:
     """Compares two checkpoints by names, across formats and world sizes.
 
@@ -67,12 +75,12 @@ def diff(
         FormatError: (a ValueError) one of them cannot be read.
         ValueError: a kind of checkpoint that does not go with diff.
     """
-    options = reading(**run)
+    run = reading(progress, max_memory_bytes, threads)
     return _ckpt.diff(
         existing(a, "a"),
         existing(b, "b"),
         tag_a=encoded(tag_a, "tag_a"),
         tag_b=encoded(tag_b, "tag_b"),
         states=bool(states),
-        **options,
+        **run,
     )

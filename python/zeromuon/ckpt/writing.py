@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Unpack
 
 from .. import _ckpt
-from .arguments import PathLike, WriteRun, encoded, encoded_text, existing, patterns, require_whole, text_of, writing
+from .arguments import (
+    DEFAULT_MEMORY_BYTES,
+    PathLike,
+    Progress,
+    encoded,
+    encoded_text,
+    existing,
+    patterns,
+    require_whole,
+    text_of,
+    writing,
+)
 from .config_files import ConfigFiles
 from .results import Written
 
@@ -23,7 +33,11 @@ def export(
     exclude: str | Iterable[str] = (),
     max_shard_bytes: int = 5_000_000_000,
     config_from: PathLike | None = None,
-    **run: Unpack[WriteRun],
+    progress: Progress | None = None,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    threads: int = 0,
+    force: bool = False,
+    resume: bool = False,
 ) -> Written:
     """Writes the weights of any kind of checkpoint as safetensors or as one torch file; tied weights once.
 
@@ -49,7 +63,7 @@ def export(
         ValueError: bad options.
     """
     source, target = existing(path), _output(output)
-    config = ConfigFiles(config_from, output, run.get("force", False)) if config_from is not None else None
+    config = ConfigFiles(config_from, output, force) if config_from is not None else None
     dtypes = [tuple(encoded_text(text, "dtype_for") for text in pair) for pair in (dtype_for or {}).items()]
     out = _ckpt.export_weights(
         source,
@@ -61,7 +75,7 @@ def export(
         include=patterns(include, "include"),
         exclude=patterns(exclude, "exclude"),
         max_shard_bytes=require_whole("max_shard_bytes", max_shard_bytes, 0),
-        **writing(**run),
+        **writing(progress, max_memory_bytes, threads, force, resume),
     )
     if config:
         out["files"] = [*out["files"], *config.copy()]
@@ -76,7 +90,11 @@ def reshard(
     tag: str | None = None,
     sub_group_size: int = 0,
     new_tag: str | None = None,
-    **run: Unpack[WriteRun],
+    progress: Progress | None = None,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    threads: int = 0,
+    force: bool = False,
+    resume: bool = False,
 ) -> Written:
     """Writes a ZeRO-3 checkpoint for another number of ranks, from which DeepSpeed resumes with optimizer state.
 
@@ -99,11 +117,21 @@ def reshard(
         tag=encoded(tag, "tag"),
         sub_group_size=require_whole("sub_group_size", sub_group_size, 0),
         new_tag=encoded(new_tag, "new_tag"),
-        **writing(**run),
+        **writing(progress, max_memory_bytes, threads, force, resume),
     )
 
 
-def universal(path: PathLike, output: PathLike, *, tag: str | None = None, **run: Unpack[WriteRun]) -> Written:
+def universal(
+    path: PathLike,
+    output: PathLike,
+    *,
+    tag: str | None = None,
+    progress: Progress | None = None,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    threads: int = 0,
+    force: bool = False,
+    resume: bool = False,
+) -> Written:
     """Writes DeepSpeed's universal checkpoint of a ZeRO-3 checkpoint, without temporary files.
 
     Args:
@@ -115,7 +143,12 @@ def universal(path: PathLike, output: PathLike, *, tag: str | None = None, **run
     Raises:
         FormatError, ValueError: as :func:`export`.
     """
-    return _ckpt.universal(existing(path), _output(output), tag=encoded(tag, "tag"), **writing(**run))
+    return _ckpt.universal(
+        existing(path),
+        _output(output),
+        tag=encoded(tag, "tag"),
+        **writing(progress, max_memory_bytes, threads, force, resume),
+    )
 
 
 def convert_optimizer(
@@ -128,7 +161,11 @@ def convert_optimizer(
     roles: Mapping[str, str] | None = None,
     numbers: Mapping[str, float] | None = None,
     new_tag: str | None = None,
-    **run: Unpack[WriteRun],
+    progress: Progress | None = None,
+    max_memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    threads: int = 0,
+    force: bool = False,
+    resume: bool = False,
 ) -> Written:
     """Writes a ZeRO-3 or universal checkpoint for another optimizer: AdamW <-> ZeroMuon, EMA <-> heavy ball.
 
@@ -158,7 +195,7 @@ def convert_optimizer(
         roles={_name(name): encoded_text(role, "roles") for name, role in (roles or {}).items()},
         numbers={name: float(value) for name, value in (numbers or {}).items()},
         new_tag=encoded(new_tag, "new_tag"),
-        **writing(**run),
+        **writing(progress, max_memory_bytes, threads, force, resume),
     )
 
 
