@@ -1,4 +1,7 @@
-"""Every host of docs/integration.md, started by the document's own command on 2 ranks."""
+"""Every host of docs/integration.md on 2 ranks, started by the document's own command where --full or the launcher asks for it.
+
+torchrun starts the unmodified script in any case; the other scripts that it starts get forked ranks otherwise.
+"""
 
 import math
 import shutil
@@ -25,13 +28,13 @@ COUNT_RANKS = ("trainer", "unmodified", "deepspeed_module", "accelerate", "sft",
 
 
 @pytest.fixture(scope="session")
-def outcome_of(document_folder):
+def outcome_of(document_folder, pytestconfig):
     """name -> Outcome; each block is run once."""
-    done = {}
+    done, as_written = {}, "not full" not in pytestconfig.getoption("markexpr")
 
     def run_once(name):
         if name not in done:
-            done[name] = hosts.run_block(name, document_folder)
+            done[name] = hosts.run_block(name, document_folder, as_written)
         assert done[name].code == 0, done[name].log[-6000:]
         return done[name]
 
