@@ -9,8 +9,10 @@ import pytest
 
 RUN = Path(__file__).resolve().parents[1] / "run"
 PARTS = ("set_up_for_tests", "check_format", "build", "cpp_tests", "compile_checks", "python_tests", "fuzz", "tidy")
+FUZZING = "Fuzzing, 30 s a target"
 STANDINS = "\n".join(
-    f"{part}() {{ :; }}" for part in (*PARTS, "sanitized_tests", "install_fuzzer", "install_tidy", "python")
+    f"{part}() {{ :; }}"
+    for part in (*PARTS, "set_up_system", "sanitized_tests", "install_fuzzer", "install_tidy", "dev_build", "python")
 )
 
 
@@ -27,13 +29,22 @@ def test_every_part_is_in_the_table():
     status, fates, output = run_tests()
     assert status == 0, output
     assert set(fates.values()) == {"passed"}
-    assert {"Set-up", "Format and lint", "Build", "Python tests", "Mutations"} < fates.keys()
+    assert {
+        "System packages",
+        "Set-up",
+        "Format and lint",
+        "Build",
+        FUZZING,
+        "Python tests",
+        "Mutations",
+    } < fates.keys()
     assert "clang-tidy" not in fates
     assert "clang-tidy" in run_tests("", "--full")[1]
 
 
 @pytest.mark.parametrize(
-    "part, title", [("check_format", "Format and lint"), ("python_tests", "Python tests"), ("python", "Mutations")]
+    "part, title",
+    [("check_format", "Format and lint"), ("python_tests", "Python tests"), ("fuzz", FUZZING), ("python", "Mutations")],
 )
 def test_a_part_that_fails_does_not_stop_the_others_but_fails_the_run(part, title):
     _, all_fates, _ = run_tests()
@@ -43,9 +54,10 @@ def test_a_part_that_fails_does_not_stop_the_others_but_fails_the_run(part, titl
 
 
 def test_nothing_follows_a_build_that_fails():
-    status, fates, output = run_tests('build() { fail "no compiler"; }')
+    status, fates, output = run_tests('build() { fail "no compiler"; }\nfuzz() { sleep 600; }')
     assert status == 1
-    assert fates == {"Set-up": "passed", "Format and lint": "passed", "Build": "FAILED"}
+    passed = ("System packages", "Set-up", "Format and lint")
+    assert fates == {**dict.fromkeys(passed, "passed"), "Build": "FAILED"}
     assert "error: no compiler" in output
 
 

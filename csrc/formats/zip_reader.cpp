@@ -7,16 +7,14 @@
 
 #include "csrc/formats/crc32.h"
 #include "csrc/formats/format_error.h"
+#include "csrc/formats/zip_layout.h"
 
 namespace zeromuon::formats {
 namespace {
 
-constexpr uint32_t kLocal = 0x04034b50, kCentral = 0x02014b50, kEnd = 0x06054b50,
-                   kEnd64 = 0x06064b50, kLocator64 = 0x07064b50;
-constexpr uint64_t kLocalBytes = 30, kCentralBytes = 46, kEndBytes = 22, kEnd64Bytes = 56,
-                   kLocatorBytes = 20;
+using namespace zip;
+
 constexpr uint64_t kMaxDirectoryBytes = 256ull << 20;  // about a million records
-constexpr uint16_t kZip64Extra = 1;
 
 template <typename T>
 T number_at(const uint8_t* data) {

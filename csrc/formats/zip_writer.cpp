@@ -4,15 +4,15 @@
 #include <utility>
 
 #include "csrc/formats/format_error.h"
+#include "csrc/formats/zip_layout.h"
 
 namespace zeromuon::formats {
 namespace {
 
-constexpr uint32_t kLocal = 0x04034b50, kCentral = 0x02014b50, kEnd = 0x06054b50,
-                   kEnd64 = 0x06064b50, kLocator64 = 0x07064b50;
-constexpr uint64_t kLocalBytes = 30;
+using namespace zip;
+
 constexpr uint64_t kMax32 = 0xffffffff;
-constexpr uint16_t kUtf8 = 0x0800, kVersion = 45, kStored = 0, kNoTime = 0, kZip64Extra = 1;
+constexpr uint16_t kUtf8 = 0x0800, kVersion = 45, kStored = 0, kNoTime = 0;
 constexpr uint16_t kPaddingExtra = 0x4246;  // torch's "FB"
 constexpr uint16_t kDate = 0x21;  // 1980-01-01, the first: outputs do not depend on the day
 

@@ -78,7 +78,7 @@ class Storm {
 };
 
 // The side of the result, the inner side, transposed left factor, transposed right factor.
-class OneDnnSignals : public testing::TestWithParam<std::tuple<int64_t, int64_t, bool, bool>> {};
+class OneDnnSignals : public ::testing::TestWithParam<std::tuple<int64_t, int64_t, bool, bool>> {};
 
 // With the strides of Newton-Schulz: oneDNN has other kernels for those that row_stride() avoids.
 TEST_P(OneDnnSignals, HandlersRunOnTheStackOfTheThread) {
@@ -114,8 +114,9 @@ TEST_P(OneDnnSignals, HandlersRunOnTheStackOfTheThread) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Products, OneDnnSignals,
-                         testing::Combine(testing::Values(128, 256), testing::Values(512, 2048),
-                                          testing::Bool(), testing::Bool()));
+                         ::testing::Combine(::testing::Values(128, 256),
+                                            ::testing::Values(512, 2048), ::testing::Bool(),
+                                            ::testing::Bool()));
 
 }  // namespace
 }  // namespace zeromuon::ops

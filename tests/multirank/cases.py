@@ -33,6 +33,11 @@ class Case:
     extra: dict = field(default_factory=dict)  # further keys of the DeepSpeed config
     options: dict = field(default_factory=dict)
 
+    @property
+    def depends_on_the_cut(self) -> bool:
+        """Where slices begin and end decides what is sent: sub-groups, frozen and persistent parameters."""
+        return self.sub_group < 10**9 or bool(self.frozen) or self.persistence > 0
+
     def as_dict(self) -> dict:
         return asdict(self)
 

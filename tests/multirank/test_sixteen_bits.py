@@ -7,7 +7,12 @@ from tests.multirank.configurations import SIXTEEN_BITS
 from tests.multirank.launch import row
 
 PARAMETERS = [
-    pytest.param(world_size, row(case.name, "captured", **case.as_dict()), id=f"{world_size} ranks: {case.name}")
+    pytest.param(
+        world_size,
+        row(case.name, "captured", **case.as_dict()),
+        id=f"{world_size} ranks: {case.name}",
+        marks=[pytest.mark.full] if world_size == 3 and not case.depends_on_the_cut else [],
+    )
     for world_size in (1, 2, 3)
     for case in SIXTEEN_BITS
 ]

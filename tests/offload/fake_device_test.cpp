@@ -21,7 +21,7 @@ using ::testing::AllOf;
 using testing::error_of;
 using ::testing::HasSubstr;
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kOverflow = std::numeric_limits<float>::infinity();
 
 template <typename T>
 T* as(const Memory& memory) {
@@ -105,7 +105,7 @@ TEST(FakeDevice, GivesTheBitsOfTheHost) {
 
 TEST(FakeDevice, AnInfiniteValueSetsTheAlarmOnTheDevice) {
   FakeDevice device;
-  const Array values(device, {1, kInfinity}), wire(device, {0, 0});
+  const Array values(device, {1, kOverflow}), wire(device, {0, 0});
   const Word alarm(device, 0), copy(device, 0);
   device.encode_wire(values.data(), wire.data(), 1, {alarm.at(), 3});
   EXPECT_EQ(alarm.value(), 0u);

@@ -8,6 +8,8 @@
 
 namespace zeromuon::convert {
 
+inline constexpr int kMaxRanks = 1 << 16;  // of a checkpoint that is read or written
+
 // Raises FormatError that names the file where a name or a fact is no UTF-8: neither safetensors
 // nor JSON can hold it.
 void check_names(const Checkpoint& checkpoint);

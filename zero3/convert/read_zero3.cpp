@@ -10,7 +10,6 @@
 namespace zeromuon::convert {
 namespace {
 
-constexpr int kMaxRanks = 1 << 16;
 constexpr size_t kMaxOpenRanks = 128;  // more are opened for each read
 
 std::string read_tag(const fs::path& run) {

@@ -12,8 +12,6 @@
 namespace zeromuon::convert {
 namespace {
 
-constexpr int kMaxRanks = 1 << 16;
-
 // A rank's flat shard, range by range in its order. What is in no range is zeros.
 class ShardBlock {
  public:

@@ -36,7 +36,8 @@ SubGroupSpec muon(int world, const std::vector<std::pair<int64_t, int64_t>>& sha
   return group;
 }
 
-const std::vector<std::pair<int64_t, int64_t>> kShapes = {{8, 8}, {16, 4}, {1, 2}, {5, 7}, {8, 8}};
+const std::vector<std::pair<int64_t, int64_t>> kMatrices = {
+    {8, 8}, {16, 4}, {1, 2}, {5, 7}, {8, 8}};
 
 std::string message_of(const std::function<void()>& body) {
   try {
@@ -49,15 +50,15 @@ std::string message_of(const std::function<void()>& body) {
 
 TEST(StepPlan, EveryMatrixHasOneOwnerAndOneBucket) {
   for (int world = 1; world <= 6; ++world) {
-    const StepPlan plan = make_step_plan(options(world), {muon(world, kShapes)});
+    const StepPlan plan = make_step_plan(options(world), {muon(world, kMatrices)});
     const SubGroupPlan& group = plan.sub_groups[0];
-    ASSERT_EQ(group.blocks.size(), kShapes.size());
+    ASSERT_EQ(group.blocks.size(), kMatrices.size());
     int next = 0;
     for (const Bucket& bucket : group.buckets) {
       EXPECT_EQ(bucket.begin, next);
       next = bucket.end;
     }
-    EXPECT_EQ(next, static_cast<int>(kShapes.size()));
+    EXPECT_EQ(next, static_cast<int>(kMatrices.size()));
     for (const PlannedBlock& block : group.blocks) {
       EXPECT_GE(block.owner, 0);
       EXPECT_LT(block.owner, world);
@@ -79,7 +80,7 @@ TEST(StepPlan, SegmentsOfShardsAndOwnersMatchOnEveryPairOfRanks) {
   for (const DType wire : {DType::kFloat32, DType::kBFloat16}) {
     PlanOptions o = options(3);
     o.wire_dtype = wire;
-    const StepPlan plan = make_step_plan(o, {muon(3, kShapes)});
+    const StepPlan plan = make_step_plan(o, {muon(3, kMatrices)});
     std::vector<BucketRoute> routes;
     for (int rank = 0; rank < 3; ++rank) routes.push_back(route_of(plan, 0, 0, rank));
     for (int a = 0; a < 3; ++a) {
@@ -94,9 +95,9 @@ TEST(StepPlan, SegmentsOfShardsAndOwnersMatchOnEveryPairOfRanks) {
 
 TEST(StepPlan, TheBytesOfABucketAreThoseOfItsElementsAndFlagWords) {
   constexpr int kWorld = 3;
-  const StepPlan plan = make_step_plan(options(kWorld), {muon(kWorld, kShapes)});
+  const StepPlan plan = make_step_plan(options(kWorld), {muon(kWorld, kMatrices)});
   int64_t bytes = 0, elements = 0;
-  for (const auto& [rows, cols] : kShapes) elements += rows * cols;
+  for (const auto& [rows, cols] : kMatrices) elements += rows * cols;
   for (int rank = 0; rank < kWorld; ++rank) {
     const BucketRoute route = route_of(plan, 0, 0, rank);
     bytes += std::reduce(route.shard_bytes.begin(), route.shard_bytes.end());
@@ -183,7 +184,7 @@ TEST(StepPlan, ElementsWithoutAnOwnerAreRefused) {
 TEST(StepPlan, TheHashIsTheSameForTheSameInputAndDiffersForEveryDecision) {
   const auto hash = [](const std::function<void(PlanOptions&, SubGroupSpec&)>& change) {
     PlanOptions o = options(2);
-    SubGroupSpec group = muon(2, kShapes);
+    SubGroupSpec group = muon(2, kMatrices);
     change(o, group);
     return make_step_plan(o, {group}).hash();
   };
@@ -215,7 +216,7 @@ TEST(StepPlan, TheTableNamesEveryMatrixWithShapeFormAndOwner) {
 }
 
 TEST(StepPlan, AnAdamWSubGroupHasNoBuckets) {
-  SubGroupSpec group = muon(2, kShapes);
+  SubGroupSpec group = muon(2, kMatrices);
   group.role = Role::kAdamW;
   const StepPlan plan = make_step_plan(options(2), {group});
   EXPECT_TRUE(plan.sub_groups[0].buckets.empty());

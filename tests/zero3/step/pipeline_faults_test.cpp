@@ -68,13 +68,13 @@ bool is_collective(const std::string& stage) {
   return stage == "gather_to_owner" || stage == "scatter_to_shards" || stage == "closing";
 }
 
-struct Placed {
+struct FaultyPlace {
   const char* name;
   MomentumHome home;
   bool fused;
 };
 
-class PipelineFaults : public ::testing::TestWithParam<std::tuple<const char*, Placed>> {
+class PipelineFaults : public ::testing::TestWithParam<std::tuple<const char*, FaultyPlace>> {
  protected:
   static void SetUpTestSuite() { Job::of(kRanks); }
 
@@ -176,10 +176,11 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::Values("momentum", "to_device", "gather_to_owner",
                                          "newton_schulz", "scatter_to_shards", "to_host", "apply",
                                          "adamw", "weights_to_device", "closing"),
-                       ::testing::Values(Placed{"on_shard", MomentumHome::kShard, true},
-                                         Placed{"on_shard_plain", MomentumHome::kShard, false},
-                                         Placed{"on_device_plain", MomentumHome::kDevice, false},
-                                         Placed{"streamed", MomentumHome::kStreamed, true})),
+                       ::testing::Values(FaultyPlace{"on_shard", MomentumHome::kShard, true},
+                                         FaultyPlace{"on_shard_plain", MomentumHome::kShard, false},
+                                         FaultyPlace{"on_device_plain", MomentumHome::kDevice,
+                                                     false},
+                                         FaultyPlace{"streamed", MomentumHome::kStreamed, true})),
     [](const auto& info) {
       return concat(std::get<0>(info.param), "_momentum_", std::get<1>(info.param).name);
     });
