@@ -1,4 +1,6 @@
-#include <regex>
+#include <algorithm>
+#include <charconv>
+#include <string_view>
 
 #include "zero3/convert/read_formats.h"
 
@@ -12,14 +14,35 @@ struct RankFileName {
   bool model = false;
 };
 
-bool parse_rank_file(const std::string& text, RankFileName& out) {
-  // DeepSpeed 0.3 wrote "...mp_rank_00optim_states.pt".
-  static const std::regex kName(
-      "(bf16_|fp16_|)zero_pp_rank_(\\d{1,6})_mp_rank_(\\d{1,6})_?(model|optim)_states\\.pt");
-  std::smatch found;
-  if (!std::regex_match(text, found, kName)) return false;
-  out = {found[1], std::stoi(found[2]), std::stoi(found[3]), found[4] == "model"};
+// Takes `text` off the front of `rest`, or returns false.
+bool skip(std::string_view& rest, std::string_view text) {
+  if (!rest.starts_with(text)) return false;
+  rest.remove_prefix(text.size());
   return true;
+}
+
+// Takes 1 to 6 digits off the front of `rest`, or returns false.
+bool take_number(std::string_view& rest, int& out) {
+  constexpr size_t kMaxDigits = 6;
+  const size_t digits = std::min(rest.find_first_not_of("0123456789"), rest.size());
+  if (digits == 0 || digits > kMaxDigits) return false;
+  std::from_chars(rest.data(), rest.data() + digits, out);
+  rest.remove_prefix(digits);
+  return true;
+}
+
+bool parse_rank_file(std::string_view rest, RankFileName& out) {
+  if (skip(rest, "bf16_")) {
+    out.prefix = "bf16_";
+  } else if (skip(rest, "fp16_")) {
+    out.prefix = "fp16_";
+  }
+  const bool numbers = skip(rest, "zero_pp_rank_") && take_number(rest, out.rank) &&
+                       skip(rest, "_mp_rank_") && take_number(rest, out.model_rank);
+  if (!numbers) return false;
+  skip(rest, "_");  // DeepSpeed 0.3 wrote "...mp_rank_00optim_states.pt"
+  out.model = skip(rest, "model");
+  return (out.model || skip(rest, "optim")) && rest == "_states.pt";
 }
 
 void add(RankFiles& files, const RankFileName& name, const fs::path& path) {

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <map>
-#include <regex>
 #include <set>
 
 #include "csrc/formats/safetensors.h"
@@ -19,9 +18,16 @@ struct ModelFolder {
 
 // "name-*-of-00004" of name-00001-of-00004, or "".
 std::string shard_pattern(const std::string& stem) {
-  static const std::regex kNumbered("([^]*)-\\d+(-of-\\d{1,8})");
-  std::smatch found;
-  return std::regex_match(stem, found, kNumbered) ? found.str(1) + "-*" + found.str(2) : "";
+  const size_t of = stem.rfind("-of-");
+  const size_t dash =
+      of == std::string::npos || of == 0 ? std::string::npos : stem.rfind('-', of - 1);
+  if (dash == std::string::npos) return "";
+  const auto digits = [&](size_t begin, size_t end) {
+    return begin < end && stem.find_first_not_of("0123456789", begin) >= end;
+  };
+  const bool numbered =
+      digits(dash + 1, of) && digits(of + 4, stem.size()) && stem.size() - of <= 12;
+  return numbered ? stem.substr(0, dash) + "-*" + stem.substr(of) : "";
 }
 
 // Names of shards say how many there are.

@@ -81,7 +81,7 @@ def test_a_run_goes_on_bit_for_bit_after_reshard_to_three_to_one_and_back_to_two
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("ranks, batch", [(3, 4), (1, 8)])
+@pytest.mark.parametrize("ranks, batch", [pytest.param(3, 4, marks=pytest.mark.full), (1, 8)])
 def test_another_number_of_ranks_is_refused_with_the_command_that_makes_it_work(
     command, run, halfway, capsys, ranks, batch
 ):

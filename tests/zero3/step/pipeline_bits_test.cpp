@@ -108,13 +108,6 @@ Way chosen_by(uint64_t seed) {
   return way;
 }
 
-int seeds_wanted() {
-  const char* const text = std::getenv("ZEROMUON_SEEDS");
-  const int count = text == nullptr ? 50 : std::atoi(text);
-  require(count > 0, "ZEROMUON_SEEDS: expected a positive number, got \"", text, "\"");
-  return count;
-}
-
 // Delays of each seed are its own; ZEROMUON_SEEDS is how many there are.
 TEST(FakeDevicePipeline, GivesTheBitsOfThePlainPathForEverySeed) {
   const int seeds = seeds_wanted();

@@ -250,4 +250,11 @@ const std::vector<RankTensors>& plain(const Way& way) {
   return results.emplace(key, train(path)).first->second;
 }
 
+int seeds_wanted() {
+  const char* const text = std::getenv("ZEROMUON_SEEDS");
+  const int count = text == nullptr ? 50 : std::atoi(text);
+  require(count > 0, "ZEROMUON_SEEDS: expected a positive number, got \"", text, "\"");
+  return count;
+}
+
 }  // namespace zeromuon::zero3

@@ -107,4 +107,7 @@ std::vector<RankTensors> train(const Way& way, int steps = Job::kSteps);
 // What the plain path makes of the same job, wire, cast and decay.
 const std::vector<RankTensors>& plain(const Way& way);
 
+// ZEROMUON_SEEDS, or 50.
+int seeds_wanted();
+
 }  // namespace zeromuon::zero3

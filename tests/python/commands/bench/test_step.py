@@ -457,6 +457,7 @@ def test_a_tiny_race_with_a_peer_that_fails(command_line, tmp_path):
     assert (out / "step.png").exists() and (out / "ranks.log").exists()
 
 
+@pytest.mark.full
 def test_a_tree_beside_itself(command_line, tmp_path):
     out = tmp_path / "out"
     text, progress = finished(command_line(*TINY, "--beside", str(ROOT), "--budget-seconds", "100", "--out", str(out)))

@@ -35,9 +35,10 @@ def options(model: Path, text_file: Path, out: Path, steps: int = STEPS):
 
 @pytest.fixture(scope="module")
 def uninterrupted(command, masked_model, text_file, tmp_path_factory):
-    """(run folder, output) of a run that nobody stopped."""
+    """(run folder, output) of a run that nobody stopped, with a trace beside the folder."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    status, output = command(*options(masked_model, text_file, out)).finish()
+    trace = ("--trace", out.parent / "step.json")
+    status, output = command(*options(masked_model, text_file, out), *trace).finish()
     assert status == 0, output
     return out, output
 
@@ -160,10 +161,9 @@ def test_a_run_says_how_a_step_splits_what_was_hidden_and_how_busy_the_lanes_wer
     assert f"busy in a step of {1000 * lanes['wall_seconds']:.0f} ms" in output
 
 
-def test_a_trace_of_one_step_shows_the_lanes_of_both_ranks(command, masked_model, text_file, tmp_path):
-    file = tmp_path / "step.json"
-    status, output = command(*options(masked_model, text_file, tmp_path / "run", steps=4), "--trace", file).finish()
-    assert status == 0, output
+def test_a_trace_of_one_step_shows_the_lanes_of_both_ranks(uninterrupted):
+    folder, output = uninterrupted
+    file = folder.parent / "step.json"
     assert f"trace of a step written: {file}" in output
     bars = [e for e in json.loads(file.read_text())["traceEvents"] if e["ph"] == "X"]
     assert {b["pid"] for b in bars} == {0, 1}
