@@ -6,6 +6,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,7 @@ struct Task {
   Urgency urgency = Urgency::kUrgent;
   Cost cost = {};
   std::function<void()> body = {};  // calls Device operations; may throw
+  int64_t number = 0;               // chosen by who submits it
 };
 
 struct Outcome {
@@ -37,14 +39,17 @@ struct Outcome {
 };
 
 // An executor with an order: runs one task at a time, of equal urgency in the order of submit().
-// Thread: submit() and state() from any thread. `done` is called once, on any thread, when the
-// effects of the task are there; it must not block. The destructor waits for what was submitted.
+// Thread: submit(), running() and state() from any thread. `done` is called once, on any thread,
+// when the effects of the task are there; it must not block. The destructor waits for what was
+// submitted.
 class Lane {
  public:
   using Done = std::function<void(Outcome)>;
 
   virtual ~Lane() = default;
   virtual void submit(Task task, Done done) = 0;
+  // The number of the task that runs, if one does.
+  virtual std::optional<int64_t> running() const = 0;
   // For people, one line: what runs and since when, and how much waits.
   virtual std::string state() const = 0;
 };

@@ -49,6 +49,11 @@ void ThreadLane::submit(Task task, Done done) {
   submitted_.notify_one();
 }
 
+std::optional<int64_t> ThreadLane::running() const {
+  const std::lock_guard lock(mutex_);
+  return running_.stage == nullptr ? std::nullopt : std::optional(running_.number);
+}
+
 std::string ThreadLane::state() const {
   const std::lock_guard lock(mutex_);
   std::ostringstream out;
@@ -80,7 +85,7 @@ bool ThreadLane::take(Entry& entry) {
   if (queue.empty()) return false;
   entry = std::move(queue.front());
   queue.pop_front();
-  running_ = {entry.task.stage, entry.task.bucket, now_ns()};
+  running_ = {entry.task.stage, entry.task.bucket, entry.task.number, now_ns()};
   return true;
 }
 

@@ -25,15 +25,16 @@ class LaneContext {
 // Runs a filler only when nothing urgent waits. A body is destroyed before its `done` is called,
 // and `done` before the next task starts. Times are of the steady clock, and span begin() to
 // finish().
-// Thread: submit() and state() from any thread, also from bodies and `done`, which run in the
-// lane's own and must not destroy it. `done` must not throw. The destructor runs what waits and
-// what that submits, then joins.
+// Thread: submit(), running() and state() from any thread, also from bodies and `done`, which run
+// in the lane's own and must not destroy it. `done` must not throw. The destructor runs what waits
+// and what that submits, then joins.
 class ThreadLane final : public Lane {
  public:
   explicit ThreadLane(std::string name, std::unique_ptr<LaneContext> context = nullptr);
   ~ThreadLane() override;
 
   void submit(Task task, Done done) override;
+  std::optional<int64_t> running() const override;
   std::string state() const override;
 
  private:
@@ -44,6 +45,7 @@ class ThreadLane final : public Lane {
   struct Running {
     const char* stage = nullptr;  // null: idle
     int bucket = -1;
+    int64_t number = 0;
     int64_t since_ns = 0;
   };
 

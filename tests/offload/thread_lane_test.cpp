@@ -223,8 +223,10 @@ TEST(ThreadLane, TimesAreOfTheSteadyClockAndSpanTheBody) {
 TEST(ThreadLane, ItsStateSaysWhatRunsAndHowMuchWaits) {
   ThreadLane lane("to_device");
   EXPECT_EQ(lane.state(), "to_device: idle");
+  EXPECT_FALSE(lane.running());
   {
     Gate gate(lane, 3);
+    EXPECT_EQ(lane.running(), 0);
     EXPECT_THAT(lane.state(),
                 MatchesRegex("to_device: gate of bucket 3 for [0-9]+\\.[0-9][0-9] s"));
     lane.submit(task("more", [] {}), nullptr);

@@ -23,10 +23,11 @@ class VirtualLane : public Lane {
   void submit(Task task, Done done) override {
     (task.urgency == Urgency::kUrgent ? urgent_ : filler_)
         .push_back({std::move(task), std::move(done)});
-    if (!busy_) start();
+    if (!running_) start();
   }
+  std::optional<int64_t> running() const override { return running_; }
   std::string state() const override {
-    return concat(name_of(kind_), ": ", busy_ ? "busy" : "idle", ", ",
+    return concat(name_of(kind_), ": ", running_ ? "busy" : "idle", ", ",
                   urgent_.size() + filler_.size(), " waiting");
   }
 
@@ -48,13 +49,13 @@ class VirtualLane : public Lane {
   void start() {
     std::deque<Entry>& queue = urgent_.empty() ? filler_ : urgent_;
     if (queue.empty()) return;
-    busy_ = true;
     Entry entry = std::move(queue.front());
     queue.pop_front();
+    running_ = entry.task.number;
     const int64_t duration_ns = nanoseconds(seconds_of(entry.task.cost, kind_, rates_));
     play(duration_ns, [this, done = std::move(entry.done)](int64_t begin, int64_t end) {
       done({nullptr, begin, end});
-      busy_ = false;
+      running_.reset();
       start();
     });
   }
@@ -62,7 +63,7 @@ class VirtualLane : public Lane {
   const LaneKind kind_;
   const Rates rates_;
   std::deque<Entry> urgent_, filler_;
-  bool busy_ = false;
+  std::optional<int64_t> running_;
 };
 
 class VirtualCollectiveLane final : public VirtualLane {

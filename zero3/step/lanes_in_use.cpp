@@ -13,7 +13,6 @@ namespace zeromuon::zero3 {
 namespace asio = boost::asio;
 using offload::LaneKind;
 using offload::Outcome;
-using offload::Urgency;
 
 LanesInUse::LanesInUse(asio::io_context& io, const offload::Lanes& lanes, StepRecord& record)
     : io_(io), lanes_(lanes), record_(record) {}
@@ -32,7 +31,7 @@ asio::awaitable<Outcome> LanesInUse::run(const StageRow& row, Where where, offlo
     };
   }
   // Named: GCC 12 destroys a braced temporary of a co_await twice.
-  offload::Task task{row.stage, where.bucket, row.urgency, cost, std::move(body)};
+  offload::Task task{row.stage, where.bucket, row.urgency, cost, std::move(body), number};
   Outcome outcome = co_await submit(lane, std::move(task));
   progress.remove(number);
   note(row, where, outcome);
@@ -66,9 +65,8 @@ std::optional<LanesInUse::Stuck> LanesInUse::stuck(std::chrono::milliseconds lim
     const bool waits = lane == collective && in_collective_;
     const auto waited = Clock::now() - progress.last;
     if (progress.entries.empty() || waited < (waits ? limit * 3 / 2 : limit)) continue;
-    const Progress::Entry& first = progress.entries.front();
-    return Stuck{first.row->stage, first.where, std::chrono::duration<double>(waited).count(),
-                 waits};
+    const Progress::Entry& late = progress.runs(lane->running());
+    return Stuck{late.row->stage, late.where, std::chrono::duration<double>(waited).count(), waits};
   }
   return std::nullopt;
 }
@@ -85,13 +83,15 @@ void LanesInUse::Progress::add(const Entry& entry) {
   entries.push_back(entry);
 }
 
-// What runs next is the first that is urgent, else the first.
 void LanesInUse::Progress::remove(int64_t number) {
   std::erase_if(entries, [&](const Entry& e) { return e.number == number; });
-  const auto next = std::find_if(entries.begin(), entries.end(),
-                                 [](const Entry& e) { return e.row->urgency == Urgency::kUrgent; });
-  if (next != entries.end()) std::rotate(entries.begin(), next, next + 1);
   last = Clock::now();
+}
+
+const LanesInUse::Progress::Entry& LanesInUse::Progress::runs(std::optional<int64_t> number) const {
+  const auto found = std::find_if(entries.begin(), entries.end(),
+                                  [&](const Entry& e) { return e.number == number; });
+  return found == entries.end() ? entries.front() : *found;
 }
 
 }  // namespace zeromuon::zero3

@@ -26,7 +26,7 @@ class LanesInUse {
   boost::asio::awaitable<offload::Outcome> run(const StageRow& row, Where where, offload::Cost cost,
                                                std::function<void()> body);
 
-  // A lane that has had work for `limit` and finished none: what stands first there. A rank that
+  // A lane that has had work for `limit` and finished none: what runs there. A rank that
   // waits in a collective has half as much patience again: what it waits for reports itself first.
   struct Stuck {
     const char* stage;
@@ -42,7 +42,7 @@ class LanesInUse {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // What a lane was given and has not done, as far as this thread knows: first what runs.
+  // What a lane was given and has not done, as far as this thread knows.
   struct Progress {
     struct Entry {
       int64_t number;
@@ -54,6 +54,8 @@ class LanesInUse {
 
     void add(const Entry& entry);
     void remove(int64_t number);
+    // The entry of that number, else the first. There is one.
+    const Entry& runs(std::optional<int64_t> number) const;
   };
 
   boost::asio::awaitable<offload::Outcome> submit(offload::Lane& lane, offload::Task task);

@@ -197,7 +197,8 @@ void expect_late(const char* stage, int64_t call, const std::string& place) {
   const Breakdown result = break_down(attempt);
   EXPECT_THAT(cause_of(result.errors[0]),
               StartsWith(concat("step 1, ", place, ", stage ", stage, ", rank ", kVictim,
-                                ": no progress for ")));
+                                ": no progress for ")))
+      << ::testing::PrintToString(result.diagnoses);
   for (const std::string& error : result.errors) {
     EXPECT_EQ(cause_of(error), cause_of(result.errors[0]));
   }
