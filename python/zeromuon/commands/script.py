@@ -42,7 +42,11 @@ def run(arguments: list[str]) -> None:
         zeromuon.register(replace_muon=True)
         sys.argv = [*named[1:2], *passed_on, *named[2:]]
         runpy.run_module(named[1], run_name="__main__", alter_sys=True)
-        return
+    else:
+        _run_script(named, passed_on)
+
+
+def _run_script(named: list[str], passed_on: list[str]) -> None:
     path = Path(named[0]).absolute()
     if not path.is_file():
         raise Usage(f"python -m zeromuon {named[0]}: expected a script, there is no such file")
