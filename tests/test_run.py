@@ -53,12 +53,13 @@ def test_a_part_that_fails_does_not_stop_the_others_but_fails_the_run(part, titl
     assert fates == {**all_fates, title: "FAILED"}
 
 
-def test_nothing_follows_a_build_that_fails():
-    status, fates, output = run_tests('build() { fail "no compiler"; }\nfuzz() { sleep 600; }')
+@pytest.mark.parametrize("fuzz, fuzzed", [("sleep 600", []), ("echo no finding", [FUZZING])])
+def test_nothing_follows_a_build_that_fails(fuzz, fuzzed):
+    status, fates, output = run_tests(f'build() {{ sleep 1; fail "no compiler"; }}\nfuzz() {{ {fuzz}; }}')
     assert status == 1
-    passed = ("System packages", "Set-up", "Format and lint")
+    passed = ("System packages", "Set-up", "Format and lint", *fuzzed)
     assert fates == {**dict.fromkeys(passed, "passed"), "Build": "FAILED"}
-    assert "error: no compiler" in output
+    assert "error: no compiler" in output and ("no finding" in output) == bool(fuzzed)
 
 
 def test_what_is_not_done_is_said_with_its_reason():

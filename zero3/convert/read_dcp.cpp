@@ -12,7 +12,7 @@ namespace {
 using Shape = std::vector<int64_t>;
 
 // A box of a tensor.
-struct Chunk {
+struct Box {
   Shape offsets, sizes;
 };
 
@@ -116,7 +116,7 @@ class DcpReader {
     if (tensor.value.numel() < 0) fail("a size that fits", graph_.describe(value, 80));
     std::vector<Run> runs;
     for (const NodeId node : graph_.items(field(value, "chunks"))) {
-      const Chunk chunk{shape_of(field(node, "offsets")), shape_of(field(node, "sizes"))};
+      const Box chunk{shape_of(field(node, "offsets")), shape_of(field(node, "sizes"))};
       add_runs(tensor, chunk, runs);
     }
     std::sort(runs.begin(), runs.end(),
@@ -133,7 +133,7 @@ class DcpReader {
   }
 
   // The box's rows, as runs of the whole tensor.
-  void add_runs(const NamedTensor& tensor, const Chunk& chunk, std::vector<Run>& runs) {
+  void add_runs(const NamedTensor& tensor, const Box& chunk, std::vector<Run>& runs) {
     const Shape& shape = tensor.value.shape;
     if (numel_of(chunk.sizes) == 0) return;
     bool fits = chunk.sizes.size() == shape.size() && chunk.offsets.size() == shape.size();
@@ -164,7 +164,7 @@ class DcpReader {
     }
   }
 
-  ByteRange open_chunk(const NamedTensor& tensor, const Chunk& chunk) {
+  ByteRange open_chunk(const NamedTensor& tensor, const Box& chunk) {
     const auto found = places_.find({tensor.name, chunk.offsets});
     if (found == places_.end()) fail("the place of a chunk of \"" + tensor.name + "\"", "none");
     const Place& place = found->second;

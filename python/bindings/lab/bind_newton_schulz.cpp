@@ -2,6 +2,8 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <mutex>
+
 #include "csrc/base/check.h"
 #include "csrc/ops/newton_schulz/newton_schulz.h"
 #include "python/bindings/core/names.h"
@@ -21,7 +23,7 @@ ops::ProductTarget target_of(const std::string& backend) {
   return target;
 }
 
-// A planned Newton-Schulz on the CPU with its scratch. Thread: one.
+// A planned Newton-Schulz on the CPU with its scratch. Thread: any, one after another.
 class BoundNewtonSchulz {
  public:
   BoundNewtonSchulz(int64_t rows, int64_t cols, const ops::NewtonSchulzRequest& request,
@@ -39,8 +41,17 @@ class BoundNewtonSchulz {
 
   void run(const std::vector<at::Tensor>& matrices) {
     std::vector<float*> pointers;
-    for (const at::Tensor& matrix : matrices) pointers.push_back(checked(matrix));
+    const int64_t numel = plan().rows * plan().cols;
+    for (const at::Tensor& matrix : matrices) {
+      float* data = checked(matrix);
+      for (const float* other : pointers) {
+        require(data + numel <= other || other + numel <= data,
+                "newton_schulz: expected tensors of their own, got two that share memory");
+      }
+      pointers.push_back(data);
+    }
     const py::gil_scoped_release released;
+    const std::lock_guard lock(mutex_);
     op_.run(pointers, scratch_.mutable_data_ptr<float>(), lanes_);
   }
 
@@ -56,6 +67,7 @@ class BoundNewtonSchulz {
   }
 
   int lanes_;
+  std::mutex mutex_;  // guards scratch_
   std::unique_ptr<ops::Products> products_;
   ops::NewtonSchulz op_;
   at::Tensor scratch_;

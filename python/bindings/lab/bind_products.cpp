@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "csrc/base/check.h"
 #include "csrc/ops/newton_schulz/products.h"
 #include "csrc/ops/newton_schulz/time_product.h"
 #include "python/bindings/core/names.h"
@@ -23,6 +24,14 @@ ops::ProductBackend parse_backend(const std::string& name) {
   return static_cast<ops::ProductBackend>(index_of(kNames, name, "backend of a product"));
 }
 
+void check_square(const at::Tensor& t, int64_t n) {
+  require(t.dim() == 2 && n > 0 && t.size(0) == n && t.size(1) == n && t.stride(1) == 1 &&
+              t.stride(0) >= n && t.scalar_type() == at::kFloat && t.device().is_cpu(),
+          "multiply_: expected square float32 CPU tensors of one size, elements of a row next to "
+          "each other, got ",
+          t.scalar_type(), " of ", t.sizes(), " with strides ", t.strides());
+}
+
 ops::Matrix matrix_of(const at::Tensor& t) {
   const int64_t n = t.size(0);
   return {t.mutable_data_ptr<float>(), nullptr, n, n, t.stride(0), 1};
@@ -32,7 +41,10 @@ ops::Matrix matrix_of(const at::Tensor& t) {
 // Newton-Schulz could reach at best.
 void multiply(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
               const std::string& backend) {
-  const int64_t n = out.size(0);
+  const int64_t n = out.dim() == 2 ? out.size(0) : 0;
+  for (const at::Tensor& t : {out, a, b}) check_square(t, n);
+  require(!out.is_alias_of(a) && !out.is_alias_of(b),
+          "multiply_: out must not share memory with a or b");
   const int tile = static_cast<int>(std::max<int64_t>(256, n / 4));
   const ops::ProductPlan plan =
       ops::cut_product({"trial", DType::kFloat32, ops::ProductKind::kApply, n,
@@ -47,11 +59,19 @@ void multiply(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b,
 
 ops::TunedProduct make_cut(const std::string& kind, int64_t short_side, DType dtype,
                            const std::string& backend, int tile, int leaf, bool transposed) {
+  for (const int64_t size : {short_side, int64_t{tile}, int64_t{leaf}}) {
+    require(size > 0, "TunedProduct: expected short side, tile and leaf of at least 1, got ", size);
+  }
+  require(!transposed || parse_kind(kind) == ops::ProductKind::kSquare,
+          "TunedProduct: transposed is for kind square only, got ", kind);
   return {"trial", dtype, parse_kind(kind), short_side, parse_backend(backend),
           tile,    leaf,  transposed,       0};
 }
 
 py::tuple time_product(const ops::TunedProduct& cut, int64_t long_side, int repetitions) {
+  require(long_side > 0 && repetitions > 0,
+          "time_product: expected a long side and repetitions of at least 1, got ", long_side,
+          " and ", repetitions);
   ops::ProductTiming timing;
   {
     const py::gil_scoped_release released;

@@ -23,11 +23,11 @@ def core_count(root: Path = ROOT) -> int:
 
 def available_memory_bytes(root: Path = ROOT) -> int:
     """Main memory that can be taken now: the kernel's estimate, less where a control group or one around it allows less."""
-    estimate = _statistic(root / "proc/meminfo", "MemAvailable:") * 1024
-    if not estimate:  # a kernel that makes none
-        estimate = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    estimate = _statistic(root / "proc/meminfo", "MemAvailable:")
+    if estimate is None:  # a kernel that makes none
+        estimate = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1024
     rooms = [_memory_room(group) for group in _control_groups("memory", root)]
-    return min([estimate, *(max(0, room) for room in rooms if room is not None)])
+    return min([1024 * estimate, *(max(0, room) for room in rooms if room is not None)])
 
 
 def _control_groups(controller: str, root: Path) -> Iterator[Path]:
@@ -78,13 +78,13 @@ def _memory_room(group: Path) -> int | None:
     ):
         most, now = _number(group / limit), _number(group / used)
         if most is not None and now is not None:
-            return most - now + _statistic(group / "memory.stat", cache)
+            return most - now + (_statistic(group / "memory.stat", cache) or 0)
     return None
 
 
-def _statistic(file: Path, name: str) -> int:
+def _statistic(file: Path, name: str) -> int | None:
     found = (line.split() for line in _lines(file))
-    return next((int(words[1]) for words in found if words[:1] == [name]), 0)
+    return next((int(words[1]) for words in found if words[:1] == [name]), None)
 
 
 def _core_share(group: Path) -> float | None:

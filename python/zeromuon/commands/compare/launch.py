@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ... import __version__
@@ -55,4 +55,9 @@ def choose(told: list[dict], ended: bool, log: str) -> dict:
 
 
 def installed_version(package: str) -> str:
-    return __version__ if package == "zeromuon" else version(package)
+    if package == "zeromuon":
+        return __version__
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

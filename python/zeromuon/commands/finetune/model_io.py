@@ -58,7 +58,9 @@ def gather_state(model, rank: int) -> dict:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         with deepspeed.zero.GatheredParameters([parameter]):
             if rank == 0:
-                state[name] = copies.setdefault(id(parameter), parameter.detach().to("cpu", copy=True))
+                if id(parameter) not in copies:
+                    copies[id(parameter)] = parameter.detach().to("cpu", copy=True)
+                state[name] = copies[id(parameter)]
     if rank != 0:
         return {}
     return {**state, **{name: buffer.cpu() for name, buffer in model.state_dict().items() if name not in state}}

@@ -76,7 +76,7 @@ class Progress:
         self._loud = rank == 0
         self._steps = steps
         self._every = max(1, steps // MOST_LINES)
-        self._terminal = self._loud and sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0
+        self._terminal = self._loud and sys.stdout.isatty() and terminal_columns() > 0
         self._bar = self._below = None
 
     def show(self, entry: dict) -> None:
@@ -115,6 +115,14 @@ class Progress:
             self._below.close()
             self._bar.close()
             self._bar = self._below = None
+
+
+def terminal_columns() -> int:
+    """Width of the terminal on stdout; 0 where it does not say."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except OSError:
+        return 0
 
 
 def draw_curve(path: Path, metrics: list[dict], result: dict) -> None:

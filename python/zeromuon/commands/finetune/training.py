@@ -71,7 +71,9 @@ class StepTracer:
         self._done = not hasattr(optimizer, "record_trace")
         self.lanes: dict | None = None
         if self._done and self._file:
-            raise ValueError(f"--trace {file}: {type(optimizer).__name__} records none; train with ZeroMuon")
+            raise ValueError(
+                f"--trace {file}: {type(optimizer).__name__} records no trace; train with ZeroMuon, or leave it out"
+            )
 
     @contextlib.contextmanager
     def around_step(self):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-STEPS = 100  # some tens of milliseconds each: enough to be interrupted in the middle
+STEPS = 60  # some tens of milliseconds each: enough to be interrupted in the middle
 FRESH_LOGITS = """
 import sys, torch
 from pathlib import Path

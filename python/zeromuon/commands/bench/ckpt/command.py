@@ -149,7 +149,8 @@ def file_system(path: Path) -> str:
     """The kind that `path` lies on, e.g. "ext4"."""
     mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
     around = [(mounted, kind) for _, mounted, kind, *_ in mounts if path.is_relative_to(mounted)]
-    return sorted(around, key=lambda mount: len(mount[0]))[-1][1]  # of two at one place the later
+    unknown = ("", "an unknown file system")
+    return sorted([unknown, *around], key=lambda mount: len(mount[0]))[-1][1]  # of two at one place the later
 
 
 class _Race:
