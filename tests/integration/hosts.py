@@ -66,7 +66,7 @@ def run_block(name: str, folder: Path, as_written: bool) -> Outcome:
     alone = _TORCHRUN.fullmatch(command)
     if as_written or not alone:
         return run(["bash", "-e", "-c", command], folder)
-    return run_ranks("tests.integration.watched_script", folder, *alone.group(1).split())
+    return run_script(alone.group(1).split(), folder)
 
 
 def run(command: list[str], folder: Path) -> Outcome:
@@ -79,6 +79,11 @@ def run(command: list[str], folder: Path) -> Outcome:
         except subprocess.TimeoutExpired as late:
             log = f"no end after {SECONDS_PER_LAUNCH} s:\n{late.output!r}"
     return Outcome(process.returncode, log, _reports(folder))
+
+
+def run_script(command: list[str], folder: Path) -> Outcome:
+    """As two ranks that run the script command[0] with the rest as its arguments, watched by probe/watching.py."""
+    return run_ranks("tests.integration.watched_script", folder, *command)
 
 
 def run_ranks(target: str, folder: Path, *arguments: str) -> Outcome:

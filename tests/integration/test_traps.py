@@ -54,12 +54,9 @@ NO_SECTION, SECTION = "SECTION = {}\n", 'SECTION = {"optimizer": {"type": "ZeroM
 NO_FLAG, FLAG = "FLAG = {}\n", 'FLAG = {"zero_force_ds_cpu_optimizer": False}\n'
 
 
-PROBE = "import os, watching\nwatching.start(os.environ['ZEROMUON_PROBE'])\n"
-
-
 def run(script, folder):
-    (folder / "trap.py").write_text(PROBE + script)
-    return hosts.run_ranks(str(folder / "trap.py"), folder)
+    (folder / "trap.py").write_text(script)
+    return hosts.run_script(["trap.py"], folder)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ NO_ONEDNN = dict(_lab.cpu_kernels())["onednn"]  # why not; empty: it is there
 def parameters():
     for world_size in (1, 2, 3):
         for case in (*PARITY, *USERS, *FULL):
-            in_full = case in FULL or (world_size == 3 and not case.depends_on_the_cut)
+            in_full = case in FULL or case.only_in_full(world_size)
             marks = [pytest.mark.full] if in_full else []
             if case.options.get("cpu_kernels") == "onednn" and NO_ONEDNN:
                 marks.append(pytest.mark.skip(reason=f"cpu_kernels onednn: {NO_ONEDNN}"))

@@ -11,7 +11,7 @@ PARAMETERS = [
         world_size,
         row(case.name, "captured", **case.as_dict()),
         id=f"{world_size} ranks: {case.name}",
-        marks=[pytest.mark.full] if world_size == 3 and not case.depends_on_the_cut else [],
+        marks=[pytest.mark.full] if case.only_in_full(world_size) else [],
     )
     for world_size in (1, 2, 3)
     for case in SIXTEEN_BITS

@@ -32,7 +32,11 @@ class Channel:
 
     def told(self) -> list[dict]:
         """What was told since the last call, in order; also after close(). Each has "rank", of who told it."""
-        content = self.file.read_bytes()[self._taken_bytes :] if self.file.exists() else b""
+        content = b""
+        if self.file.exists():
+            with open(self.file, "rb") as file:
+                file.seek(self._taken_bytes)
+                content = file.read()
         lines = content[: content.rfind(b"\n") + 1]  # one that is not whole stays for the next call
         self._taken_bytes += len(lines)
         rest, self._rest = self._rest, []
