@@ -18,10 +18,14 @@ bool is_utf8(std::string_view text) {
 }
 
 std::string json_string(std::string_view text) {
-  if (is_utf8(text)) return Library(text).dump();
-  throw_value_error(concat("a text of ", text.size(), " bytes that is no UTF-8: \"",
-                           Library(text).dump(-1, ' ', true, Library::error_handler_t::replace),
-                           "\"; JSON cannot hold it"));
+  const Library value(text);
+  try {
+    return value.dump();
+  } catch (const Library::type_error&) {
+    throw_value_error(concat("a text of ", text.size(), " bytes that is no UTF-8: \"",
+                             value.dump(-1, ' ', true, Library::error_handler_t::replace),
+                             "\"; JSON cannot hold it"));
+  }
 }
 
 }  // namespace zeromuon::formats

@@ -81,10 +81,9 @@ def finetune_parser() -> Parser:
     add("--save-every", type=int, metavar="N", help="steps between checkpoints (default: 20)")
     add("--keep-checkpoints", type=int, metavar="N", help="newest checkpoints to keep (default: 2)")
     add("--out", metavar="DIR", help="run folder (default: runs/<model>-<time>)")
-    resume = (
-        "go on with the unfinished run in --out, or the newest one under runs/; --ranks N with it needs a checkpoint"
-    )
-    add("--resume", action="store_true", help=f"{resume} of N ranks (zeromuon ckpt reshard)")
+    resume = "go on with the unfinished run in --out, or the newest one under runs/;"
+    other = "--ranks N with it needs a checkpoint of N ranks (zeromuon ckpt reshard)"
+    add("--resume", action="store_true", help=f"{resume} {other}")
     add("--verify", **flag, help="load the saved model again at the end and compare its logits bit for bit")
     trace = "write what every lane of every rank did in the third step, for ui.perfetto.dev"
     add("--trace", metavar="FILE", help=trace)

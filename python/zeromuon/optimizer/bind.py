@@ -187,10 +187,8 @@ def _planned(options: dict, sub_groups, plan_for: Callable, ranks: _Ranks, group
         return option, plan_for(option)
     plans = _candidates(plan_for)
     if ranks.rates is None:
-        home, reason = (
-            next(iter(plans)),
-            "momentum: cpu (computed there): the rates of the device could not be measured",
-        )
+        home = next(iter(plans))
+        reason = "momentum: cpu (computed there): the rates of the device could not be measured"
     else:
         device_bytes = _device_bytes(plans, options, sub_groups, dist.get_world_size(group))
         home, reason = placement.choose_momentum(plans, ranks.rates, device_bytes, ranks.free_device_bytes)

@@ -62,10 +62,8 @@ def _parser() -> Parser:
     add("--only", choices=PARTS, help="measure this part only")
     add("--full", action="store_true", help=f"the large checkpoint, too: {_LARGE_MB / 1000:.0f} GB of weights")
     add("--large-mb", default=_LARGE_MB, help="weights of the large one (default: %(default)s)", **number)
-    work = (
-        "where checkpoints and outputs go, removed afterwards (default: the folder of the results); its disk is what is"
-    )
-    add("--work", metavar="DIR", help=f"{work} measured")
+    work = "where checkpoints and outputs go, removed afterwards (default: the folder of the results);"
+    add("--work", metavar="DIR", help=f"{work} its disk is what is measured")
     add_budget(parser, BUDGET_SECONDS)
     return parser
 
@@ -99,10 +97,8 @@ def check_room(options: argparse.Namespace) -> None:
             " folder with --work, or fewer --weights-mib"
         )
     if options.given is None and options.parts != (LARGE,):
-        needed, advice = (
-            _MEMORY_SHARE * options.weights_mib * 2**20 + 2e9,
-            "choose fewer --weights-mib, or name a --checkpoint",
-        )
+        needed = _MEMORY_SHARE * options.weights_mib * 2**20 + 2e9
+        advice = "choose fewer --weights-mib, or name a --checkpoint"
         check_memory(_PROG, "to write the checkpoint DeepSpeed needs", needed, available_memory_bytes(), advice)
 
 
