@@ -62,5 +62,6 @@ def main(run: Callable[[str, dict], dict] = run_row) -> None:
                 out.write(json.dumps(line) + "\n")
                 out.flush()
             gc.collect()
+            gc.freeze()  # DeepSpeed's engines are never freed: those of all rows before would be looked at each time
     dist.barrier()
     dist.destroy_process_group()

@@ -27,6 +27,7 @@ def start() -> None:
         torch.backends.cuda.matmul.allow_tf32 = False
     else:
         kit.allow_fp16_on_cpus()
+    torch.set_printoptions(threshold=0, edgeitems=1)  # DeepSpeed makes a text of every parameter of every engine
     import zeromuon
 
     zeromuon.register()
