@@ -13,7 +13,7 @@ namespace {
 constexpr size_t kMaxOpenRanks = 128;  // more are opened for each read
 
 std::string read_tag(const fs::path& run) {
-  const std::string tag = read_name(run / "latest");
+  std::string tag = read_name(run / "latest");
   if (!is_file_name(tag)) {
     refuse((run / "latest").string(), "the name of a folder", "\"" + tag + "\"",
            "write the tag into it, or name one with --tag");
