@@ -41,7 +41,9 @@ def outcome_of(document_folder, pytestconfig):
     return run_once
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.full) if name == "deepspeed_module" else name for name in HOSTS]
+)
 def test_a_host_steps_zeromuon_three_times_on_two_ranks_which_end_with_the_same_weights(name, outcome_of):
     outcome = outcome_of(name)
     muon, adamw, scheduler = HOSTS[name]

@@ -1,4 +1,4 @@
-"""Measures one row on one system, on every rank: ... -m zeromuon.commands.compare.child ROW SYSTEM [--spoil]
+"""Measures one row on one system, on every rank: ... -m zeromuon.commands.compare.child ROW SYSTEM
 
 Rank 0 tells what was measured, any rank what was raised.
 """
@@ -19,8 +19,8 @@ from . import checkpoints, fp32, launch, sixteen_bits, training, work
 
 def main() -> None:
     name, system = sys.argv[1:3]
-    training.start(spoil="--spoil" in sys.argv)
-    result = _result(name, system)
+    training.start()
+    result = result_of(name, system)
     if dist.get_rank() == 0 or result["kind"] != launch.MEASURED:
         tell(**result)
     if result["kind"] == launch.MEASURED:
@@ -29,7 +29,8 @@ def main() -> None:
     leave(0)
 
 
-def _result(name: str, system: str) -> dict:
+def result_of(name: str, system: str) -> dict:
+    """What launch.measure returns, but for the seconds; on every rank."""
     function = next(getattr(m, name) for m in (fp32, work, sixteen_bits, checkpoints) if hasattr(m, name))
     try:
         measured = function(system)

@@ -28,14 +28,13 @@ ENVIRONMENT = {
 MEASURED, RAISED, TIMEOUT, DIED, FAILED = "measured", "raised", "timeout", "died", "failed"
 
 
-def measure(name: str, system: str, spoil: bool = False) -> dict:
-    """The result of the row `name`. spoil: ours with a wrong learning rate, so that a test sees that it shows."""
+def measure(name: str, system: str) -> dict:
+    """The result of the row `name`."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="zeromuon-compare-") as folder:
         log = Path(folder) / "log"
-        arguments = [name, system, *(["--spoil"] if spoil else [])]
         given = {"ranks": RANKS, "environment": ENVIRONMENT, "log": log, "folder": Path(folder)}
-        with Launch(f"{__package__}.child", *arguments, **given) as ranks:
+        with Launch(f"{__package__}.child", name, system, **given) as ranks:
             ended = ranks.wait(SECONDS_PER_RUN) is not None
         result = choose(ranks.told(), ended, log.read_text(errors="replace")[-LOG_CHARACTERS:])
     return {**result, "seconds": round(time.monotonic() - started, 1)}

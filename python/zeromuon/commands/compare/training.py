@@ -30,21 +30,24 @@ class NotMeasurable(Exception):
     """The comparison did not find what it measures with; nothing is said of the system."""
 
 
-def start(spoil: bool = False) -> None:
-    """Joins the process group over gloo and makes both optimizer types known. spoil: ours gets a learning rate that is
-    1 % too large, for the test that sees it."""
+def start() -> None:
+    """Joins the process group over gloo and makes both optimizer types known."""
     from ... import register
 
     connect(logging.ERROR, seconds=SECONDS_PER_RUN)  # a rank may wait for what another does alone
     kit.allow_fp16_on_cpus()
     register()
-    _spoilt["factor"] = 1.01 if spoil else 1.0
     # DeepSpeed's products in fp32, so that a row shows its defect and not the rounding of 16-bit products. Releases without
     # this function decide by what the accelerator supports.
     with contextlib.suppress(ImportError):
         from deepspeed.runtime.zero.muon import original_muon
 
         original_muon.ns_compute_dtype = lambda ns_method="gram": torch.float32
+
+
+def spoil(on: bool = True) -> None:
+    """Ours gets a learning rate that is 1 % too large, for the test that sees it."""
+    _spoilt["factor"] = 1.01 if on else 1.0
 
 
 def build_model(width: int = 1) -> nn.Sequential:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests import processes
-from tests.multirank.launch import environment
+from tests.multirank import launch as forked
 from zeromuon.commands.compare import command, launch, report
 from zeromuon.commands.compare.rows import DEEPSPEED, OURS, ROWS
 
@@ -31,7 +31,6 @@ DEFECTS = [
     "roles",
     "unknown_option",
 ]
-SPOILT = ["accumulation", pytest.param("clip", marks=pytest.mark.full)]
 ONE_OF_EACH_KIND = ["mixed_shapes", "offload_repeats", "bf16_momentum", "init_roundtrip"]
 
 
@@ -81,7 +80,9 @@ def test_a_json_file_that_cannot_be_written_is_refused_before_anything_runs(tmp_
 
 def test_the_command_starts_without_torch():
     code = "import sys, zeromuon.commands.compare.command; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=forked.environment(), capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "False"
 
 
@@ -155,15 +156,30 @@ def test_a_defect_is_measured_on_both_systems(capsys, tmp_path):
     assert "ours ok" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def ours_of():
+    """(name, spoil) -> ours, all from one launch of forked ranks."""
+    rows = [forked.row(name, name, spoil=False) for name in ONE_OF_EACH_KIND]
+    rows += [forked.row(f"{name}, spoilt", name, spoil=True) for name in ("accumulation", "clip")]
+    found = forked.run_rows(2, rows, worker="tests.python.commands.compare.worker")
+
+    def of(name: str, spoil: bool = False) -> dict:
+        ours = found[f"{name}, spoilt" if spoil else name]
+        assert "failed" not in ours, ours["failed"]
+        return ours
+
+    return of
+
+
 @pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
-def test_ours_meets_the_bars_of_a_row_of_each_kind(name):
-    ours = launch.measure(name, OURS)
+def test_ours_meets_the_bars_of_a_row_of_each_kind(name, ours_of):
+    ours = ours_of(name)
     assert report.meets(BY_NAME[name], ours), ours
 
 
-@pytest.mark.parametrize("name", SPOILT)
-def test_a_learning_rate_that_is_one_percent_off_misses_the_bar(name):
-    ours = launch.measure(name, OURS, spoil=True)
+@pytest.mark.parametrize("name", ["accumulation", "clip"])
+def test_a_learning_rate_that_is_one_percent_off_misses_the_bar(name, ours_of):
+    ours = {**ours_of(name, spoil=True), "seconds": 1.0}
     assert ours["figures"][0]["value"] > 10 * ours["figures"][0]["bar"]
     perfect = measured(*[0.0] * len(BY_NAME[name].figures), bar=1.0)
     status, text = judge(name, perfect, ours)
@@ -172,7 +188,7 @@ def test_a_learning_rate_that_is_one_percent_off_misses_the_bar(name):
 
 def test_an_interrupt_ends_the_ranks():
     code = "import sys; from zeromuon.commands.compare import command; sys.exit(command.run(['--row', 'clip']))"
-    given = {"env": environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    given = {"env": forked.environment(), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with processes.running([sys.executable, "-c", code], **given) as running:
         _wait_until(lambda: processes.mark_of(running.pid))  # it has none while it is being loaded
         mark = processes.mark_of(running.pid)
