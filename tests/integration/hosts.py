@@ -17,7 +17,8 @@ from tests.multirank import launch
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).resolve().parent / "probe"
 SECONDS_PER_LAUNCH = 300
-_TORCHRUN = re.compile(r"torchrun --nproc-per-node 2 (\w+\.py\b[^\n|&;<>]*)\n")
+_LAUNCHERS = "torchrun --nproc-per-node 2|accelerate launch --use_deepspeed --num_processes 2"
+_LAUNCHED = re.compile(rf"(?:{_LAUNCHERS}) (\w+\.py\b[^\n|&;<>]*)\n")
 PRELOADED = ("peft", "transformers.models.llama.modeling_llama")  # transformers.trainer would start a thread
 
 
@@ -60,10 +61,10 @@ def environment(**more: str) -> dict[str, str]:
 def run_block(name: str, folder: Path, as_written: bool) -> Outcome:
     """Runs the bash block run=`name` in `folder`.
 
-    as_written: by bash; otherwise a command that is no more than torchrun and a script gets its two ranks by a fork.
+    as_written: by bash; otherwise a command that is no more than a launcher and a script gets its two ranks by a fork.
     """
     command = doc_blocks.command(name)
-    alone = _TORCHRUN.fullmatch(command)
+    alone = _LAUNCHED.fullmatch(command)
     if as_written or not alone:
         return run(["bash", "-e", "-c", command], folder)
     return run_script(alone.group(1).split(), folder)

@@ -1,6 +1,6 @@
-"""Every host of docs/integration.md on 2 ranks, started by the document's own command where --full or the launcher asks for it.
+"""Every host of docs/integration.md on 2 ranks, started by the document's own command in --full.
 
-torchrun starts the unmodified script in any case; the other scripts that it starts get forked ranks otherwise.
+Without it torchrun starts the unmodified script alone; the ranks of the others are forked.
 """
 
 import math

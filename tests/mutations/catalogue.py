@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PYTEST = "pytest"
-QUICK = ("plan_tests", PYTEST)  # in every CI; the others rebuild more C++, for ./run test --full
 
 
 @dataclass(frozen=True)

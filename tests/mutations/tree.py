@@ -51,7 +51,7 @@ def edited(mutation: Mutation) -> Iterator[None]:
 
 
 def build(program: str) -> Path:
-    """A program of GoogleTest. That of the plan, which takes no libtorch, is not optimised: it is built in every CI."""
+    """A program of GoogleTest. That of the plan, which takes no libtorch, is not optimised: it is soon built."""
     kind = "Debug" if program == "plan_tests" else "Release"
     folder = (
         TREE / "build" / kind.lower()
