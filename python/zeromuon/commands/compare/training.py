@@ -45,7 +45,7 @@ def start() -> None:
         original_muon.ns_compute_dtype = lambda ns_method="gram": torch.float32
 
 
-def spoil(on: bool = True) -> None:
+def spoil(on: bool) -> None:
     """Ours gets a learning rate that is 1 % too large, for the test that sees it."""
     _spoilt["factor"] = 1.01 if on else 1.0
 
