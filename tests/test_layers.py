@@ -10,7 +10,40 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = ("csrc", "offload", "zero3", "python")  # each may include itself and those before it
+# Folder -> those that it may include and link beside itself. A folder that is not named belongs to the one that it is in.
+FOLDERS = {
+    "csrc/base": (),
+    "csrc/ops": ("csrc/base",),
+    "csrc/comm": ("csrc/base",),
+    "csrc/cuda": ("csrc/ops", "csrc/base"),
+    "csrc/formats": ("csrc/base",),
+    "offload": ("csrc/cuda", "csrc/ops", "csrc/base"),
+    "offload/fake": ("offload", "csrc/ops", "csrc/base"),
+    "zero3/plan": ("offload", "csrc/ops", "csrc/base"),
+    "zero3/step": ("zero3/plan", "offload", "csrc/comm", "csrc/ops", "csrc/base"),
+    "zero3/played": ("zero3/step", "zero3/plan", "offload", "csrc/comm", "csrc/ops", "csrc/base"),
+    "zero3/convert": ("zero3/plan", "csrc/formats", "csrc/base"),
+    "python/bindings/core": ("zero3/step", "zero3/plan", "offload", "csrc/comm", "csrc/ops", "csrc/base"),
+    "python/bindings/ckpt": ("zero3/convert", "csrc/formats", "csrc/base"),
+    "python/bindings/lab": (
+        *("python/bindings/core", "zero3/played", "zero3/step", "zero3/plan", "offload/fake"),
+        *("offload", "csrc/comm", "csrc/ops", "csrc/base"),
+    ),
+}
+LAYERS = tuple(dict.fromkeys(folder.split("/")[0] for folder in FOLDERS))
+TORCH_FREE_FOLDERS = ("csrc/base", "csrc/cuda", "csrc/formats", "zero3/plan", "zero3/convert", "python/bindings/ckpt")
+TORCH_HEADER = re.compile(r"(?:torch|ATen|c10|at)/")
+# Targets of a CMakeLists.txt that stands above their folder.
+TARGETS_ABOVE = {
+    "zeromuon_plan": "zero3/plan",
+    "zeromuon_step": "zero3/step",
+    "zeromuon_played": "zero3/played",
+    "zeromuon_fake": "offload/fake",
+}
+TARGET = re.compile(
+    r"^\s*(?:zeromuon_library|add_library|zeromuon_python_module|Python3_add_library)\((\w+)", re.MULTILINE
+)
+LINKS = re.compile(r"target_link_libraries\((\w+)([^)]*)\)")
 CUDA_FOLDER = "csrc/cuda/"
 CUDA_USERS = (CUDA_FOLDER, "offload/")
 
@@ -41,10 +74,55 @@ def includes(text: str, quoted: bool) -> list[str]:
     ]
 
 
+def folder_of(path: str) -> str | None:
+    """The folder of FOLDERS that a file is in."""
+    return max((folder for folder in FOLDERS if path.startswith(f"{folder}/")), key=len, default=None)
+
+
 def wrong_includes(path: str, text: str) -> list[str]:
-    """Quoted includes that are not in the layer of `path` or in one before it."""
-    allowed = LAYERS[: LAYERS.index(path.split("/")[0]) + 1]
-    return [header for header in includes(text, quoted=True) if header.split("/")[0] not in allowed]
+    """Includes of ours, in quotes or not, that FOLDERS does not allow `path`."""
+    own = folder_of(path)
+    ours = [header for header in includes(text, quoted=False) if header.split("/")[0] in LAYERS]
+    return [h for h in includes(text, quoted=True) + ours if folder_of(h) not in (own, *FOLDERS[own])]
+
+
+def needs_torch(path: str, texts: dict[str, str]) -> set[str]:
+    """Headers of libtorch that a file includes, by way of others of `texts`."""
+    found, to_do, done = set(), [path], set()
+    while to_do:
+        file = to_do.pop()
+        done.add(file)
+        found.update(header for header in includes(texts[file], quoted=False) if TORCH_HEADER.match(header))
+        to_do += {header for header in includes(texts[file], quoted=True) if header in texts} - done
+    return found
+
+
+def cmake_files() -> dict[str, str]:
+    files = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("CMakeLists.txt"))
+    return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in files}
+
+
+def folders_of_targets(files: dict[str, str]) -> dict[str, str]:
+    """Target of CMake -> its folder of FOLDERS."""
+    found = {}
+    for path, text in files.items():
+        for name in TARGET.findall(text):
+            target = f"zeromuon_{name}" if re.search(rf"zeromuon_library\({name}\b", text) else name
+            if folder := TARGETS_ABOVE.get(target, folder_of(path)):
+                found[target] = folder
+    return found
+
+
+def wrong_links(files: dict[str, str]) -> list[tuple[str, str]]:
+    """(target, what it links and FOLDERS does not allow it)"""
+    folders = folders_of_targets(files)
+    found = []
+    for text in files.values():
+        for target, linked in LINKS.findall(text):
+            own = folders.get(target)
+            others = [name for name in linked.split() if name in folders] if own else []
+            found += [(target, name) for name in others if folders[name] not in (own, *FOLDERS[own])]
+    return found
 
 
 def cuda_of(path: str, text: str) -> list[str]:
@@ -55,9 +133,36 @@ def cuda_of(path: str, text: str) -> list[str]:
     return headers + CUDA_NAME.findall(code) + (ours if not path.startswith(CUDA_USERS) else [])
 
 
-def test_includes_go_from_python_to_zero3_to_offload_to_csrc():
+def test_includes_go_from_python_to_zero3_to_offload_to_csrc_and_between_folders_as_the_table_says():
     wrong = {path: found for path, text in sources().items() if (found := wrong_includes(path, text))}
-    assert not wrong, f"includes go one way, python -> zero3 -> offload -> csrc; these do not: {wrong}"
+    assert not wrong, f"includes that no arrow allows: {wrong}; the arrows: {FOLDERS}"
+
+
+def test_the_table_of_folders_goes_one_way():
+    order = list(FOLDERS)
+    assert all(order.index(used) < order.index(folder) for folder, uses in FOLDERS.items() for used in uses)
+    assert all(folder_of(path) for path in sources())
+
+
+def test_link_targets_go_the_same_way():
+    files = cmake_files()
+    assert set(folders_of_targets(files).values()) == set(FOLDERS), "every folder has a target that was seen"
+    assert wrong_links(files) == []
+
+
+def test_a_link_against_the_arrows_is_found():
+    files = cmake_files()
+    files["csrc/formats/CMakeLists.txt"] += "\ntarget_link_libraries(zeromuon_formats PUBLIC zeromuon_plan)\n"
+    files["python/bindings/core/CMakeLists.txt"] += "\ntarget_link_libraries(_core\n  PRIVATE zeromuon_fake)\n"
+    assert wrong_links(files) == [("zeromuon_formats", "zeromuon_plan"), ("_core", "zeromuon_fake")]
+
+
+def test_the_folders_without_libtorch_include_none_of_it():
+    texts = sources()
+    free = [path for path in texts if folder_of(path) in TORCH_FREE_FOLDERS]
+    wrong = {path: found for path in free if (found := needs_torch(path, texts))}
+    assert not wrong, f"these include libtorch: {wrong}"
+    assert needs_torch("offload/device.h", texts), "where there is some, it is seen"
 
 
 def test_what_is_included_in_quotes_is_a_file_named_from_the_root():
@@ -86,8 +191,16 @@ def test_the_scan_sees_every_layer_and_the_cuda_code():
         ("csrc/ops/a.h", '#include "offload/lane.h"\n'),
         ("csrc/base/a.h", '  #  include "zero3/plan/step_plan.h"\n'),
         ("offload/a.h", '#include "zero3/plan/step_plan.h"\n'),
-        ("zero3/a.cpp", '#include "python/bindings/bind.h"\n'),
-        ("zero3/a.cpp", '#include "../offload/lane.h"\n'),
+        ("zero3/plan/a.cpp", '#include "python/bindings/core/names.h"\n'),
+        ("zero3/step/a.cpp", '#include "../offload/lane.h"\n'),
+        ("zero3/plan/a.h", '#include "zero3/step/step_executor.h"\n'),
+        ("zero3/convert/a.h", '#include "zero3/step/step_executor.h"\n'),
+        ("offload/a.h", '#include "offload/fake/fake_device.h"\n'),
+        ("python/bindings/core/a.cpp", '#include "offload/fake/fake_device.h"\n'),
+        ("offload/a.h", '#include "csrc/comm/collectives.h"\n'),
+        ("csrc/formats/a.h", '#include "csrc/ops/arrays.h"\n'),
+        ("csrc/base/a.h", '#include "csrc/comm/collectives.h"\n'),
+        ("csrc/ops/a.h", "#include <zero3/plan/step_plan.h>\n"),
     ],
 )
 def test_an_include_against_the_arrows_is_found(path: str, text: str):
@@ -181,6 +294,8 @@ def imports_of(path: str, text: str, eager: bool = False) -> list[str]:
             start = folder[: len(folder) + 1 - node.level] if node.level else ()
             prefix = [*start, *(node.module or "").split(".")] if node.module else list(start)
             found += [".".join([*prefix, alias.name]) for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            found += [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
     return found
 
 
@@ -237,6 +352,7 @@ def test_every_module_is_in_a_room():
         ("ckpt/a.py", "from .. import _core\n", "_core"),
         ("ckpt/a.py", "from ..optimizer import options\n", "optimizer"),
         ("optimizer/a.py", "from ..ckpt import inspect\n", "ckpt"),
+        ("ranks/a.py", "import importlib\nimportlib.import_module('zeromuon.commands.cli')\n", "commands"),
     ],
 )
 def test_an_import_against_the_arrows_is_found(path: str, text: str, room: str):
@@ -320,10 +436,9 @@ def internals_of(path: str, text: str, listed: set[str]) -> list[str]:
     used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     dotted = [*imports_of(path, text), *(f"{n.value.id}.{n.attr}" for n in used if isinstance(n.value, ast.Name))]
     inner = [name for name in dotted if re.match(r"deepspeed\.(?!(?:%s)\b)" % "|".join(DEEPSPEED_PUBLIC), name)]
+    # A text that is such a name is one that getattr() and its like are given.
     names = [node.attr for node in used]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("attr"):
-            names += [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+    names += [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     attributes = [name for name in names if name in listed or DEEPSPEED_ATTRIBUTE.fullmatch(str(name))]
     return sorted({*inner, *attributes})
 
@@ -351,6 +466,7 @@ def test_the_scan_sees_the_room_and_its_tables():
         "def f(zero3):\n    return zero3.fp32_partitioned_groups_flat[0]\n",
         "groups = getattr(zero3, 'fp16_groups', None)\n",
         "setattr(zero3, '_post_step', f)\n",
+        "name = 'fp16_groups'\nobject.__getattribute__(zero3, name)\n",
         "p.ds_tensor.add_(1)\n",
         "from deepspeed.runtime.engine import DeepSpeedEngine\n",
         "def f():\n    import deepspeed.ops\n",

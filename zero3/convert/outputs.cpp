@@ -180,9 +180,11 @@ std::vector<std::string> verbs_of(Kind kind) {
       return {"inspect", "verify", "diff", "export", "reshard", "convert-optimizer"};
     case Kind::kDcp:
       return {"inspect", "export"};
-    default:
+    case Kind::kSafetensors:
+    case Kind::kTorch:
       return {"inspect", "verify", "diff", "export"};
   }
+  throw_internal_error("a kind of checkpoint without verbs");
 }
 
 void check_verb(const Checkpoint& checkpoint, const std::string& verb) {
