@@ -4,7 +4,7 @@ internals in the room `deepspeed` alone."""
 import ast
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ TARGETS_ABOVE = {
     "zeromuon_fake": "offload/fake",
 }
 TARGET = re.compile(
-    r"^\s*(?:zeromuon_library|add_library|zeromuon_python_module|Python3_add_library)\((\w+)", re.MULTILINE
+    r"^\s*(zeromuon_library|add_library|zeromuon_python_module|Python3_add_library)\((\w+)", re.MULTILINE
 )
 LINKS = re.compile(r"target_link_libraries\((\w+)([^)]*)\)")
 CUDA_FOLDER = "csrc/cuda/"
@@ -82,19 +82,25 @@ def folder_of(path: str) -> str | None:
 def wrong_includes(path: str, text: str) -> list[str]:
     """Includes of ours, in quotes or not, that FOLDERS does not allow `path`."""
     own = folder_of(path)
+    allowed = {own, *FOLDERS.get(own, ())} - {None}
     ours = [header for header in includes(text, quoted=False) if header.split("/")[0] in LAYERS]
-    return [h for h in includes(text, quoted=True) + ours if folder_of(h) not in (own, *FOLDERS[own])]
+    return [header for header in includes(text, quoted=True) + ours if folder_of(header) not in allowed]
+
+
+def reached(start: str, following: Callable[[str], set[str]]) -> set[str]:
+    """`start` and all that it comes to, step by step."""
+    to_do, done = [start], set()
+    while to_do:
+        name = to_do.pop()
+        done.add(name)
+        to_do += following(name) - done
+    return done
 
 
 def needs_torch(path: str, texts: dict[str, str]) -> set[str]:
     """Headers of libtorch that a file includes, by way of others of `texts`."""
-    found, to_do, done = set(), [path], set()
-    while to_do:
-        file = to_do.pop()
-        done.add(file)
-        found.update(header for header in includes(texts[file], quoted=False) if TORCH_HEADER.match(header))
-        to_do += {header for header in includes(texts[file], quoted=True) if header in texts} - done
-    return found
+    files = reached(path, lambda file: texts.keys() & includes(texts[file], quoted=True))
+    return {header for file in files for header in includes(texts[file], quoted=False) if TORCH_HEADER.match(header)}
 
 
 def cmake_files() -> dict[str, str]:
@@ -106,8 +112,8 @@ def folders_of_targets(files: dict[str, str]) -> dict[str, str]:
     """Target of CMake -> its folder of FOLDERS."""
     found = {}
     for path, text in files.items():
-        for name in TARGET.findall(text):
-            target = f"zeromuon_{name}" if re.search(rf"zeromuon_library\({name}\b", text) else name
+        for maker, name in TARGET.findall(text):
+            target = f"zeromuon_{name}" if maker == "zeromuon_library" else name
             if folder := TARGETS_ABOVE.get(target, folder_of(path)):
                 found[target] = folder
     return found
@@ -191,6 +197,8 @@ def test_the_scan_sees_every_layer_and_the_cuda_code():
         ("csrc/ops/a.h", '#include "offload/lane.h"\n'),
         ("csrc/base/a.h", '  #  include "zero3/plan/step_plan.h"\n'),
         ("offload/a.h", '#include "zero3/plan/step_plan.h"\n'),
+        ("zero3/a.cpp", '#include "python/bindings/bind.h"\n'),
+        ("zero3/a.cpp", '#include "../offload/lane.h"\n'),
         ("zero3/plan/a.cpp", '#include "python/bindings/core/names.h"\n'),
         ("zero3/step/a.cpp", '#include "../offload/lane.h"\n'),
         ("zero3/plan/a.h", '#include "zero3/step/step_executor.h"\n'),
@@ -370,14 +378,12 @@ def test_imports_with_the_arrows_are_none_against_them():
 
 def imported_at_start(path: str, texts: dict[str, str]) -> set[str]:
     """What is imported, by way of others of `texts`, when a module is: dotted names."""
-    names, to_do, done = set(), [path], set()
-    while to_do:
-        module = to_do.pop()
-        done.add(module)
-        of_module = imports_of(module, texts[module], eager=True)
-        names.update(of_module)
-        to_do += {file for name in of_module for file in files_of(name) if file in texts} - done
-    return names
+
+    def imported(module: str) -> list[str]:
+        return imports_of(module, texts[module], eager=True)
+
+    modules = reached(path, lambda module: {f for name in imported(module) for f in files_of(name) if f in texts})
+    return {name for module in modules for name in imported(module)}
 
 
 def files_of(dotted: str) -> list[str]:
