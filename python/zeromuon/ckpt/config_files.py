@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ..base.whole_file import whole_file
+from ..base.durable import whole_file
 from .arguments import PathLike, text_of
 
 # Everything that from_pretrained() reads beside the weights.

@@ -19,7 +19,7 @@ VERBS = {
 }
 DEFAULT_CONFIG = "zero3_muon_offload.json"
 DEMO = {"steps": 40, "save_every": 20, "seq_len": 64, "verify": True}
-BAD_INPUT = 2
+FAILED, BAD_INPUT = 1, 2
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:
+        print(f"error: {error.filename or arguments[0]}: {error.strerror or error}", file=sys.stderr)
+        return FAILED
 
 
 def usage() -> str:

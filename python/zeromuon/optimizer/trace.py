@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.whole_file import whole_file
+from ..base.durable import whole_file
 
 _STEP_TRACK = 0
 _NS_PER_US = 1000

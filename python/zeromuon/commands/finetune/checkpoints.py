@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import shutil
+from pathlib import Path
 
 import numpy
 import torch
 import torch.distributed as dist
 
+from ...base import durable
+from ...ranks.connect import Ranks
+from . import saved
+
 KEY = "zeromuon_finetune"
+TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "file write failed")  # in errors of torch.save
+LEAST_FREE_BYTES = 1 << 20  # with less than this a disk counts as full
 
 
 def random_state() -> dict:
@@ -35,26 +44,61 @@ def seed_random(seed: int, rank: int) -> None:
     torch.manual_seed(value)
 
 
-def save(engine, folder, step: int, position: int) -> None:
-    """Writes checkpoint `step<N>` under `folder`; every rank must call it. `latest` names it only once it is whole."""
-    client = {KEY: {"step": step, "position": position, "random": random_state(), "rank": dist.get_rank()}}
-    engine.save_checkpoint(str(folder), tag=f"step{step}", client_state=client)
+def save(engine, ranks: Ranks, folder: Path, step: int, position: int) -> None:
+    """Writes checkpoint `step<N>` under `folder`; every rank must call it. It is whole, and `latest` names it, once all that
+    every rank wrote is on disk. Raises SaveFailed when a file cannot be written."""
+    tag = folder / f"step{step}"
+    client = {KEY: {"step": step, "position": position, "random": random_state(), "rank": ranks.rank}}
+    try:
+        if ranks.rank == 0:
+            durable.make_folder(folder)
+            saved.unmark(tag)
+        ranks.barrier()
+        engine.save_checkpoint(str(folder), tag=tag.name, client_state=client, save_latest=False)
+        saved.sync_files_of_rank(tag, ranks.rank)
+        ranks.barrier()
+        if ranks.rank == 0:
+            saved.finish(tag, step)
+    except OSError as error:
+        raise SaveFailed(_why_not_saved(error, folder, step, ranks.world_size)) from error
+    except RuntimeError as error:
+        if not any(word in str(error) for word in TORCH_CANNOT_WRITE):
+            raise
+        raise SaveFailed(_why_not_saved(error, folder, step, ranks.world_size)) from error
 
 
-def load(engine, folder, seed: int) -> dict | None:
-    """Loads the newest checkpoint under `folder` into `engine`; every rank must call it.
+class SaveFailed(RuntimeError):
+    """A checkpoint could not be written. The one before it is whole."""
+
+
+def _why_not_saved(error: Exception, folder: Path, step: int, ranks: int) -> str:
+    """torch.save tells a full disk by a RuntimeError of its own, without the system's reason."""
+    before, _ = saved.choose(folder, ranks)
+    last = f"{before.name} is whole" if before else "none was saved before"
+    full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder).free < LEAST_FREE_BYTES
+    reason = "no space left" if full else getattr(error, "strerror", None) or str(error)
+    return f"{reason} on {folder} while saving step {step}; {last}; make room, and go on with --resume"
+
+
+def load(engine, ranks: Ranks, folder: Path, seed: int, note) -> dict | None:
+    """Loads the checkpoint under `folder` that saved.choose() gives into `engine`; every rank must call it.
 
     A resharded checkpoint gives some ranks the random state of another: those are seeded anew, from (seed, step, rank).
     Returns {"step", "position"}, or None if no checkpoint was completed. Raises ValueError if the checkpoint is not one of ours.
     """
-    if not (folder / "latest").exists():
+    chosen = [saved.choose(folder, ranks.world_size) if ranks.rank == 0 else None]
+    dist.broadcast_object_list(chosen)
+    tag, why = chosen[0]
+    if tag is None:
         return None
-    path, client = engine.load_checkpoint(str(folder))
+    if why:
+        note(why)
+    path, client = engine.load_checkpoint(str(folder), tag=tag.name)
     if path is None or KEY not in client:
         raise ValueError(f"{folder}: expected a checkpoint of zeromuon finetune, found another's; start a new run")
-    saved = client[KEY]
-    if saved.get("rank", dist.get_rank()) == dist.get_rank():
-        restore_random_state(saved["random"])
+    state = client[KEY]
+    if state.get("rank", ranks.rank) == ranks.rank:
+        restore_random_state(state["random"])
     else:
-        seed_random(seed * 1_000_003 + saved["step"], dist.get_rank())
-    return {"step": saved["step"], "position": saved["position"]}
+        seed_random(seed * 1_000_003 + state["step"], ranks.rank)
+    return {"step": state["step"], "position": state["position"]}

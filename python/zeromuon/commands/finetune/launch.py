@@ -9,15 +9,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from ...base import durable
 from ...ranks import machine
 from ...ranks.launch import Launch, check_ranks, threads_of
-from . import data
+from . import data, run_folder, saved
 from .ds_config import check_config, fill_auto, override, read_config
 from .model_folder import open_model, require_memory
-from .run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder, ranks_of, step_of
+from .run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder
 from .settings import Settings
 
 MOVABLE = ("ranks", "batch")  # may differ when a run goes on with another number of ranks
+SAVE_FAILED = "SaveFailed"  # of a rank: says itself what is left and what to do
 LOG_LINES = 15  # of the ranks' log, shown when a rank died without saying why
 
 
@@ -107,14 +109,21 @@ class Launcher:
             return 0
         if self._signals or (state["state"] == INTERRUPTED and status == 0):
             return self._stopped(state)
-        self.folder.set_status(FAILED, state["step"])
+        self._note(FAILED, state["step"])
         return self._failed(status)
+
+    def _note(self, state: str, step: int) -> None:
+        """The status on disk; where there is no room for it, what is said next counts more."""
+        try:
+            self.folder.set_status(state, step)
+        except OSError as error:
+            print(f"warning: {self.folder.status_file}: {error.strerror}", file=sys.stderr)
 
     def _stopped(self, state: dict) -> int:
         if state["state"] == INTERRUPTED:
             print(f"stopped after step {state['step']} of {self.settings.steps}, saved in {self.folder.path}")
         else:
-            self.folder.set_status(INTERRUPTED, state["step"])
+            self._note(INTERRUPTED, state["step"])
             print(f"killed; what was saved before is in {self.folder.path}")
         again = ["zeromuon", "finetune", "--resume", "--out", str(self.folder.path)]
         print(f"go on with: {shlex.join(again)}", flush=True)
@@ -126,7 +135,7 @@ class Launcher:
             lines = self.folder.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
             print("\n".join(lines), file=sys.stderr)
             words = f"the ranks ended with status {status} and said no more; the whole log is {self.folder.log}"
-        elif first["user_error"]:
+        elif first["user_error"] or first["kind"] == SAVE_FAILED:
             words = first["message"]
         else:
             words = f"rank {first['rank']}: {first['kind']}: {first['message']}; the traceback is in {self.folder.log}"
@@ -137,15 +146,22 @@ class Launcher:
 def start(folder: RunFolder, settings: Settings) -> int:
     """A new run: checks, creates the folder, runs. Returns the exit status; raises ValueError before anything is written."""
     warnings = check(settings)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    settings.save(folder.settings)
-    return _launch(folder, settings, warnings)
+    durable.make_folder(folder.path)
+    with durable.Lock(folder.path) as lock:
+        run_folder.require_unused(folder)
+        settings.save(folder.settings)
+        return _launch(folder, settings, warnings, lock)
 
 
 def resume(folder: RunFolder, given: dict) -> int:
     """Goes on with a run. given: options asked for now; each must be what the run was started with, but for the number of
     ranks (and with it the batch), which must be that of the newest checkpoint. Raises ValueError otherwise.
     """
+    with durable.Lock(folder.path) as lock:
+        return _resume(folder, given, lock)
+
+
+def _resume(folder: RunFolder, given: dict, lock: durable.Lock) -> int:
     settings = Settings.load(folder.settings)
     moved = {name: given[name] for name in MOVABLE if name in given} if "ranks" in given else {}
     differences = settings.differences({name: value for name, value in given.items() if name not in moved})
@@ -159,20 +175,20 @@ def resume(folder: RunFolder, given: dict) -> int:
         now = f"{_in_words(resumed.ranks)} x {resumed.batch} sequences a micro-batch"
         warnings.append(f"{now}, where the run had {settings.ranks} x {settings.batch}; --batch with --ranks sets it")
         resumed.save(folder.settings)
-    return _launch(folder, resumed, warnings)
+    return _launch(folder, resumed, warnings, lock)
 
 
 def require_same_ranks(folder: RunFolder, ranks: int) -> None:
     """Raises ValueError with the command that reshards, if the newest checkpoint is not one of `ranks` ranks."""
-    checkpoint = folder.newest_checkpoint()
-    saved = ranks_of(checkpoint) if checkpoint else ranks
-    if saved == ranks:
+    checkpoint, _ = saved.choose(folder.checkpoints, ranks)
+    found = saved.ranks_of(checkpoint) if checkpoint else ranks
+    if found == ranks:
         return
     words = ["zeromuon", "ckpt", "reshard", str(folder.checkpoints), "-o", str(folder.checkpoints)]
-    words += ["--world-size", str(ranks), "--new-tag", f"step{step_of(checkpoint)}-{ranks}ranks"]
+    words += ["--world-size", str(ranks), "--new-tag", f"step{saved.step_of(checkpoint)}-{ranks}ranks"]
     raise ValueError(
-        f"--resume {folder.path}: expected a checkpoint of {_in_words(ranks)}, found one of {saved} in {checkpoint};"
-        f" say --ranks {saved}, or write one for {ranks} with: {shlex.join(words)}"
+        f"--resume {folder.path}: expected a checkpoint of {_in_words(ranks)}, found one of {found} in {checkpoint};"
+        f" say --ranks {found}, or write one for {ranks} with: {shlex.join(words)}"
     )
 
 
@@ -180,7 +196,8 @@ def _in_words(ranks: int) -> str:
     return f"{ranks} rank{'s' if ranks != 1 else ''}"
 
 
-def _launch(folder: RunFolder, settings: Settings, warnings: list[str]) -> int:
+def _launch(folder: RunFolder, settings: Settings, warnings: list[str], lock: durable.Lock) -> int:
+    lock.share()  # with the ranks
     for sentence in warnings:
         print(f"warning: {sentence}", file=sys.stderr)
     print(f"run folder: {folder.path}\nstarting {_in_words(settings.ranks)} ...", flush=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ...base import durable
 from ...selection.language_model import MASKED, auto_class, detect_task
 from .evaluation import stock_linear
 
@@ -67,16 +68,24 @@ def gather_state(model, rank: int) -> dict:
 
 
 def save_model(loaded: LoadedModel, folder: Path, rank: int) -> None:
-    """Writes model.safetensors, config.json and the tokenizer to `folder`. Every rank must call it."""
+    """Writes model.safetensors, config.json and the tokenizer to `folder`, and they are on disk. Every rank must call it.
+
+    A model that is there already goes once the new one is whole; meanwhile it may be called `folder`.old.
+    """
     state = gather_state(loaded.model, rank)
     if rank != 0:
         return
-    unfinished = folder.with_name(folder.name + ".unfinished")
+    unfinished, old = (folder.with_name(f"{folder.name}.{word}") for word in ("unfinished", "old"))
     shutil.rmtree(unfinished, ignore_errors=True)
     loaded.model.save_pretrained(unfinished, state_dict=state)
     loaded.tokenizer.save_pretrained(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
+    durable.sync_tree(unfinished)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
     unfinished.rename(folder)
+    durable.sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def verify_model(task: str, folder: Path, engine_logits, input_ids) -> str:

@@ -139,6 +139,7 @@ def draw_curve(path: Path, metrics: list[dict], result: dict) -> None:
     losses = [(entry["step"], entry["loss"]) for entry in metrics]
     axes.plot(*zip(*losses), color="tab:blue", linewidth=1.2, label="training loss (one batch)")
     ends = [(0, result["held_out_before"]), (result["steps"], result["held_out_after"])]
+    ends = [(step, loss) for step, loss in ends if loss is not None]
     axes.plot(*zip(*ends), "o", color="tab:red", label="held-out loss, before and after")
     for step, loss in ends:
         place = {"xytext": (-8, 6), "ha": "right"} if step else {"xytext": (8, 6), "ha": "left"}
@@ -156,9 +157,10 @@ def summary(result: dict, folder: Path, steps: list[dict]) -> str:
     """The last lines of a run that reached its last step. steps: the metrics of each."""
     before, after, baseline = result["held_out_before"], result["held_out_after"], result["baseline"]
     side = "below" if after < baseline else "ABOVE"
+    at_first = "unknown" if before is None else f"{before:.3f}"
     lines = [
         "",
-        f"held-out loss       {before:.3f} before, {after:.3f} after {result['steps']} steps (nats per token)",
+        f"held-out loss       {at_first} before, {after:.3f} after {result['steps']} steps (nats per token)",
         f"word counts only    {baseline:.2f}: the trained model is {abs(baseline - after):.2f} {side} it",
     ]
     resident, adamw = result["state_bytes"] / MB, result["adamw_state_bytes"] / MB

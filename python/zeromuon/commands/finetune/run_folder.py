@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
-import re
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...base.whole_file import whole_file
+from ...base import durable
 
 RUNNING, INTERRUPTED, FINISHED, FAILED = "running", "interrupted", "finished", "failed"
 DEFAULT_PARENT = Path("runs")
@@ -33,7 +33,7 @@ class RunFolder:
     stop_request = property(lambda self: self.path / "stop")
 
     def set_status(self, state: str, step: int) -> None:
-        self.status_file.write_text(json.dumps({"state": state, "step": step}) + "\n")
+        durable.write_text(self.status_file, json.dumps({"state": state, "step": step}) + "\n")
 
     def status(self) -> dict:
         """{"state", "step"}; a folder without the file has not begun."""
@@ -47,37 +47,18 @@ class RunFolder:
             handle.write(json.dumps(entry) + "\n")
 
     def read_metrics(self) -> list[dict]:
-        if not self.metrics.exists():
-            return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines() if line.endswith("}")]
+        """One entry a step and one of each held-out loss; lines that were cut are left out."""
+        found = []
+        if self.metrics.exists():
+            for line in self.metrics.read_text(errors="replace").splitlines():
+                with contextlib.suppress(ValueError):
+                    found.append(json.loads(line))
+        return [entry for entry in found if isinstance(entry, dict) and "step" in entry]
 
     def drop_metrics_after(self, step: int) -> None:
-        """Forgets the steps that a checkpoint of `step` does not contain."""
-        kept = [entry for entry in self.read_metrics() if entry["step"] <= step]
-        with whole_file(self.metrics) as part:
-            part.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-
-    def drop_old_checkpoints(self, keep: int) -> None:
-        """Removes all but the `keep` newest checkpoint folders."""
-        folders = sorted(self.checkpoints.glob("step*"), key=lambda folder: (step_of(folder), folder.stat().st_mtime))
-        for folder in folders[:-keep]:
-            shutil.rmtree(folder)
-
-    def newest_checkpoint(self) -> Path | None:
-        """The folder that `latest` names; None if no checkpoint was completed."""
-        latest = self.checkpoints / "latest"
-        return self.checkpoints / latest.read_text().strip() if latest.exists() else None
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step in the name of a checkpoint: 40 for step40 and for step40-3ranks; -1 if it has none."""
-    found = re.match(r"step(\d+)", checkpoint.name)
-    return int(found[1]) if found else -1
-
-
-def ranks_of(checkpoint: Path) -> int:
-    """How many ranks wrote the checkpoint: its files of model states."""
-    return len(list(checkpoint.glob("zero_pp_rank_*_mp_rank_00_model_states.pt")))
+        """Forgets the steps that a checkpoint of `step` does not contain, and the loss at the end of a run."""
+        kept = [e for e in self.read_metrics() if e["step"] <= step and ("loss" in e or e["step"] == 0)]
+        durable.write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def new_folder(chosen: str | None, model_name: str) -> RunFolder:
@@ -85,14 +66,23 @@ def new_folder(chosen: str | None, model_name: str) -> RunFolder:
 
     chosen: --out; without it runs/<model>-<time>. Raises ValueError if there is something at that path.
     """
-    path = Path(chosen) if chosen else DEFAULT_PARENT / f"{model_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = RunFolder(path.absolute())
+    if chosen:
+        folder = RunFolder(Path(chosen).absolute())
+        require_unused(folder)
+        return folder
+    path = (DEFAULT_PARENT / f"{model_name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return RunFolder(next(free for free in itertools.chain([path], others) if not free.exists()))
+
+
+def require_unused(folder: RunFolder) -> None:
+    """Raises ValueError unless nothing or an empty folder is there."""
+    path = folder.path
     if folder.settings.exists():
         found = f"found one ({folder.status()['state']}); add --resume to go on with it, or choose another folder"
         raise ValueError(f"--out {path}: expected no run there, {found}")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"--out {path}: expected a new or empty folder, found something there; choose another")
-    return folder
 
 
 def unfinished_folder(chosen: str | None) -> RunFolder:

@@ -12,7 +12,7 @@ import torch
 from ...optimizer import trace
 from ...ranks.child import parent_alive
 from ...ranks.connect import Ranks
-from . import checkpoints
+from . import checkpoints, saved
 from .data import TrainingBatches
 from .report import Progress
 from .run_folder import RunFolder
@@ -167,7 +167,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.progress.note(f"saving checkpoint at step {self.step}")
-        checkpoints.save(self.engine, self.folder.checkpoints, self.step, self.batches.position)
-        self.ranks.barrier()
+        checkpoints.save(self.engine, self.ranks, self.folder.checkpoints, self.step, self.batches.position)
         if self.ranks.rank == 0:
-            self.folder.drop_old_checkpoints(self.settings.keep_checkpoints)
+            saved.drop_old(self.folder.checkpoints, self.settings.keep_checkpoints)
+        self.ranks.barrier()

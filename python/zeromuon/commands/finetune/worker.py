@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 import zeromuon
+from ...base import durable
 from ...ranks import machine
 from ...ranks.connect import Ranks, connect
 from ...ranks.channel import tell
@@ -27,6 +28,9 @@ from .model_io import LoadedModel
 from .run_folder import FINISHED, INTERRUPTED, RUNNING, RunFolder
 from .settings import Settings
 from .training import StepTracer, Trainer
+
+
+FROM_THE_START = {"step": 0, "position": 0}
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,12 @@ class Prepared:
 def run(folder: RunFolder) -> None:
     """The life of a run on one rank."""
     settings = Settings.load(folder.settings)
-    ranks = connect()
+    with durable.Lock(folder.path, shared=True):  # until this rank ends: it may outlive the command that started it
+        train(folder, settings, connect())
+
+
+def train(folder: RunFolder, settings: Settings, ranks: Ranks) -> None:
+    """Loads, trains, and saves, to the end or to an agreed stop."""
     say = functools.partial(print, flush=True) if ranks.rank == 0 else lambda words: None
     prepared = prepare(settings, say)
     engine = build_engine(prepared.loaded, settings, folder, ranks)
@@ -117,7 +126,7 @@ def build_engine(loaded: LoadedModel, settings: Settings, folder: RunFolder, ran
     bf16 = machine.cpu_has_bf16() if ranks.device == "cpu" else torch.cuda.is_bf16_supported()
     config = fill_auto(config, settings, bf16)
     if ranks.rank == 0:
-        folder.config.write_text(json.dumps(config, indent=2) + "\n")
+        durable.write_text(folder.config, json.dumps(config, indent=2) + "\n")
     engine, *_ = deepspeed.initialize(
         model=loaded.model, model_parameters=list(loaded.model.parameters()), config=config
     )
@@ -127,11 +136,11 @@ def build_engine(loaded: LoadedModel, settings: Settings, folder: RunFolder, ran
 def make_trainer(engine, prepared: Prepared, settings: Settings, folder: RunFolder, ranks: Ranks) -> Trainer:
     """A trainer at step 0, or at the newest checkpoint of the folder."""
     checkpoints.seed_random(settings.seed, ranks.rank)
-    point = checkpoints.load(engine, folder.checkpoints, settings.seed) or {"step": 0, "position": 0}
+    progress = report.Progress(ranks.rank, settings.steps)
+    point = checkpoints.load(engine, ranks, folder.checkpoints, settings.seed, progress.note) or FROM_THE_START
     batches = data.TrainingBatches(
         prepared.chunks, prepared.layout, settings.seed, ranks.rank, ranks.world_size, settings.batch, point["position"]
     )
-    progress = report.Progress(ranks.rank, settings.steps)
     if ranks.rank == 0:
         folder.drop_metrics_after(point["step"])
         folder.set_status(RUNNING, point["step"])
@@ -142,10 +151,11 @@ def make_trainer(engine, prepared: Prepared, settings: Settings, folder: RunFold
     return Trainer(engine, batches, settings, folder, ranks, progress, tracer, step=point["step"])
 
 
-def first_loss(trainer: Trainer, prepared: Prepared, say) -> float:
-    """The held-out loss before training: measured at step 0, read from the metrics when going on. Every rank must call it."""
+def first_loss(trainer: Trainer, prepared: Prepared, say) -> float | None:
+    """The held-out loss before training: measured at step 0, read from the metrics when going on, None when they lost it.
+    Every rank must call it."""
     known = saved_first_loss(trainer.folder, trainer.ranks)
-    if known is not None:
+    if known is not None or trainer.step > 0:
         return known
     loss = evaluation.held_out_loss(trainer.engine, prepared.held_out, trainer.settings.batch, trainer.ranks)
     if trainer.ranks.rank == 0:
@@ -162,7 +172,7 @@ def saved_first_loss(folder: RunFolder, ranks: Ranks) -> float | None:
     return loss if count else None
 
 
-def finish(trainer: Trainer, prepared: Prepared, before: float, say) -> None:
+def finish(trainer: Trainer, prepared: Prepared, before: float | None, say) -> None:
     """Measures, saves and checks the model, draws the curve, and says how it went."""
     settings, folder, ranks, engine = trainer.settings, trainer.folder, trainer.ranks, trainer.engine
     after = evaluation.held_out_loss(engine, prepared.held_out, settings.batch, ranks)
@@ -190,7 +200,7 @@ def finish(trainer: Trainer, prepared: Prepared, before: float, say) -> None:
         "trace": settings.trace,
     }
     folder.append_metric({"step": trainer.step, "held_out_loss": after})
-    folder.result.write_text(json.dumps(result, indent=2) + "\n")
+    durable.write_text(folder.result, json.dumps(result, indent=2) + "\n")
     steps = [entry for entry in folder.read_metrics() if "loss" in entry]
     report.draw_curve(folder.curve, steps, result)
     say(report.summary(result, folder.path, steps))

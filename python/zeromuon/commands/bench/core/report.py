@@ -7,7 +7,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from ....base.whole_file import whole_file
+from ....base.durable import whole_file
 from .interrupt import INTERRUPTED, Wish
 from .results import MEASURED, ROOF, Case, Figure, Results, Row
 

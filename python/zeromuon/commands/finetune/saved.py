@@ -1,0 +1,121 @@
+"""The checkpoints of a run as they lie on disk: which are whole, which one to go on from, which may go. No torch.
+
+A checkpoint is whole when its marker is there. The marker is the last of it that is written, and the first that goes; `latest`
+names a checkpoint only once that has its marker. Every step is on disk before the next, so that this holds after a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+from ...base import durable
+
+LATEST, MARKER = "latest", "whole.json"
+_OURS = re.compile(r"step(\d+)(-\d+ranks)?")
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in the name of a checkpoint: 40 for step40 and for step40-3ranks; -1 for another name."""
+    found = _OURS.fullmatch(checkpoint.name)
+    return int(found[1]) if found else -1
+
+
+def ranks_of(checkpoint: Path) -> int:
+    """How many ranks wrote the checkpoint: its files of model states."""
+    return len(list(checkpoint.glob("zero_pp_rank_*_mp_rank_00_model_states.pt")))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether it can be gone on from. One without marker (of an older run, of `zeromuon ckpt reshard`) is read."""
+    if (checkpoint / MARKER).is_file():
+        return True
+    if not checkpoint.is_dir():
+        return False
+    from ... import ckpt
+
+    with contextlib.suppress(ValueError, OSError):
+        return ckpt.inspect(checkpoint.parent, tag=checkpoint.name)["world_size"] == ranks_of(checkpoint) > 0
+    return False
+
+
+def time_of(checkpoint: Path) -> float:
+    """When it was saved, in seconds since 1970."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return float(json.loads((checkpoint / MARKER).read_text())["saved_at"])
+    return checkpoint.stat().st_mtime
+
+
+def named_by_latest(checkpoints: Path) -> Path | None:
+    """The folder that `latest` names, if it is one."""
+    with contextlib.suppress(OSError):
+        name = (checkpoints / LATEST).read_text().strip()
+        if name and Path(name).name == name and (checkpoints / name).is_dir():
+            return checkpoints / name
+    return None
+
+
+def choose(checkpoints: Path, ranks: int) -> tuple[Path | None, str]:
+    """(the checkpoint to go on from, or None; a sentence when that is not the one that `latest` names, or "").
+
+    `latest` is followed when what it names is whole, also when that is not the newest: so a user goes back. Else the newest whole
+    one is taken, of `ranks` ranks if there is one.
+    """
+    latest = named_by_latest(checkpoints)
+    if latest and is_whole(latest):
+        return latest, ""
+    whole = sorted(filter(is_whole, _ours(checkpoints)), key=time_of)
+    of_ranks = [checkpoint for checkpoint in whole if ranks_of(checkpoint) == ranks]
+    chosen = next(reversed(of_ranks or whole), None)
+    if chosen is None or latest is None and not (checkpoints / LATEST).exists():
+        return chosen, f"{checkpoints} has no file {LATEST}: {chosen.name} is the newest whole one" if chosen else ""
+    return chosen, f"{checkpoints / LATEST} names no whole checkpoint: {chosen.name} is the newest that is"
+
+
+def _ours(checkpoints: Path) -> list[Path]:
+    return [path for path in checkpoints.glob("step*") if _OURS.fullmatch(path.name) and path.is_dir()]
+
+
+# ---- saving --------------------------------------------------------------------------------------
+
+
+def unmark(checkpoint: Path) -> None:
+    """It counts as torn from now on."""
+    if (checkpoint / MARKER).exists():
+        (checkpoint / MARKER).unlink()
+        durable.sync(checkpoint)
+
+
+def sync_files_of_rank(checkpoint: Path, rank: int) -> None:
+    """What this rank wrote is on disk; rank 0 takes what carries no rank."""
+    for path in checkpoint.iterdir():
+        found = re.search(r"zero_pp_rank_(\d+)_", path.name)
+        if path.is_file() and (int(found[1]) if found else 0) == rank:
+            durable.sync(path)
+
+
+def finish(checkpoint: Path, step: int) -> None:
+    """Marks it as whole and lets `latest` name it. All of its files are on disk."""
+    durable.sync(checkpoint)
+    durable.sync(checkpoint.parent)
+    marker = {"step": step, "ranks": ranks_of(checkpoint), "saved_at": time.time()}
+    durable.write_text(checkpoint / MARKER, json.dumps(marker) + "\n")
+    durable.write_text(checkpoint.parent / LATEST, checkpoint.name)
+
+
+def drop_old(checkpoints: Path, keep: int) -> None:
+    """Removes torn checkpoints and all but the `keep` that were saved last; never what `latest` names, the newest whole one, or
+    a folder of another name."""
+    ours = _ours(checkpoints)
+    whole = sorted(filter(is_whole, ours), key=time_of)
+    if not whole:
+        return
+    kept = {*whole[-max(1, keep) :], named_by_latest(checkpoints)}
+    for checkpoint in sorted(set(ours) - kept, key=lambda path: (path in whole, time_of(path))):
+        unmark(checkpoint)
+        shutil.rmtree(checkpoint)
+    durable.sync(checkpoints)

@@ -1,0 +1,156 @@
+"""Saving a run's checkpoints with a stand-in for the engine: killed before every operation, on disks of every size."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from zeromuon import ckpt
+from zeromuon.commands.finetune import checkpoints, saved
+
+NATIVE = Path(__file__).parents[2] / "ckpt" / "fixtures" / "zeromuon-0.1.0"
+OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
+
+
+class One:
+    rank, world_size = 0, 1
+
+    def barrier(self):
+        pass
+
+
+class Engine:
+    """Writes what DeepSpeed's would, one small piece after another."""
+
+    def __init__(self, source: Path):
+        self._source = source
+
+    def save_checkpoint(self, folder, tag, client_state, save_latest):
+        assert not save_latest
+        target = Path(folder, tag)
+        target.mkdir(exist_ok=True)
+        for file in sorted(self._source.iterdir()):
+            content = file.read_bytes()
+            with open(target / file.name, "wb") as out:
+                for begin in range(0, len(content), 1 << 12):
+                    out.write(content[begin : begin + (1 << 12)])
+                    out.flush()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """The files of a checkpoint of one rank."""
+    run = next(path for path in sorted(NATIVE.rglob("latest")) if len(list(path.parent.rglob("*model_states.pt"))) == 1)
+    folder = run.parent / run.read_text().strip()
+    assert ckpt.inspect(run.parent)["world_size"] == 1
+    return folder
+
+
+def save(source: Path, folder: Path, step: int, keep: int = 1) -> None:
+    checkpoints.save(Engine(source), One(), folder, step, 0)
+    saved.drop_old(folder, keep)
+
+
+def killed_before(operation: int, work) -> bool:
+    """Whether `work`, in a process of its own, was killed before that operation on files; else it has ended."""
+    pid = os.fork()
+    if pid == 0:
+        count, fsync = 0, os.fsync
+
+        def note(event, arguments=()):
+            nonlocal count
+            if event not in OPERATIONS or event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+                return
+            count += 1
+            if count == operation:
+                os._exit(9)
+
+        def counted_fsync(descriptor):
+            note("os.truncate")
+            fsync(descriptor)
+
+        os.fsync = counted_fsync
+        sys.addaudithook(note)
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, 9)
+    return status == 9
+
+
+def same_files(a: Path, b: Path) -> bool:
+    return all((b / file.name).read_bytes() == file.read_bytes() for file in a.iterdir())
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["a new tag", "a tag that exists"])
+def test_killed_before_any_operation_of_a_save_a_whole_checkpoint_is_left_and_chosen(source, tmp_path, again):
+    """As a kill: also of what follows it, `latest` and the markers say the truth."""
+    before = tmp_path / "before"
+    save(source, before, 4)
+    if again:
+        save(source, before, 8, keep=2)
+    operation, left = 0, True
+    while left:
+        operation += 1
+        folder = tmp_path / "now"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(before, folder)
+        left = killed_before(operation, lambda: save(source, folder, 8))
+        chosen, _ = saved.choose(folder, 1)
+        assert chosen is not None and same_files(source, chosen), operation
+        save(source, folder, 12)
+        assert [path.name for path in folder.iterdir() if path.is_dir()] == ["step12"]
+    assert operation > 10
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_what_the_run_did_not_write_under_its_own_names_stays(source, tmp_path):
+    save(source, tmp_path, 4)
+    shutil.copytree(tmp_path / "step4", tmp_path / "step4-best")
+    (tmp_path / "steps.txt").write_text("notes")
+    save(source, tmp_path, 8)
+    assert names(tmp_path) == {"step8", "step4-best", "steps.txt", "latest"}
+
+
+def test_who_goes_back_keeps_what_was_saved_last(source, tmp_path):
+    for step in (4, 8, 12):
+        save(source, tmp_path, step, keep=3)
+    (tmp_path / "latest").write_text("step4")
+    assert saved.choose(tmp_path, 1) == (tmp_path / "step4", "")
+    save(source, tmp_path, 8)
+    assert names(tmp_path) == {"step8", "latest"}
+
+
+def test_a_torn_checkpoint_goes_first_and_is_never_chosen(source, tmp_path):
+    save(source, tmp_path, 4)
+    shutil.copytree(source, tmp_path / "step8")
+    torn = next((tmp_path / "step8").glob("*optim_states.pt"))
+    torn.write_bytes(torn.read_bytes()[:1000])
+    (tmp_path / "latest").write_text("step8")
+    chosen, why = saved.choose(tmp_path, 1)
+    assert chosen == tmp_path / "step4" and "names no whole checkpoint: step4 is the newest that is" in why
+    saved.drop_old(tmp_path, 1)
+    assert (tmp_path / "step4").is_dir(), "the last whole one"
+
+
+def test_a_checkpoint_without_marker_counts_when_it_reads(source, tmp_path):
+    shutil.copytree(source, tmp_path / "step8")
+    (tmp_path / "latest").write_text("step8")
+    assert saved.choose(tmp_path, 1) == (tmp_path / "step8", "")
+    next((tmp_path / "step8").glob("*optim_states.pt")).unlink()
+    assert saved.choose(tmp_path, 1)[0] is None
+
+
+def test_nothing_saved_is_no_checkpoint(tmp_path):
+    assert saved.choose(tmp_path / "nowhere", 2) == (None, "")
