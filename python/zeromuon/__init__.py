@@ -24,6 +24,7 @@ def __getattr__(name):
         return importlib.import_module(f".{name}", __name__)
     if name not in _EXPORTS:
         raise AttributeError(f"module 'zeromuon' has no attribute {name!r}; it has {', '.join(__all__)}")
+    importlib.import_module("torch")  # whose libraries the modules in C++ link
     value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
     globals()[name] = value
     return value

@@ -168,7 +168,7 @@ Block block_of(const TensorSource& source, ElementType type) {
 bool matches_any(const std::vector<std::string>& patterns, const std::string& name) {
   return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
     require(!pattern.empty(), "pattern: expected a glob, got an empty text");
-    return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+    return name == pattern || ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
   });
 }
 

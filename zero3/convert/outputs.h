@@ -78,7 +78,7 @@ void write_journalled(std::vector<PlannedOutput> outputs, Journal& journal, cons
 // A block that copies `source`, converted to `type`.
 Block block_of(const TensorSource& source, ElementType type);
 
-// Whether a glob of `patterns` matches. Raises ValueError for an empty pattern.
+// Whether a glob of `patterns` matches, or is the name itself: brackets occur in names. Raises ValueError for an empty pattern.
 bool matches_any(const std::vector<std::string>& patterns, const std::string& name);
 
 // Raises ValueError that lists what is possible when the verb does not go with this kind.

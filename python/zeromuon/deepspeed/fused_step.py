@@ -45,7 +45,7 @@ class FusedStep:
         self._in_place: set[int] = set()  # sub-groups whose gradient was not copied
         self._calls: int | None = None  # of the five methods in this step; None outside a recorded step
         self._scale: float = 1.0
-        self._one = torch.ones(1, device=sub_groups[0].flat.device)
+        self._one = torch.ones(1, dtype=torch.float32, device=sub_groups[0].flat.device)
         self._most_copied_bytes = _COPIES_IN_UNITS_OF_LARGEST * max(map(_gradient_bytes, sub_groups))
 
     def install(self) -> None:

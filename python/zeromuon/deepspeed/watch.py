@@ -86,7 +86,7 @@ def _report_non_finite(binding) -> None:
     """Warns on rank 0 with the first parameter, in stepping order, whose gradient is not finite."""
     named = [(g, i) for g in binding.sub_groups for i in range(len(g.params))]
     found = [k for k, (g, i) in enumerate(named) if not _is_finite(layout.local_gradient(binding.zero3, g, i))]
-    first = torch.tensor([found[0] if found else len(named)], device=layout.compute_device())
+    first = torch.tensor([found[0] if found else len(named)], dtype=torch.int64, device=layout.compute_device())
     dist.all_reduce(first, op=dist.ReduceOp.MIN, group=layout.process_group(binding.zero3))
     if not is_first_rank(binding.zero3):
         return

@@ -117,8 +117,9 @@ def measure_rates(device: torch.device) -> Rates:
     Raises RuntimeError when the device has no memory for it, about 200 MiB.
     """
     numel = _SAMPLE_BYTES // _FP32_BYTES
-    pinned, pageable = torch.zeros(numel).pin_memory(), torch.zeros(numel)
-    there, other = torch.zeros(numel, device=device), torch.zeros(numel, device=device)
+    pageable = torch.zeros(numel, dtype=torch.float32, device="cpu")
+    pinned = pageable.pin_memory()
+    there, other = (torch.zeros(numel, dtype=torch.float32, device=device) for _ in range(2))
     square = torch.zeros(4096, 4096, dtype=torch.bfloat16, device=device)
     out = torch.empty_like(square)
     return Rates(

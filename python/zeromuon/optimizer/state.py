@@ -181,7 +181,7 @@ def with_placeholders(state_dict: dict, sub_groups, param_groups) -> dict:
     for group in param_groups:
         for flat in group["params"]:
             if index in packed and id(flat) in muon:
-                zeros = torch.zeros((), device=flat.device).expand(flat.numel())
+                zeros = torch.zeros((), dtype=torch.float32, device=flat.device).expand(flat.numel())
                 packed[index] = {**packed[index], "exp_avg_sq": zeros}
             index += 1
     return {**state_dict, "state": packed}

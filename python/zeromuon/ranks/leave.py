@@ -4,7 +4,8 @@ A gloo thread drops the tensors of a collective a moment after the collective ha
 Python ends in that moment, CPython ends the thread inside of a noexcept destructor and torch (2.15, whatever the program) aborts
 the process: "terminate called without an active exception". A loop of all_gather in plain torch on two ranks did in 12 of 50
 exits. A process of ours leaves without the interpreter's teardown (`leave`). In one of a user, whose teardown is not ours to
-skip, the interpreter is left to the threads for a moment first (`let_threads_finish_at_exit`): no abort in 50 exits.
+skip, the interpreter is left to the threads for a moment first (`let_threads_finish_at_exit`): no abort in 50 exits. Also
+where the process group was destroyed before: others, DeepSpeed among them, may still hold one.
 """
 
 from __future__ import annotations
@@ -28,12 +29,9 @@ def leave(status: int) -> NoReturn:
 
 @functools.cache
 def let_threads_finish_at_exit() -> None:
-    """Once per process: before Python ends, it waits until gloo's threads have most likely dropped their tensors."""
-    atexit.register(_pause)
-
-
-def _pause() -> None:
+    """Once per process that has joined a group: where that is one of gloo, Python's end waits until gloo's threads have most
+    likely dropped their tensors."""
     import torch.distributed as dist
 
-    if dist.is_available() and dist.is_initialized() and "gloo" in str(dist.get_backend_config()):
-        time.sleep(_PAUSE_S)
+    if "gloo" in str(dist.get_backend_config()):
+        atexit.register(time.sleep, _PAUSE_S)

@@ -129,7 +129,7 @@ class ModelFacts:
         for module in self.modules.values():
             try:
                 answer = getattr(module, method, lambda: None)()
-            except (NotImplementedError, AttributeError):  # transformers: "this model has none"
+            except Exception:  # foreign code; transformers raises NotImplementedError: "this model has none"
                 continue
             for part in answer if isinstance(answer, nn.ModuleList) else [answer]:
                 weights.append(getattr(part, "weight", None))

@@ -136,9 +136,14 @@ def _forced(param, owners: list[Owner], patterns: "_Patterns"):
         return "muon" if _tag(param, owners[0].name) else "adamw", "use_muon set by user"
     for role, given in (("adamw", patterns.exclude), ("muon", patterns.include)):
         for pattern in given:
-            if any(fnmatch.fnmatchcase(owner.name, pattern) for owner in owners):
+            if any(matches(owner.name, pattern) for owner in owners):
                 return role, f"{'exclude' if role == 'adamw' else 'include'} pattern {pattern!r}"
     return None
+
+
+def matches(name: str, pattern: str) -> bool:
+    """A name is itself before it is a shell pattern: brackets occur in names."""
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
 def _rule(owners: list[Owner], shape: tuple[int, ...], facts: "ModelFacts") -> tuple[str, str]:
@@ -233,7 +238,7 @@ class _Patterns:
         for pattern in patterns:
             if not isinstance(pattern, str):
                 raise ValueError(f"{keyword}: got {pattern!r}, expected patterns of parameter names (strings)")
-            if not fnmatch.filter(names, pattern):
+            if not any(matches(name, pattern) for name in names):
                 near = all_near(pattern, names, 3) or names[:3]
                 raise ValueError(
                     f"{keyword}={pattern!r} matches none of the {len(names)} trainable parameters; the nearest "

@@ -19,7 +19,12 @@ def test_a_file_is_synced_then_renamed_and_then_its_folder_is_synced(tmp_path, m
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append(("rename", b)), replace(a, b)))
     durable.write_text(tmp_path / "a.json", "{}")
     (first, part), renamed, last = done
-    assert (first, part.parent, renamed, last) == ("sync", tmp_path, ("rename", tmp_path / "a.json"), ("sync", tmp_path))
+    assert (first, part.parent, renamed, last) == (
+        "sync",
+        tmp_path,
+        ("rename", tmp_path / "a.json"),
+        ("sync", tmp_path),
+    )
     assert part.name != "a.json" and os.listdir(tmp_path) == ["a.json"]
 
 

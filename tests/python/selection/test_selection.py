@@ -406,3 +406,24 @@ def test_under_zero_init_shapes_are_the_true_ones_and_roles_the_same(tmp_path):
     done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "the same" in done.stdout
+
+
+class Bracketed(nn.Module):
+    """Its parameters are called ad.c[0].weight and hidden.weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.ad = nn.Module()
+        self.ad.add_module("c[0]", nn.Linear(8, 8, bias=False))
+        self.hidden = nn.Linear(8, 8, bias=False)
+
+
+def test_a_name_with_brackets_is_itself_before_it_is_a_pattern():
+    groups = param_groups(Bracketed(), exclude=["ad.c[0].weight"])
+    assert [spec.name for group in groups for spec in group["specs"] if spec.role == "adamw"] == ["ad.c[0].weight"]
+
+
+@pytest.mark.parametrize("embeddings", [lambda self, layer: None, lambda self: 1 / 0], ids=["an argument", "an error"])
+def test_a_model_that_cannot_say_its_embeddings_says_nothing(embeddings, monkeypatch):
+    monkeypatch.setattr(Bracketed, "get_input_embeddings", embeddings, raising=False)
+    assert len(param_groups(Bracketed())[0]["params"]) > 0
