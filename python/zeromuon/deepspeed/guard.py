@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import weakref
 
-from . import support
+from ..base.warn import warn
+from . import optimizer_types, support
 from .hooks import replace_once
 from .watch import watch_engine
 
+_DEEPSPEEDS_MUON = (
+    'DeepSpeed\'s own Muon steps this engine ("type": "Muon" in its config), not zeromuon\'s; name "type": "ZeroMuon", or call '
+    "zeromuon.register(replace_muon=True) before deepspeed.initialize"
+)
 _built: weakref.WeakSet = weakref.WeakSet()  # every ZeroMuon that is alive
+_chosen: weakref.WeakSet = weakref.WeakSet()  # those of them that an engine got
 
 
 def watch_for(optimizer) -> None:
@@ -25,22 +31,71 @@ def watch_engines() -> None:
     """Raises ValueError when this DeepSpeed chooses the optimizer of an engine differently."""
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-    signature = ["self", "client_optimizer", "model_parameters"]
-    replace_once(DeepSpeedEngine, "_configure_optimizer", signature, _configure_optimizer)
+    for name, (signature, replacement) in _REPLACED.items():
+        replace_once(DeepSpeedEngine, name, signature, replacement)
 
 
 def _configure_optimizer(original, engine, client_optimizer, model_parameters):
     if client_optimizer in _built:
         support.check_config(engine)
+    elif client_optimizer is None and optimizer_types.is_deepspeeds_muon(engine.optimizer_name()):
+        if engine.global_rank == 0:
+            warn(_DEEPSPEEDS_MUON)
     original(engine, client_optimizer, model_parameters)
     _look_at(engine)
+
+
+def _save_checkpoint(original, engine, *arguments, **keywords):
+    """All ranks save together, so here an optimizer can bind, and one that cannot be saved says so before a file is made."""
+    if (optimizer := _stepped(engine)) is not None:
+        optimizer.bind()
+        optimizer.raise_if_poisoned("not saved")
+    return original(engine, *arguments, **keywords)
+
+
+def _load_checkpoint(original, engine, *arguments, **keywords):
+    """All ranks load together."""
+    if (optimizer := _stepped(engine)) is not None:
+        optimizer.bind(with_states=False)
+    return original(engine, *arguments, **keywords)
+
+
+_REPLACED = {
+    "_configure_optimizer": (["self", "client_optimizer", "model_parameters"], _configure_optimizer),
+    "save_checkpoint": (
+        ["self", "save_dir", "tag", "client_state", "save_latest", "exclude_frozen_parameters"],
+        _save_checkpoint,
+    ),
+    "load_checkpoint": (
+        [
+            "self",
+            "load_dir",
+            "tag",
+            "load_module_strict",
+            "load_optimizer_states",
+            "load_lr_scheduler_states",
+            "load_module_only",
+            "custom_load_fn",
+        ],
+        _load_checkpoint,
+    ),
+}
+
+
+def _stepped(engine):
+    """The ZeroMuon that the engine steps under ZeRO-3, or None."""
+    optimizer = getattr(engine, "basic_optimizer", None)
+    return optimizer if optimizer in _built and support.is_zero3(engine.optimizer) else None
 
 
 def _look_at(engine) -> None:
     stepped = getattr(engine, "basic_optimizer", None)
     own = {id(p) for p in engine.module.parameters()}
-    if any(o is not stepped and not o.is_bound and o.holds_any_of(own) for o in _built):
+    # One that an engine of before stepped, or would have, was not left out.
+    if any(o is not stepped and o not in _chosen and o.holds_any_of(own) for o in _built):
         raise ValueError(_message("another ZeroMuon" if stepped in _built else type(stepped).__name__))
+    if stepped in _built:
+        _chosen.add(stepped)
     if stepped in _built and support.is_zero3(engine.optimizer):
         watch_engine(stepped, engine.optimizer)
 

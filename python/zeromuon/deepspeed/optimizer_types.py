@@ -37,6 +37,11 @@ def take_over_muon(build: Callable) -> None:
     _builders[_MUON] = build
 
 
+def is_deepspeeds_muon(name: str | None) -> bool:
+    """Whether an engine whose config says this type, as DeepSpeed writes it, gets DeepSpeed's Muon."""
+    return name == _MUON and _MUON not in _builders
+
+
 def forget_type(optimizer_class: type) -> None:
     """Undoes both, but for what is replaced (hooks.py)."""
     from deepspeed.runtime.zero import utils

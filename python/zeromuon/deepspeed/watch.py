@@ -6,12 +6,12 @@ the gradients are unscaled. What is replaced is replaced on the one ZeRO-3 objec
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 
+from ..base.warn import warn
 from . import layout, support
 
 
@@ -72,7 +72,7 @@ def warn_of_coarse_accumulation(zero3) -> None:
     if dtype == torch.float32 or not is_first_rank(zero3):
         return
     name = str(dtype).removeprefix("torch.")
-    warnings.warn(
+    warn(
         f"DeepSpeed sums the gradients of micro-batches in {name}, its default for this model; set "
         f'"data_types": {{"grad_accum_dtype": "fp32"}} in the DeepSpeed config to sum them in float32',
         stacklevel=2,
@@ -92,7 +92,7 @@ def _report_non_finite(binding) -> None:
         return
     k = int(first.item())
     where = f'"{named[k][0].specs[named[k][1]].name}"' if k < len(named) else "no single parameter"
-    warnings.warn(
+    warn(
         f"DeepSpeed skipped a step: the gradient of {where} has a NaN or infinite value; with fp16 "
         f"this is normal while the loss scale settles; otherwise look at the loss and the data",
         stacklevel=2,
@@ -158,7 +158,7 @@ class _UnusedParameters:
         self.fresh = set()
         if stale and not self._warned:
             self._warned = True
-            warnings.warn(_unused_message(stale), stacklevel=2)
+            warn(_unused_message(stale), stacklevel=2)
 
 
 def _is_nonzero(zero3, sub_group, position: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import socket
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from typing import Callable
@@ -13,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from .. import _core
+from ..base.warn import warn
 from ..deepspeed import layout, loop, support
 from ..ranks import leave, machine
 from . import placement
@@ -66,8 +66,8 @@ def bind(optimizer, specs: dict, params: list, options: dict, allocate: Callable
     options: of the optimizer, and whatever else must be equal on all ranks. allocate: makes the states of a sub-group of
     a binding. Raises ValueError, on every rank, when a rank cannot bind or two ranks differ in options or plan.
     """
-    leave.let_threads_finish_at_exit()
     zero3 = layout.find_zero3(params)
+    leave.let_threads_finish_at_exit()
     group = layout.process_group(zero3)
     ranks = _exchange(zero3, group, options)
     # A rank that cannot bind tells the others before it raises: they would wait for it.
@@ -92,7 +92,7 @@ def _exchange(zero3, group, options: dict) -> _Ranks:
         try:
             rates = placement.measure_rates(compute)
         except RuntimeError as error:
-            warnings.warn(f"momentum_device auto: the rates of {compute} could not be measured ({error})", stacklevel=4)
+            warn(f"momentum_device auto: the rates of {compute} could not be measured ({error})", stacklevel=4)
     told = [None] * dist.get_world_size(group)
     dist.all_gather_object(told, (socket.gethostname(), rates, free), group=group)
     hosts, all_rates, all_free = zip(*told)
@@ -154,7 +154,7 @@ def _takes_over(zero3, option: str, is_first_rank: bool) -> bool:
             f'fused_step: got "on", and {obstacle}; use "auto" or "off", which step the sub-groups one by one'
         )
     if obstacle and is_first_rank:
-        warnings.warn(
+        warn(
             f"fused_step auto: {obstacle}. The sub-groups are stepped one by one: the same numbers, without overlap "
             f'between them; "fused_step": "off" says so without this warning',
             stacklevel=6,
@@ -292,4 +292,4 @@ def _warn(group, said: list[str]) -> None:
         return
     for text in dict.fromkeys(filter(None, said)):
         ranks = ", ".join(str(rank) for rank, other in enumerate(said) if other == text)
-        warnings.warn(f"on rank {ranks}: {text}", stacklevel=4)
+        warn(f"on rank {ranks}: {text}", stacklevel=4)

@@ -178,7 +178,7 @@ class ZeroMuon(torch.optim.Optimizer):
         self.bind()
         try:
             self._adopt_universal()
-            self._raise_if_poisoned("not stepped")
+            self.raise_if_poisoned("not stepped")
             self._step_sub_groups(self._requests or [self._given_shard()])
         except BaseException as error:
             # An interrupt is raised after the step that it came in, before its counts are written.
@@ -236,7 +236,8 @@ class ZeroMuon(torch.optim.Optimizer):
         for group in self.param_groups:
             group["params"] = []
 
-    def _raise_if_poisoned(self, what: str) -> None:
+    def raise_if_poisoned(self, what: str) -> None:
+        """Raises zeromuon.StepError with the failure that poisoned it."""
         if cause := self._binding.executor.poisoned:
             raise _core.StepError(f"{what}: the optimizer is poisoned by an earlier failure: {cause}")
 
@@ -256,10 +257,10 @@ class ZeroMuon(torch.optim.Optimizer):
     def state_dict(self) -> dict:
         """As torch's, with a ``zeromuon`` entry (roles, hyper-parameters) and, in Muon sub-groups, an
         ``exp_avg_sq`` of zeros that takes no memory: DeepSpeed's converters expect one."""
-        self.bind()
+        self._bound()
         try:
             self._adopt_universal()
-            self._raise_if_poisoned("not saved")
+            self.raise_if_poisoned("not saved")
         except Exception:
             self._empty_groups()
             raise
@@ -272,7 +273,7 @@ class ZeroMuon(torch.optim.Optimizer):
 
         Raises ValueError when another optimizer wrote it or the roles differ; changes nothing then.
         """
-        self.bind(with_states=False)
+        self._bound()
         try:
             stripped = load_entry(state_dict, self._binding, self._options, len(self.param_groups))
             super().load_state_dict(stripped)
@@ -308,9 +309,9 @@ class ZeroMuon(torch.optim.Optimizer):
         return {**of_core, "skipped_steps": self._skipped_steps}
 
     def record_trace(self, on: bool = True) -> None:
-        """Starts to note when each lane of this rank does what, or stops. Binds, so all ranks must call it."""
-        self.bind()
-        self._binding.executor.record_trace(on)
+        """Starts to note when each lane of this rank does what, or stops. Raises ValueError before the first step, unless
+        :func:`zeromuon.attach` was called."""
+        self._bound().executor.record_trace(on)
 
     def take_trace(self) -> list[dict]:
         """What was noted since the last call: dicts of lane, stage, sub_group, bucket, begin_ns, end_ns (steady clock).

@@ -12,11 +12,11 @@ load took place; :func:`adopt_universal` then does the checks and the rest of th
 
 from __future__ import annotations
 
-import warnings
 
 import torch
 
 from ..base.entry import ENTRY, FORMAT, GROUP_VALUES, check_entry
+from ..base.warn import warn
 from .options import OPTIONS
 
 _GROUP_VALUES = tuple(key for key in GROUP_VALUES if key != "adam_ratio")  # those that a group has itself
@@ -139,7 +139,7 @@ def _check_options(saved: dict, options: dict) -> None:
         )
     for option in (o for o in differing if o.on_load in _SAID):
         text = _SAID[option.on_load].format(now=options[option.name])
-        warnings.warn(f"{option.name}: the checkpoint was written with {saved[option.name]}{text}", stacklevel=5)
+        warn(f"{option.name}: the checkpoint was written with {saved[option.name]}{text}", stacklevel=5)
 
 
 def _arithmetic(plan, options: dict) -> str:
@@ -150,7 +150,7 @@ def _arithmetic(plan, options: dict) -> str:
 def _warn_of_arithmetic(entry: dict, plan, options: dict) -> None:
     saved, now = entry.get("arithmetic", "not recorded, in float32"), _arithmetic(plan, options)
     if saved != now:
-        warnings.warn(
+        warn(
             f"the checkpoint was written where a step is computed in another way (arithmetic {saved}; here {now}): on "
             f"another kind of processor, or by another version, or with other options. The run goes on within the accuracy of "
             f"its data types, not bit for bit",

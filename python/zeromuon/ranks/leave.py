@@ -29,7 +29,7 @@ def leave(status: int) -> NoReturn:
 
 @functools.cache
 def let_threads_finish_at_exit() -> None:
-    """Once per process that has joined a group: where that is one of gloo, Python's end waits until gloo's threads have most
+    """Once per process, when it has joined a group: where that is one of gloo, Python's end waits until gloo's threads have most
     likely dropped their tensors."""
     import torch.distributed as dist
 

@@ -59,7 +59,7 @@ def optimizer_counters(engine) -> dict:
 
 class StepTracer:
     """Records one step of one rank: the third, or the first after it that is not skipped. Thread: one; all ranks take
-    part.
+    part, in the constructor, too.
 
     lanes: of rank 0, once that step is done: as trace.busy_by_lane.
     """
@@ -70,7 +70,9 @@ class StepTracer:
         self._wait = min(TRACED_STEP, steps_to_go)
         self._done = not hasattr(optimizer, "record_trace")
         self.lanes: dict | None = None
-        if self._done and self._file:
+        if not self._done:
+            optimizer.bind()  # here all ranks are; the traced step may be the first
+        elif self._file:
             raise ValueError(
                 f"--trace {file}: {type(optimizer).__name__} records no trace; train with ZeroMuon, or leave it out"
             )

@@ -120,7 +120,7 @@ def build_engine(loaded: LoadedModel, settings: Settings, folder: RunFolder, ran
     """DeepSpeed's engine, with the configuration that it got written to the run folder."""
     import deepspeed
 
-    zeromuon.register()
+    zeromuon.register(replace_muon=True)
     config = override(read_config(Path(settings.config)), settings.overrides)
     check_config(config, settings.config)
     bf16 = machine.cpu_has_bf16() if ranks.device == "cpu" else torch.cuda.is_bf16_supported()
