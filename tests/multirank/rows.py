@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -211,8 +213,11 @@ def poisoned(fused_step: str) -> dict:
     before = [flat.detach().clone() for flat in flats]
     row = on_ranks(lambda: world.train(engine, data, range(2, 3)))
     again = on_ranks(lambda: world.train(engine, data, range(3, 4)))
+    folder = Path("poisoned", fused_step)
+    saved = on_ranks(lambda: engine.save_checkpoint(str(folder)))
     changed = [i for i, flat in enumerate(flats) if not world.same_bits([before[i]], [flat.detach()])]
-    return {**row, "again": again["errors"], "changed": world.on_all_ranks(changed), "sub_groups": len(flats)}
+    told = {"again": again["errors"], "saved": saved["errors"], "left": folder.exists()}
+    return {**row, **told, "changed": world.on_all_ranks(changed), "sub_groups": len(flats)}
 
 
 def interrupted(fused_step: str) -> dict:
@@ -319,3 +324,72 @@ def allocations(offload: bool, fused_step: str) -> dict:
     optimizer.step = counting_step
     world.train(engine, data, range(2, STEPS))
     return {"warm": warm, "calls": len(counted), "counted": counted}
+
+
+# ---- what is around a step -----------------------------------------------------------------------
+
+
+def asked_by_one_rank() -> dict:
+    """Rank 0 alone asks an optimizer that has not stepped for its state; then all save, load, and step."""
+    _, engine = world.build_engine(PLAIN)
+    optimizer = engine.optimizer.optimizer
+    asked = [error_of(ask) for ask in (optimizer.state_dict, optimizer.record_trace)] if dist.get_rank() == 0 else []
+    engine.save_checkpoint("asked")
+    states = {key for state in optimizer.state.values() for key in state}
+    engine.load_checkpoint("asked")
+    world.train(engine, models.batches(PLAIN, dist.get_world_size()), range(1))
+    steps = optimizer.counters()["steps"]
+    return {"asked": asked, "states": sorted(states), "steps": world.on_all_ranks(steps)}
+
+
+def engine_after_engine() -> dict:
+    """A first engine that never stepped, and whose optimizer is still alive."""
+    model, first = world.build_engine(PLAIN)
+    kept = first.optimizer.optimizer
+    first.destroy()
+    _, second = world.build_engine(PLAIN, model=model)
+    world.train(second, models.batches(PLAIN, dist.get_world_size()), range(1))
+    return {"steps": second.optimizer.optimizer.counters()["steps"], "first": kept.is_bound}
+
+
+@contextlib.contextmanager
+def _ambient(setting: str):
+    before = torch.get_default_dtype()
+    try:
+        if setting.startswith("default "):
+            torch.set_default_dtype(getattr(torch, setting.split()[1]))
+        if setting == "deterministic":
+            torch.use_deterministic_algorithms(True)
+        modes = {"inference": torch.inference_mode, "no grad": torch.no_grad}
+        autocast = torch.autocast("cpu", dtype=torch.bfloat16) if setting == "autocast" else contextlib.nullcontext()
+        with modes.get(setting, contextlib.nullcontext)(), autocast:
+            yield
+    finally:
+        torch.set_default_dtype(before)
+        torch.use_deterministic_algorithms(False)
+
+
+def ambient(setting: str, fused_step: str) -> dict:
+    """Whether two clipped steps in a setting of torch that the script left on have the bits of two without it."""
+    case = Case("ambient", clip=0.05, offload=True, options={"fused_step": fused_step, "weight_decay": 0.1})
+    data = models.batches(case, dist.get_world_size())
+    weights = []
+    for around in (contextlib.nullcontext(), _ambient(setting)):
+        _, engine = world.build_engine(case)
+        for step in range(2):
+            engine.backward(world.loss_of(engine, data[step][0][dist.get_rank()]))
+            with around if step else contextlib.nullcontext():
+                engine.step()
+        weights.append(world.whole_weights(engine.module).values())
+    return {"same": world.on_all_ranks(all(map(torch.equal, *weights)))}
+
+
+def deepspeeds_muon() -> dict:
+    """What is warned of when "type": "Muon" is DeepSpeed's own."""
+    muon = {"type": "Muon", "params": {"lr": 1e-3, "torch_adam": True}}
+    zero = {"stage": 3, "reduce_scatter": False}
+    config = {**deepspeed_config(PLAIN), "optimizer": muon, "zero_optimization": zero}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        world.build_engine(PLAIN, config=config)
+    return {"warnings": world.on_all_ranks([str(w.message) for w in caught if "zeromuon" in str(w.message)])}

@@ -40,6 +40,8 @@ def test_a_non_finite_momentum_on_one_rank_stops_all_and_poisons_the_optimizer(w
         )
     if row["arguments"]["fused_step"] == "off":
         assert result["changed"] == [[]] * world_size
+    assert all("not saved: the optimizer is poisoned" in error for error in result["saved"]), result["saved"]
+    assert not result["left"], "nothing of a checkpoint that was refused"
 
 
 @pytest.mark.parametrize(
