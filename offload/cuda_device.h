@@ -49,13 +49,13 @@ class CudaDevice final : public Device {
                        int64_t numel, Alarm alarm) override {
     cuda::update_momentum(CurrentStream(device_), element, arrays, numel, alarm);
   }
-  void apply_update(const ops::ApplyElement& element, const ops::ApplyArrays& arrays,
-                    int64_t numel) override {
-    cuda::apply_update(CurrentStream(device_), element, arrays, numel);
+  void apply_update(const ops::ApplyElement& element, const ops::ApplyArrays& arrays, int64_t numel,
+                    Alarm alarm) override {
+    cuda::apply_update(CurrentStream(device_), element, arrays, numel, alarm);
   }
-  void adamw(const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
-             int64_t numel) override {
-    cuda::adamw(CurrentStream(device_), element, arrays, numel);
+  void adamw(const ops::AdamWElement& element, const ops::AdamWArrays& arrays, int64_t numel,
+             Alarm alarm) override {
+    cuda::adamw(CurrentStream(device_), element, arrays, numel, alarm);
   }
   void encode_wire(const float* values, const ops::Typed& wire, int64_t numel,
                    Alarm alarm) override {

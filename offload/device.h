@@ -37,9 +37,9 @@ class Device {
   virtual void update_momentum(const ops::MomentumElement& element,
                                const ops::MomentumArrays& arrays, int64_t numel, Alarm alarm) = 0;
   virtual void apply_update(const ops::ApplyElement& element, const ops::ApplyArrays& arrays,
-                            int64_t numel) = 0;
+                            int64_t numel, Alarm alarm) = 0;
   virtual void adamw(const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
-                     int64_t numel) = 0;
+                     int64_t numel, Alarm alarm) = 0;
   virtual void encode_wire(const float* values, const ops::Typed& wire, int64_t numel,
                            Alarm alarm) = 0;
   virtual void decode_wire(const ops::ConstTyped& wire, float* values, int64_t numel) = 0;

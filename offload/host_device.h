@@ -38,13 +38,13 @@ class HostDevice final : public Device {
                        int64_t numel, Alarm alarm) override {
     if (!ops::update_momentum(element, arrays, numel, kernels_)) ring(alarm);
   }
-  void apply_update(const ops::ApplyElement& element, const ops::ApplyArrays& arrays,
-                    int64_t numel) override {
-    ops::apply_update(element, arrays, numel, kernels_);
+  void apply_update(const ops::ApplyElement& element, const ops::ApplyArrays& arrays, int64_t numel,
+                    Alarm alarm) override {
+    if (!ops::apply_update(element, arrays, numel, kernels_)) ring(alarm);
   }
-  void adamw(const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
-             int64_t numel) override {
-    ops::adamw(element, arrays, numel, kernels_);
+  void adamw(const ops::AdamWElement& element, const ops::AdamWArrays& arrays, int64_t numel,
+             Alarm alarm) override {
+    if (!ops::adamw(element, arrays, numel, kernels_)) ring(alarm);
   }
   void encode_wire(const float* values, const ops::Typed& wire, int64_t numel,
                    Alarm alarm) override {

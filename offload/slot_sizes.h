@@ -58,14 +58,18 @@ struct BufferSizes {
   int64_t matrix_numel = 0;   // fp32, compute device: one bucket is orthogonalised at a time
   int64_t scratch_numel = 0;  // fp32, compute device
   int64_t adamw_low_precision_bytes = 0;  // host: as in SlotSizes, one for each AdamW worker
+  // A word for each AdamW worker, where the shard is: of the host (pinned), or of the compute
+  // device.
+  int64_t host_alarm_bytes = 0, device_alarm_bytes = 0;
   int64_t record_bytes = 0;  // compute device and host: what ranks tell each other at the end
 
   int64_t host_bytes() const {
-    return slots * slot.host_bytes() + aligned(adamw_low_precision_bytes);
+    return slots * slot.host_bytes() + aligned(adamw_low_precision_bytes) +
+           aligned(host_alarm_bytes);
   }
   int64_t device_bytes() const {
     return slots * slot.device_bytes() + aligned(4 * matrix_numel) + aligned(4 * scratch_numel) +
-           aligned(record_bytes);
+           aligned(device_alarm_bytes) + aligned(record_bytes);
   }
   int64_t total_bytes() const { return host_bytes() + device_bytes(); }
 };

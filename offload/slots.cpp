@@ -26,6 +26,9 @@ StepBuffers::StepBuffers(const BufferSizes& sizes, Backend& backend) {
     slots_.push_back(slot);
   }
   adamw_low_precision_ = on_host_memory(sizes.adamw_low_precision_bytes);
+  std::byte* const host_alarms = on_host_memory(sizes.host_alarm_bytes);
+  std::byte* const device_alarms = on_device(sizes.device_alarm_bytes);
+  alarms_ = reinterpret_cast<uint64_t*>(host_alarms == nullptr ? device_alarms : host_alarms);
   matrices_ = reinterpret_cast<float*>(on_device(4 * sizes.matrix_numel));
   scratch_ = reinterpret_cast<float*>(on_device(4 * sizes.scratch_numel));
   records_ = on_device(sizes.record_bytes);

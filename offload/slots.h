@@ -30,6 +30,9 @@ class StepBuffers {
     return adamw_low_precision_ == nullptr ? nullptr : adamw_low_precision_ + worker * bytes;
   }
 
+  // [workers] words of the shard's memory.
+  uint64_t* alarm(int worker) const { return alarms_ + worker; }
+
   int64_t host_bytes() const { return arena_ ? arena_->bytes() : 0; }
   int64_t pinned_bytes() const { return arena_ ? arena_->registered_bytes() : 0; }
   // Why the host part is pageable; "" when it is pinned or needs no pinning.
@@ -40,6 +43,7 @@ class StepBuffers {
   std::vector<Memory> device_;
   std::vector<Slot> slots_;
   float *matrices_ = nullptr, *scratch_ = nullptr;
+  uint64_t* alarms_ = nullptr;
   std::byte *records_ = nullptr, *adamw_low_precision_ = nullptr;
 };
 

@@ -12,7 +12,10 @@
 namespace zeromuon::comm {
 namespace {
 
-constexpr const char* kCauseKey = "zeromuon/abort_cause";
+constexpr const char* kCauseKey = "zeromuon/abort_cause/";
+// The longest wait for an answer of the store: one whose host is gone takes minutes to say so,
+// whatever timeout it has.
+constexpr std::chrono::milliseconds kStorePatience{3000};
 // How long a rank whose collective failed waits to be told why.
 constexpr std::chrono::milliseconds kCausePatience{3000}, kCausePoll{50};
 
@@ -24,8 +27,9 @@ at::Tensor bytes_at(const std::byte* data, int64_t numel, c10::Device device) {
 
 }  // namespace
 
-C10dCollectives::C10dCollectives(c10::intrusive_ptr<c10d::ProcessGroup> group, c10::Device device)
-    : group_(std::move(group)), device_(device) {}
+C10dCollectives::C10dCollectives(c10::intrusive_ptr<c10d::ProcessGroup> group, c10::Device device,
+                                 const std::string& name)
+    : group_(std::move(group)), device_(device), cause_key_(kCauseKey + name) {}
 
 void C10dCollectives::do_all_to_all_v(const Exchange& exchange) {
   send_splits_.assign(exchange.send_bytes.begin(), exchange.send_bytes.end());
@@ -63,37 +67,64 @@ void C10dCollectives::wait(const c10::intrusive_ptr<c10d::Work>& work) {
   work->wait();
 }
 
+// The group ends first: its other ranks then ask the store themselves, and wait a while for the
+// cause.
 std::string C10dCollectives::abort(const std::string& cause) {
-  std::string told = cause;
-  try {
-    const std::vector<uint8_t> bytes(cause.begin(), cause.end());
-    // compareSet keeps the first cause.
-    const std::vector<uint8_t> first = group_->getStore()->compareSet(kCauseKey, {}, bytes);
-    told.assign(first.begin(), first.end());
-  } catch (const std::exception& error) {
-    told += concat(" (the other ranks could not be told, the group's store does not answer: ",
-                   error.what(), ")");
-  }
+  std::string trouble;
   try {
     group_->getBackend(device_.type())->abort();
   } catch (const std::exception& error) {
-    told += concat(" (the process group could not be aborted: ", error.what(), ")");
+    trouble = concat(" (the process group could not be aborted: ", error.what(), ")");
   }
+  const auto first = ask_store([key = cause_key_, cause](c10d::Store& store) {
+    // compareSet keeps the first cause.
+    const auto kept = store.compareSet(key, {}, std::vector<uint8_t>(cause.begin(), cause.end()));
+    return std::string(kept.begin(), kept.end());
+  });
+  if (!first) trouble += " (the other ranks could not be told: the group's store does not answer)";
+  const std::string told = first.value_or(cause) + trouble;
   const std::lock_guard guard(waiting_->mutex);
   if (!waiting_->aborted) waiting_->aborted = told;
   waiting_->changed.notify_all();
   return told;
 }
 
+// The answer of the group's store; nullopt where it fails, or takes too long: the thread that asks
+// is then left behind, and no other question is asked before it has its answer.
+std::optional<std::string> C10dCollectives::ask_store(
+    std::function<std::string(c10d::Store&)> question) {
+  struct Answer {
+    bool there = false;
+    std::optional<std::string> text;
+  };
+  const auto answer = std::make_shared<Answer>();
+  std::unique_lock lock(waiting_->mutex);
+  const auto free = [&] { return waiting_->unanswered == 0; };
+  if (!waiting_->changed.wait_for(lock, kStorePatience, free)) return std::nullopt;
+  ++waiting_->unanswered;
+  std::thread([answer, question = std::move(question), store = group_->getStore(),
+               held = waiting_] {
+    std::optional<std::string> text;
+    try {
+      text = question(*store);
+    } catch (const std::exception&) {  // no answer
+    }
+    const std::lock_guard guard(held->mutex);
+    answer->text = std::move(text);
+    answer->there = true;
+    --held->unanswered;
+    held->changed.notify_all();
+  }).detach();
+  waiting_->changed.wait_for(lock, kStorePatience, [&] { return answer->there; });
+  return answer->text;
+}
+
 std::optional<std::string> C10dCollectives::cause_in_store() {
-  try {
-    const auto store = group_->getStore();
-    if (!store->check({kCauseKey})) return "";
-    const auto bytes = store->get(kCauseKey);
+  return ask_store([key = cause_key_](c10d::Store& store) {
+    if (!store.check({key})) return std::string();
+    const auto bytes = store.get(key);
     return std::string(bytes.begin(), bytes.end());
-  } catch (const std::exception&) {
-    return std::nullopt;
-  }
+  });
 }
 
 // Where the store's host is gone, the next exchange fails and says so.

@@ -4,9 +4,11 @@
 #include <c10/core/Device.h>
 
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <vector>
 
@@ -16,8 +18,10 @@ namespace zeromuon::comm {
 
 class C10dCollectives final : public Collectives {
  public:
-  // `device` is where the buffers of every exchange lie; the group's backend must serve it.
-  C10dCollectives(c10::intrusive_ptr<c10d::ProcessGroup> group, c10::Device device);
+  // device: where the buffers of every exchange lie; the group's backend must serve it. name: equal
+  // on all ranks of the group, and of nothing else that used the group's store.
+  C10dCollectives(c10::intrusive_ptr<c10d::ProcessGroup> group, c10::Device device,
+                  const std::string& name);
 
   int rank() const override { return group_->getRank(); }
   int world_size() const override { return group_->getSize(); }
@@ -29,6 +33,7 @@ class C10dCollectives final : public Collectives {
  private:
   void do_all_to_all_v(const Exchange& exchange) override;
   void wait(const c10::intrusive_ptr<c10d::Work>& work);
+  std::optional<std::string> ask_store(std::function<std::string(c10d::Store&)> question);
   std::optional<std::string> cause_in_store();  // nullopt: the store does not answer
   [[noreturn]] void rethrow_with_cause();
 
@@ -38,10 +43,12 @@ class C10dCollectives final : public Collectives {
     std::condition_variable changed;
     bool done = false;
     std::optional<std::string> aborted;
+    int unanswered = 0;  // questions to the store
   };
 
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
   c10::Device device_;
+  std::string cause_key_;
   std::vector<int64_t> send_splits_, receive_splits_;
   std::shared_ptr<Waiting> waiting_ = std::make_shared<Waiting>();
   bool pending_ = false;

@@ -47,18 +47,18 @@ void update_momentum(StreamRef stream, const ops::MomentumElement& element,
 }
 
 void apply_update(StreamRef stream, const ops::ApplyElement& element,
-                  const ops::ApplyArrays& arrays, int64_t numel) {
+                  const ops::ApplyArrays& arrays, int64_t numel, Alarm alarm) {
   ops::check(arrays);
   ops::with_types(arrays, 0, [&](auto*... at) {
-    launch(stream, "apply_update", numel, ops::ApplyBody{element, at...});
+    launch(stream, "apply_update", numel, ops::ApplyBody{element, at..., AlarmFlag{alarm}});
   });
 }
 
 void adamw(StreamRef stream, const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
-           int64_t numel) {
+           int64_t numel, Alarm alarm) {
   ops::check(arrays);
   ops::with_types(arrays, 0, [&](auto*... at) {
-    launch(stream, "adamw", numel, ops::AdamWBody{element, at...});
+    launch(stream, "adamw", numel, ops::AdamWBody{element, at..., AlarmFlag{alarm}});
   });
 }
 

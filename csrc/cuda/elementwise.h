@@ -13,9 +13,9 @@ using ops::Alarm;
 void update_momentum(StreamRef stream, const ops::MomentumElement& element,
                      const ops::MomentumArrays& arrays, int64_t numel, Alarm alarm);
 void apply_update(StreamRef stream, const ops::ApplyElement& element,
-                  const ops::ApplyArrays& arrays, int64_t numel);
+                  const ops::ApplyArrays& arrays, int64_t numel, Alarm alarm);
 void adamw(StreamRef stream, const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
-           int64_t numel);
+           int64_t numel, Alarm alarm);
 void encode_wire(StreamRef stream, const float* values, const ops::Typed& wire, int64_t numel,
                  Alarm alarm);
 void decode_wire(StreamRef stream, const ops::ConstTyped& wire, float* values, int64_t numel);

@@ -28,6 +28,13 @@ std::string fingerprint_of(const struct stat& status) {
 
 }  // namespace
 
+bool is_file_name(const std::string& text) {
+  const bool plain = std::none_of(text.begin(), text.end(), [](char c) {
+    return static_cast<uint8_t>(c) < 0x20 || c == '/' || c == 0x7f;
+  });
+  return plain && !text.empty() && text != "." && text != "..";
+}
+
 InputFile::InputFile(std::string path) : path_(std::move(path)) {
   descriptor_ = open_for_reading(path_);
   struct stat status {};

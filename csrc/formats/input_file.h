@@ -8,6 +8,10 @@
 
 namespace zeromuon::formats {
 
+// Whether a text from a file may be the name of another in a folder at hand: not empty, no slash,
+// no control characters, not "." or "..".
+bool is_file_name(const std::string& text);
+
 // Reads go through pread into the caller's buffer, not through a mapping: mapped pages count as the
 // process's memory, and a mapped file that shrinks meanwhile ends the process.
 // Thread: any; reads are independent.

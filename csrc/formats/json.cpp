@@ -1,5 +1,7 @@
 #include "csrc/formats/json.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 
 #include "csrc/base/check.h"
@@ -9,6 +11,8 @@ namespace zeromuon::formats {
 using Library = nlohmann::json;
 
 bool is_utf8(std::string_view text) {
+  const auto is_ascii = [](char c) { return static_cast<uint8_t>(c) < 0x80; };
+  if (std::all_of(text.begin(), text.end(), is_ascii)) return true;
   try {
     Library(text).dump();
     return true;

@@ -15,8 +15,9 @@ struct PickleLimits {
   int depth = 400;  // Python's own pickler gives up near 500 nested lists
 };
 
-// Reads one pickle. Time and memory are in proportion to `bytes`. Raises FormatError naming `file`
-// and the offset in it, where the pickle begins at `file_offset`.
+// Reads one pickle. Time and memory are in proportion to `bytes`: what would take more than 20
+// times as much, or 2 GiB, is refused. Raises FormatError naming `file` and the offset in it, where
+// the pickle begins at `file_offset`.
 PickleGraph read_pickle(const uint8_t* data, uint64_t bytes, const std::string& file,
                         int64_t file_offset, const PickleLimits& limits = {});
 

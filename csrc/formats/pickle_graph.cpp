@@ -8,6 +8,9 @@
 namespace zeromuon::formats {
 namespace {
 
+constexpr uint16_t kUnknownDepth = UINT16_MAX, kOpenDepth = UINT16_MAX - 1;
+constexpr uint64_t kAllocation = 16;  // what the C library adds to one
+
 const std::vector<NodeId> kNoItems;
 const std::vector<std::pair<NodeId, NodeId>> kNoPairs;
 
@@ -36,6 +39,7 @@ NodeId PickleGraph::add(NodeKind kind, uint64_t index, uint32_t length) {
   node.length = length;
   node.index = index;
   nodes_.push_back(node);
+  bytes_ += sizeof node + length;
   return static_cast<NodeId>(nodes_.size() - 1);
 }
 
@@ -56,11 +60,15 @@ NodeId PickleGraph::text(NodeKind kind, std::string_view bytes) {
 }
 
 NodeId PickleGraph::sequence(NodeKind kind, std::vector<NodeId> items) {
+  if (items.empty()) return add(kind, kEmpty);
+  bytes_ += sizeof items + kAllocation + items.capacity() * sizeof items[0];
   sequences_.push_back(std::move(items));
   return add(kind, sequences_.size() - 1);
 }
 
 NodeId PickleGraph::dict(std::vector<std::pair<NodeId, NodeId>> items) {
+  if (items.empty()) return add(NodeKind::kDict, kEmpty);
+  bytes_ += sizeof items + kAllocation + items.capacity() * sizeof items[0];
   dicts_.push_back(std::move(items));
   return add(NodeKind::kDict, dicts_.size() - 1);
 }
@@ -71,6 +79,7 @@ NodeId PickleGraph::global(std::string_view module, std::string_view name) {
 }
 
 NodeId PickleGraph::call(Call call) {
+  bytes_ += sizeof call + call.set_items.capacity() * sizeof call.set_items[0];
   calls_.push_back(std::move(call));
   return add(NodeKind::kCall, calls_.size() - 1);
 }
@@ -121,12 +130,38 @@ std::string PickleGraph::global_name(NodeId node) const {
 }
 
 const std::vector<NodeId>& PickleGraph::items(NodeId node) const {
-  return is_sequence(kind(node)) ? sequences_[nodes_[node].index] : kNoItems;
+  if (!is_sequence(kind(node)) || nodes_[node].index == kEmpty) return kNoItems;
+  return sequences_[nodes_[node].index];
 }
 
-std::vector<NodeId>& PickleGraph::mutable_items(NodeId node) {
-  invariant(is_sequence(kind(node)), "pickle node ", node, " is no sequence");
-  return sequences_[nodes_[node].index];
+template <typename T>
+void PickleGraph::grow(std::vector<T>& list, size_t by) {
+  const size_t before = list.capacity();
+  if (before == 0) bytes_ += kAllocation;
+  if (list.size() + by > before) list.reserve(std::max(list.size() + by, before + before / 2));
+  bytes_ += (list.capacity() - before) * sizeof(T);
+}
+
+void PickleGraph::append(NodeId node, const std::vector<NodeId>& values) {
+  if (values.empty()) return;
+  Call* const call = mutable_call(node);
+  invariant(call != nullptr || is_sequence(kind(node)), "pickle node ", node, " is no sequence");
+  if (call == nullptr && nodes_[node].index == kEmpty) {
+    nodes_[node].index = sequences_.size();
+    sequences_.emplace_back();
+    bytes_ += sizeof(Items);
+  }
+  Items& items = call != nullptr ? call->appended : sequences_[nodes_[node].index];
+  grow(items, values.size());
+  items.insert(items.end(), values.begin(), values.end());
+}
+
+void PickleGraph::append_pairs(NodeId node, const std::vector<NodeId>& flat) {
+  if (flat.empty()) return;
+  Call* const call = mutable_call(node);
+  Pairs& pairs = call != nullptr ? call->set_items : mutable_dict_items(node);
+  grow(pairs, flat.size() / 2);
+  for (size_t i = 0; i + 1 < flat.size(); i += 2) pairs.emplace_back(flat[i], flat[i + 1]);
 }
 
 bool PickleGraph::is_dict(NodeId node) const {
@@ -136,14 +171,21 @@ bool PickleGraph::is_dict(NodeId node) const {
 }
 
 const std::vector<std::pair<NodeId, NodeId>>& PickleGraph::dict_items(NodeId node) const {
-  if (kind(node) == NodeKind::kDict) return dicts_[nodes_[node].index];
+  if (kind(node) == NodeKind::kDict) {
+    return nodes_[node].index == kEmpty ? kNoPairs : dicts_[nodes_[node].index];
+  }
   return is_dict(node) ? calls_[nodes_[node].index].set_items : kNoPairs;
 }
 
 std::vector<std::pair<NodeId, NodeId>>& PickleGraph::mutable_dict_items(NodeId node) {
   invariant(is_dict(node), "pickle node ", node, " is no dict");
-  if (kind(node) == NodeKind::kDict) return dicts_[nodes_[node].index];
-  return calls_[nodes_[node].index].set_items;
+  if (kind(node) != NodeKind::kDict) return calls_[nodes_[node].index].set_items;
+  if (nodes_[node].index == kEmpty) {
+    nodes_[node].index = dicts_.size();
+    dicts_.emplace_back();
+    bytes_ += sizeof(Pairs);
+  }
+  return dicts_[nodes_[node].index];
 }
 
 const Call* PickleGraph::as_call(NodeId node) const {
@@ -221,36 +263,32 @@ bool PickleGraph::as_shape(NodeId node, std::vector<int64_t>& out) const {
 }
 
 int PickleGraph::check_depth(const std::string& file, int limit) const {
-  // The longest way down from every node, children first; kOpen marks the nodes on the way.
-  constexpr int kUnknown = -1, kOpen = -2;
-  std::vector<int> depth(nodes_.size(), kUnknown);
-  std::vector<NodeId> stack = {root_};
-  while (!stack.empty()) {
-    const NodeId node = stack.back();
-    if (depth[node] >= 0) {
-      stack.pop_back();
-    } else if (depth[node] == kUnknown) {
-      depth[node] = kOpen;
-      each_child(node, [&](NodeId child) {
-        if (depth[child] == kOpen) {
-          throw_format_error(file, -1, "values that do not contain themselves",
-                             "one that does: " + describe(child, 60),
-                             "this is not a checkpoint of DeepSpeed or torch.save");
-        }
-        if (depth[child] == kUnknown) stack.push_back(child);
-      });
-    } else {
-      stack.pop_back();
-      int deepest = 0;
-      each_child(node, [&](NodeId child) { deepest = std::max(deepest, depth[child] + 1); });
-      if (deepest > limit) {
-        throw_format_error(file, -1, concat("at most ", limit, " nested values"), "more",
-                           "this is not a checkpoint of DeepSpeed or torch.save");
-      }
-      depth[node] = deepest;
-    }
+  std::vector<uint16_t> depths(nodes_.size(), kUnknownDepth);
+  return depth_below(root_, 0, limit, file, depths);
+}
+
+// depths: of the nodes that were visited. level: nodes above.
+int PickleGraph::depth_below(NodeId node, int level, int limit, const std::string& file,
+                             std::vector<uint16_t>& depths) const {
+  if (depths[node] == kOpenDepth) {
+    throw_format_error(file, -1, "values that do not contain themselves",
+                       "one that does: " + describe(node, 60),
+                       "this is not a checkpoint of DeepSpeed or torch.save");
   }
-  return depth[root_];
+  if (depths[node] != kUnknownDepth) return depths[node];
+  depths[node] = kOpenDepth;
+  int deepest = 0;
+  if (level <= limit) {
+    each_child(node, [&](NodeId child) {
+      deepest = std::max(deepest, 1 + depth_below(child, level + 1, limit, file, depths));
+    });
+  }
+  if (level > limit || deepest > limit) {
+    throw_format_error(file, -1, concat("at most ", limit, " nested values"), "more",
+                       "this is not a checkpoint of DeepSpeed or torch.save");
+  }
+  depths[node] = static_cast<uint16_t>(deepest);
+  return deepest;
 }
 
 PickleCopier::PickleCopier(const PickleGraph& from, PickleGraph& to, Replace replace)

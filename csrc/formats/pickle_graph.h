@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <initializer_list>
 #include <string>
@@ -50,7 +51,7 @@ struct Call {
 };
 
 // Nodes are named by number and shared by it: a value that the pickle repeats by its memo is one
-// node. Text lies in one buffer. So memory is in proportion to the pickle.
+// node. Text lies in one buffer, and what is empty takes a node only. No growth copies nodes.
 // Thread: one at a time while it is changed; any afterwards.
 class PickleGraph {
  public:
@@ -61,6 +62,9 @@ class PickleGraph {
     return node == kNoNode ? NodeKind::kNone : nodes_.at(node).kind;
   }
   size_t size() const { return nodes_.size(); }
+  // Of memory, what the nodes and all that they hold take.
+  uint64_t bytes() const { return bytes_; }
+  void expect_text(uint64_t bytes) { text_.reserve(bytes); }
   NodeId root() const { return root_; }
   void set_root(NodeId node) { root_ = node; }
 
@@ -89,7 +93,10 @@ class PickleGraph {
   std::string global_name(NodeId node) const;
   // The items of a tuple, list or set; none for other kinds.
   const std::vector<NodeId>& items(NodeId node) const;
-  std::vector<NodeId>& mutable_items(NodeId node);
+  // Adds to a list, a set or a call; none for other kinds.
+  void append(NodeId node, const std::vector<NodeId>& values);
+  // Adds keys and values, one after the other, to a dict or a call.
+  void append_pairs(NodeId node, const std::vector<NodeId>& flat);
   // Key and value pairs of a dict, an OrderedDict or a defaultdict; none for other kinds.
   const std::vector<std::pair<NodeId, NodeId>>& dict_items(NodeId node) const;
   std::vector<std::pair<NodeId, NodeId>>& mutable_dict_items(NodeId node);
@@ -129,9 +136,10 @@ class PickleGraph {
     union {
       int64_t integer;
       double real;
-      uint64_t index;  // into text_, sequences_, dicts_ or calls_
+      uint64_t index;  // into text_, sequences_, dicts_ or calls_; kEmpty
     };
   };
+  static constexpr uint64_t kEmpty = UINT64_MAX;  // a sequence or dict without an entry there
   using Items = std::vector<NodeId>;
   using Pairs = std::vector<std::pair<NodeId, NodeId>>;
 
@@ -140,11 +148,17 @@ class PickleGraph {
   std::string describe_leaf(NodeId node) const;
   void describe_into(NodeId node, size_t limit, int depth, std::string& out) const;
 
-  std::vector<Node> nodes_;
+  template <typename T>
+  void grow(std::vector<T>& list, size_t by);
+  int depth_below(NodeId node, int level, int limit, const std::string& file,
+                  std::vector<uint16_t>& depths) const;
+
+  std::deque<Node> nodes_;
   std::string text_;
-  std::vector<Items> sequences_;
-  std::vector<Pairs> dicts_;
-  std::vector<Call> calls_;
+  std::deque<Items> sequences_;
+  std::deque<Pairs> dicts_;
+  std::deque<Call> calls_;
+  uint64_t bytes_ = 0;
   NodeId root_ = 0;
 };
 
@@ -183,9 +197,11 @@ void PickleGraph::each_child(NodeId node, const Visit& visit) const {
     case NodeKind::kFrozenSet:
     case NodeKind::kGlobal:
     case NodeKind::kPersistent:
+      if (n.index == kEmpty) return;
       for (const NodeId child : sequences_[n.index]) visit(child);
       return;
     case NodeKind::kDict:
+      if (n.index == kEmpty) return;
       for (const auto& [key, value] : dicts_[n.index]) visit(key), visit(value);
       return;
     case NodeKind::kCall: {

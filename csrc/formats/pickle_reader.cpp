@@ -1,4 +1,5 @@
 // The pickle machine: a stack, marks and a memo, over nodes instead of objects.
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <utility>
@@ -13,13 +14,22 @@ namespace {
 constexpr const char* kNotOurs =
     "the file is damaged, or is not a pickle of torch.save or DeepSpeed (protocols 2 to 5)";
 
+// Of memory. One byte can make a node, or a value on the stack; what torch.save and DeepSpeed write
+// takes 3 to 10 times its size.
+constexpr uint64_t kMemoryPerByte = 20, kLeastMemory = 64 << 10, kMostMemory = 2ull << 30;
+
 class Machine {
  public:
   Machine(const uint8_t* data, uint64_t bytes, const std::string& file, int64_t file_offset)
-      : data_(data), bytes_(bytes), file_(file), file_offset_(file_offset) {}
+      : data_(data), bytes_(bytes), file_(file), file_offset_(file_offset) {
+    graph_.expect_text(bytes);
+  }
 
   PickleGraph run() {
+    const uint64_t limit = std::min(kLeastMemory + kMemoryPerByte * bytes_, kMostMemory);
     while (step(next<uint8_t>("an opcode"))) {
+      if (memory() <= limit) continue;
+      fail(concat("values that take at most ", limit, " bytes of memory"), "more");
     }
     return std::move(graph_);
   }
@@ -55,6 +65,11 @@ class Machine {
     const std::string_view out = text(static_cast<uint64_t>(length));
     ++at_;
     return out;
+  }
+
+  uint64_t memory() const {
+    return graph_.bytes() +
+           sizeof(NodeId) * (stack_.capacity() + memo_.capacity() + marks_.capacity());
   }
 
   void push(NodeId node) { stack_.push_back(node); }
@@ -146,28 +161,23 @@ class Machine {
   }
 
   void append(const std::vector<NodeId>& values) {
-    if (Call* call = graph_.mutable_call(top())) {
-      call->appended.insert(call->appended.end(), values.begin(), values.end());
-      return;
-    }
-    check(graph_.kind(top()) == NodeKind::kList, "a list to append to", "another value");
-    auto& items = graph_.mutable_items(top());
-    items.insert(items.end(), values.begin(), values.end());
+    const NodeKind kind = graph_.kind(top());
+    check(kind == NodeKind::kList || kind == NodeKind::kCall, "a list to append to",
+          "another value");
+    graph_.append(top(), values);
   }
 
   void add_to_set(const std::vector<NodeId>& values) {
     check(graph_.kind(top()) == NodeKind::kSet, "a set to add to", "another value");
-    auto& items = graph_.mutable_items(top());
-    items.insert(items.end(), values.begin(), values.end());
+    graph_.append(top(), values);
   }
 
   void set_items(const std::vector<NodeId>& flat) {
     check(flat.size() % 2 == 0, "keys and values", "a key without value");
-    Call* call = graph_.mutable_call(top());
-    check(call != nullptr || graph_.kind(top()) == NodeKind::kDict, "a dict to put items into",
+    const NodeKind kind = graph_.kind(top());
+    check(kind == NodeKind::kDict || kind == NodeKind::kCall, "a dict to put items into",
           "another value");
-    auto& pairs = call != nullptr ? call->set_items : graph_.mutable_dict_items(top());
-    for (size_t i = 0; i < flat.size(); i += 2) pairs.emplace_back(flat[i], flat[i + 1]);
+    graph_.append_pairs(top(), flat);
   }
 
   void dict_to_mark() {
@@ -186,6 +196,8 @@ class Machine {
   }
 
   void drop() { stack_.size() > floor() ? stack_.pop_back() : void(pop_to_mark()); }
+
+  void mark() { marks_.push_back(static_cast<uint32_t>(stack_.size())); }
 
   NodeId big_endian_real() {
     const auto bits = __builtin_bswap64(next<uint64_t>("a float"));
@@ -234,7 +246,7 @@ class Machine {
   int64_t file_offset_;
   PickleGraph graph_;
   std::vector<NodeId> stack_, memo_;
-  std::vector<size_t> marks_;
+  std::vector<uint32_t> marks_;  // sizes of the stack
   uint64_t memo_count_ = 0;
 };
 
@@ -286,7 +298,7 @@ const Machine::Opcode Machine::kOpcodes[] = {
     // The machine itself.
     {0x80, [](Machine& m) { m.check_protocol(); }},
     {0x95, [](Machine& m) { m.check_frame(); }},
-    {'(', [](Machine& m) { m.marks_.push_back(m.stack_.size()); }},
+    {'(', [](Machine& m) { m.mark(); }},
     {'0', [](Machine& m) { m.drop(); }},
     {'1', [](Machine& m) { m.pop_to_mark(); }},
     {'2', [](Machine& m) { m.push(m.top()); }},

@@ -89,8 +89,10 @@ class HeaderReader : public JsonReader {
   bool key(std::string& text) override {
     key_taken_ = true;
     if (level_ == 1) {
-      check(names_.insert(text).second, "tensor names that differ", "\"" + text + "\" twice");
+      check(text.size() <= kMaxTensorNameBytes, "tensor names of at most 64 KiB",
+            concat(text.size(), " bytes"));
       in_metadata_ = text == "__metadata__";
+      check(names_.insert(text).second, "tensor names that differ", "\"" + text + "\" twice");
       name_ = std::move(text);
     } else {
       field_ = std::move(text);
@@ -194,8 +196,10 @@ class IndexReader : public JsonReader {
   }
   bool string(std::string& text) override {
     if (!in_map_) return true;
-    check(!text.empty() && text.find('/') == std::string::npos && text != ".." && text != ".",
-          "the name of a file in the same folder", "\"" + text + "\"");
+    check(is_file_name(text), "the name of a file in the same folder",
+          concat("\"", text.substr(0, text.find('\0')).substr(0, 200), "\""));
+    check(key_.size() <= kMaxTensorNameBytes, "tensor names of at most 64 KiB",
+          concat(key_.size(), " bytes"));
     check(files.emplace(key_, std::move(text)).second, "tensor names that differ",
           "\"" + key_ + "\" twice");
     return true;

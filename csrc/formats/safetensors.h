@@ -13,6 +13,9 @@
 
 namespace zeromuon::formats {
 
+// A longer name is refused, in every format: it would be printed, compared and sorted.
+constexpr size_t kMaxTensorNameBytes = 64 << 10;
+
 struct SafetensorsEntry {
   std::string name;
   ElementType type = ElementType::kFloat32;

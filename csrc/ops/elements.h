@@ -130,14 +130,18 @@ struct AdamWElement {
   }
 };
 
+// The new weight, cast. Returns whether it is not finite as it is written, there or in float32.
 template <typename Low>
-ZM_HOST_DEVICE inline void encode_at(float value, Low* out, int64_t i) {
-  encode(value, out[i]);
+ZM_HOST_DEVICE inline bool encode_at(float weight, Low* out, int64_t i) {
+  encode(weight, out[i]);
+  return non_finite_as<Low>(weight);
 }
-ZM_HOST_DEVICE inline void encode_at(float, None*, int64_t) {}
+ZM_HOST_DEVICE inline bool encode_at(float weight, None*, int64_t) {
+  return non_finite_as<float>(weight);
+}
 
 // A state kept in bfloat16 is rounded when it is stored; this step goes on with the float32.
-template <typename Gradient, typename State, typename Low>
+template <typename Gradient, typename State, typename Low, typename Flag>
 struct AdamWBody {
   AdamWElement element;
   float* weight;
@@ -145,12 +149,14 @@ struct AdamWBody {
   State* exp_avg;
   State* exp_avg_sq;
   Low* low_precision;
+  Flag non_finite;
   ZM_HOST_DEVICE void operator()(int64_t i) const {
     float m = decode(exp_avg[i]), v = decode(exp_avg_sq[i]);
     element(weight[i], decode(gradient[i]), m, v);
     encode(m, exp_avg[i]);
     encode(v, exp_avg_sq[i]);
-    encode_at(weight[i], low_precision, i);
+    const bool bad_state = non_finite_as<State>(m) || non_finite_as<State>(v);
+    if (encode_at(weight[i], low_precision, i) || bad_state) non_finite.raise();
   }
 };
 
@@ -170,15 +176,16 @@ struct MomentumBody {
   }
 };
 
-template <typename Update, typename Low>
+template <typename Update, typename Low, typename Flag>
 struct ApplyBody {
   ApplyElement element;
   float* weight;
   const Update* update;
   Low* low_precision;
+  Flag non_finite;
   ZM_HOST_DEVICE void operator()(int64_t i) const {
     element(weight[i], decode(update[i]));
-    encode_at(weight[i], low_precision, i);
+    if (encode_at(weight[i], low_precision, i)) non_finite.raise();
   }
 };
 

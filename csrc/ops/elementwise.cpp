@@ -46,20 +46,20 @@ bool update_momentum(const MomentumElement& element, const MomentumArrays& array
   return run(table_of(chosen).momentum, numel, element, arrays);
 }
 
-void apply_update(const ApplyElement& element, const ApplyArrays& arrays, int64_t numel,
+bool apply_update(const ApplyElement& element, const ApplyArrays& arrays, int64_t numel,
                   CpuKernels kernels) {
   check(arrays);
-  run(table_of(resolve(kernels)).apply, numel, element, arrays);
+  return run(table_of(resolve(kernels)).apply, numel, element, arrays);
 }
 
-void adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t numel,
+bool adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t numel,
            CpuKernels kernels) {
   check(arrays);
   const CpuKernels chosen = resolve(kernels);
 #ifdef ZEROMUON_WITH_ONEDNN
   if (chosen == CpuKernels::kOneDnn) return onednn::adamw(element, arrays, numel, table_of(chosen));
 #endif
-  run(table_of(chosen).adamw, numel, element, arrays);
+  return run(table_of(chosen).adamw, numel, element, arrays);
 }
 
 bool encode_values(const float* values, const Typed& out, int64_t numel, CpuKernels kernels) {

@@ -13,18 +13,20 @@
 
 namespace zeromuon::ops {
 
+// Those that return a bool: false when a value that they wrote, to any of their arrays, is NaN or
+// infinite in the type of its array. Everything is written all the same.
+
 // Advances the momentum and writes the tensor to orthogonalise to `wire`.
-// Returns false when a written value is NaN or infinite; everything is written all the same.
 bool update_momentum(const MomentumElement& element, const MomentumArrays& arrays, int64_t numel,
                      CpuKernels kernels = CpuKernels::kAuto);
 
-void apply_update(const ApplyElement& element, const ApplyArrays& arrays, int64_t numel,
+bool apply_update(const ApplyElement& element, const ApplyArrays& arrays, int64_t numel,
                   CpuKernels kernels = CpuKernels::kAuto);
 
-void adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t numel,
+bool adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t numel,
            CpuKernels kernels = CpuKernels::kAuto);
 
-// Casts. `encode_values` returns false when a written value is NaN or infinite.
+// Casts.
 bool encode_values(const float* values, const Typed& out, int64_t numel,
                    CpuKernels kernels = CpuKernels::kAuto);
 void decode_values(const ConstTyped& in, float* values, int64_t numel,

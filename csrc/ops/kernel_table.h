@@ -15,12 +15,12 @@
 
 namespace zeromuon::ops {
 
-// Types are checked by the caller. Those that return a word: not 0 when a written value is NaN or
-// infinite.
+// Types are checked by the caller. Those that return a word: not 0 when a value that they wrote is
+// NaN or infinite.
 struct KernelTable {
-  void (*adamw)(const AdamWElement&, const AdamWArrays&, int64_t begin, int64_t end);
+  uint32_t (*adamw)(const AdamWElement&, const AdamWArrays&, int64_t begin, int64_t end);
   uint32_t (*momentum)(const MomentumElement&, const MomentumArrays&, int64_t begin, int64_t end);
-  void (*apply)(const ApplyElement&, const ApplyArrays&, int64_t begin, int64_t end);
+  uint32_t (*apply)(const ApplyElement&, const ApplyArrays&, int64_t begin, int64_t end);
   uint32_t (*encode)(const float* values, const Typed& out, int64_t begin, int64_t end);
   void (*decode)(const ConstTyped& in, float* values, int64_t begin, int64_t end);
   // For measurements: dst = a, and dst = a + scalar*b.

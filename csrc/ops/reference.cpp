@@ -14,10 +14,12 @@ void for_each_element(int64_t begin, int64_t end, const Body& body) {
   for (int64_t i = begin; i < end; ++i) body(i);
 }
 
-void adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t begin, int64_t end) {
+uint32_t adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t begin, int64_t end) {
+  uint32_t bad = 0;
   with_types(arrays, 0, [&](auto*... at) {
-    for_each_element(begin, end, AdamWBody{element, at...});
+    for_each_element(begin, end, AdamWBody{element, at..., Flag{&bad}});
   });
+  return bad;
 }
 
 uint32_t momentum(const MomentumElement& element, const MomentumArrays& arrays, int64_t begin,
@@ -29,10 +31,12 @@ uint32_t momentum(const MomentumElement& element, const MomentumArrays& arrays, 
   return bad;
 }
 
-void apply(const ApplyElement& element, const ApplyArrays& arrays, int64_t begin, int64_t end) {
+uint32_t apply(const ApplyElement& element, const ApplyArrays& arrays, int64_t begin, int64_t end) {
+  uint32_t bad = 0;
   with_types(arrays, 0, [&](auto*... at) {
-    for_each_element(begin, end, ApplyBody{element, at...});
+    for_each_element(begin, end, ApplyBody{element, at..., Flag{&bad}});
   });
+  return bad;
 }
 
 uint32_t encode_values(const float* values, const Typed& out, int64_t begin, int64_t end) {

@@ -37,24 +37,24 @@ class FakeDevice final : public Device {
          behind.typed(arrays.wire, "wire")},
         numel, behind.alarm(alarm));
   }
-  void apply_update(const ops::ApplyElement& element, const ops::ApplyArrays& arrays,
-                    int64_t numel) override {
+  void apply_update(const ops::ApplyElement& element, const ops::ApplyArrays& arrays, int64_t numel,
+                    Alarm alarm) override {
     const Behind behind(*memory_, "apply_update", numel);
     host_.apply_update(
         element,
         {behind.floats(arrays.weight, "weight"), behind.typed(arrays.update, "update"),
          behind.optional(arrays.low_precision, "low_precision")},
-        numel);
+        numel, behind.alarm(alarm));
   }
-  void adamw(const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
-             int64_t numel) override {
+  void adamw(const ops::AdamWElement& element, const ops::AdamWArrays& arrays, int64_t numel,
+             Alarm alarm) override {
     const Behind behind(*memory_, "adamw", numel);
     host_.adamw(
         element,
         {behind.floats(arrays.weight, "weight"), behind.typed(arrays.gradient, "gradient"),
          behind.typed(arrays.exp_avg, "exp_avg"), behind.typed(arrays.exp_avg_sq, "exp_avg_sq"),
          behind.optional(arrays.low_precision, "low_precision")},
-        numel);
+        numel, behind.alarm(alarm));
   }
   void encode_wire(const float* values, const ops::Typed& wire, int64_t numel,
                    Alarm alarm) override {

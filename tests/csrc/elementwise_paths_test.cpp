@@ -105,17 +105,17 @@ Bits run_adamw(const AdamWCase& types, int64_t numel, const Way& way) {
   const bool has_low = types.low != DType::kFloat32;
   Buffer low(values(numel, 5), types.low, way.offset);
   const AdamWElement element(1e-2, 0.9, 0.95, 1e-8, 0.1, 3, types.decay, 0.37f);
+  uint32_t bad = 0;
   in_pieces(way, numel, [&](int64_t at, int64_t n) {
-    adamw(element,
-          {weight.floats(at), gradient.typed(at), m.typed(at), v.typed(at),
-           has_low ? low.typed(at) : Typed()},
-          n, way.kernels);
+    const AdamWArrays arrays{weight.floats(at), gradient.typed(at), m.typed(at), v.typed(at),
+                             has_low ? low.typed(at) : Typed()};
+    bad |= adamw(element, arrays, n, way.kernels) ? 0u : 1u;
   });
   if (has_low) {
     Buffer cast(std::vector<float>(weight.floats(), weight.floats() + numel), types.low);
     EXPECT_EQ(low.bits(true), cast.bits(true)) << "the low-precision copy is not the cast";
   }
-  return {weight.bits(false), m.bits(false), v.bits(false), low.bits(false)};
+  return {weight.bits(false), m.bits(false), v.bits(false), low.bits(false), {bad}};
 }
 
 Bits run_momentum(DType gradient_type, DType state, DType wire_type, bool nesterov, int64_t numel,
@@ -136,12 +136,13 @@ Bits run_apply(DType update_type, DType low_type, Decay decay, int64_t numel, co
   Buffer weight(values(numel, 1), DType::kFloat32, way.offset);
   Buffer update(values(numel, 2), update_type, way.offset);
   Buffer low(values(numel, 5), low_type, way.offset);
+  uint32_t bad = 0;
   in_pieces(way, numel, [&](int64_t at, int64_t n) {
     const Typed out = low_type == DType::kFloat32 ? Typed() : low.typed(at);
-    apply_update({1e-2, 0.1, 0.7, decay}, {weight.floats(at), update.typed(at), out}, n,
-                 way.kernels);
+    const ApplyArrays arrays{weight.floats(at), update.typed(at), out};
+    bad |= apply_update({1e-2, 0.1, 0.7, decay}, arrays, n, way.kernels) ? 0u : 1u;
   });
-  return {weight.bits(false), low.bits(false)};
+  return {weight.bits(false), low.bits(false), {bad}};
 }
 
 // Here a NaN's payload is part of the result.

@@ -3,9 +3,11 @@
 
 #include "csrc/formats/format_error.h"
 #include "csrc/formats/pickle.h"
+#include "tests/fuzz/counted_memory.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
   using namespace zeromuon::formats;
+  const MemoryBound bound(bytes);
   std::vector<uint8_t> written;
   std::string text;
   try {

@@ -3,11 +3,13 @@
 
 #include "csrc/formats/format_error.h"
 #include "csrc/formats/safetensors.h"
+#include "tests/fuzz/counted_memory.h"
 #include "tests/fuzz/memory_file.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
   using namespace zeromuon::formats;
   const MemoryFile file(data, bytes);
+  const MemoryBound bound(bytes);
   try {
     const SafetensorsFile opened(file.path());
     for (const SafetensorsEntry& entry : opened.entries()) {

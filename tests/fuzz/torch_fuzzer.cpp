@@ -3,6 +3,7 @@
 #include "csrc/formats/format_error.h"
 #include "csrc/formats/torch_file.h"
 #include "tests/csrc/formats/zip_bytes.h"
+#include "tests/fuzz/counted_memory.h"
 #include "tests/fuzz/memory_file.h"
 
 namespace zeromuon::formats {
@@ -21,6 +22,7 @@ void read_all(const TorchFile& torch) {
 
 void read_bytes(const uint8_t* data, size_t bytes) {
   const MemoryFile file(data, bytes);
+  const MemoryBound bound(bytes);
   try {
     read_all(TorchFile(file.path()));
   } catch (const FormatError&) {

@@ -233,10 +233,10 @@ def load_universal(folder: str, zero_init: bool, options: dict) -> dict:
 
 def load_foreign_universal(folder: str) -> dict:
     _, engine = world.build_engine(OFFLOAD, config=_universal_config(OFFLOAD))
-    engine.load_checkpoint(folder, tag="universal")
+    error = error_of(lambda: engine.load_checkpoint(folder, tag="universal"))
     before = world.shards_of(engine)
     data = models.batches(OFFLOAD, dist.get_world_size())
-    error = error_of(lambda: world.train(engine, data, range(1)))
+    assert error == error_of(lambda: world.train(engine, data, range(1))), "a step says it again"
     unchanged = world.same_bits(before, world.shards_of(engine))
     return {"errors": world.on_all_ranks(error), "unchanged": world.on_all_ranks(unchanged)}
 

@@ -178,16 +178,13 @@ USERS = (
     Case("torch LambdaLR from lr 0", schedule="torch LambdaLR", options=_options(weight_decay=0.1)),
     Case("WarmupLR", schedule="WarmupLR", offload=True, options=_options(weight_decay=0.1)),
     Case("WarmupDecayLR, zero.Init", schedule="WarmupDecayLR", zero_init=True, accumulation=2),
+    Case("WarmupLR, a rate for each group", schedule="a rate for each group"),
+    Case("offload, WarmupLR, rates that meet and part", schedule="rates that meet", offload=True),
+    Case("OneCycle, optimizer object", schedule="OneCycle", route="groups"),
     Case("Hugging Face linear schedule, optimizer object", schedule="Hugging Face linear", route="groups"),
+    Case("values of groups changed by hand, lr 0 in one step", schedule="by hand", options=_options(weight_decay=0.1)),
     Case(
-        "lr and weight decay changed by hand, lr 0 in one step", schedule="by hand", options=_options(weight_decay=0.1)
-    ),
-    Case(
-        "offload, several groups, lr and weight decay changed by hand",
-        schedule="by hand",
-        route="tags",
-        offload=True,
-        sub_group=150,
+        "offload, several groups, values changed by hand", schedule="by hand", route="tags", offload=True, sub_group=150
     ),
     Case("parameters offloaded to the CPU", offload=True, offload_param=True, accumulation=2, clip=0.05),
     Case("tied weights", model="tied", clip=0.05, options=_options(lr=0.04, weight_decay=0.1)),

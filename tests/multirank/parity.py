@@ -98,15 +98,14 @@ def _reference(case: Case, data, dtype=torch.float32):
         return {n: t.T if n in transposed else t for n, t in named.items()}
 
     muon = _muon(case, outputs_first({n: p.data for n, p in params.items()}))
-    ratio, norms = muon.adam_lr / muon.lr, []
-    values = schedules.expected_values(case, muon.lr, muon.weight_decay, len(data))
+    norms = []
 
     def loss_of(model, batch):
         inputs, targets = batch
         return models.loss(model(inputs.to(dtype) if inputs.is_floating_point() else inputs), targets)
 
-    for _, (muon.lr, muon.weight_decay) in zip(kit.mean_gradients(model, data, loss_of), values):
-        muon.adam_lr = muon.lr * ratio
+    for _, values in zip(kit.mean_gradients(model, data, loss_of), schedules.expected_values(case, muon, len(data))):
+        vars(muon).update(values)
         norms.append(muon.step(outputs_first({n: p.grad for n, p in params.items()}), case.clip))
     return {n: p.detach() for n, p in params.items()}, start, outputs_first(muon.m), norms
 

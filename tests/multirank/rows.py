@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
+import io
+import os
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -166,6 +171,63 @@ def parameters_changed_after_bind() -> dict:
     return {**row, "unchanged": world.on_all_ranks(world.same_bits(before, after))}
 
 
+# ---- ranks and threads that are not where they should be --------------------------------------------
+
+
+def missing_rank(late_s: float, limit_s: float) -> dict:
+    """The last rank comes to engine.step() of its second step `late_s` after the others; what they said meanwhile."""
+    case = Case("missing", offload=True, options={"stage_timeout_s": limit_s})
+    gc.collect()  # engines of other rows
+    before = _watching()
+    _, engine = world.build_engine(case)
+    data = models.batches(case, dist.get_world_size())
+    world.train(engine, data, range(1))
+    late = dist.get_rank() == dist.get_world_size() - 1
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        engine.backward(world.loss_of(engine, data[1][0][dist.get_rank()]))
+        if late:
+            time.sleep(late_s)
+        engine.step()
+    with_engine = _watching()
+    engine.destroy()
+    return {
+        "said": world.on_all_ranks(said.getvalue()),
+        "threads": world.on_all_ranks([len(with_engine - before), len(_watching() - before)]),
+    }
+
+
+def _watching() -> set[int]:
+    return {thread.ident for thread in threading.enumerate() if "_watch" in thread.name}
+
+
+def two_threads_in_a_step() -> dict:
+    """A second thread calls engine.step() while the first is in it."""
+    case = Case("threads", sub_group=150, offload=True)
+    data = models.batches(case, dist.get_world_size())
+    _, engine = world.build_engine(case)
+    world.train(engine, data, range(2))
+    expected = world.whole_weights(engine.module)
+    engine.destroy()
+    _, engine = world.build_engine(case)
+    world.train(engine, data, range(1))
+    zero3, errors = engine.optimizer, []
+    partition = zero3._partition_all_parameters
+
+    def with_another_thread():
+        partition()
+        other = threading.Thread(target=lambda: errors.append(error_of(engine.step)))
+        other.start()
+        other.join()
+
+    zero3._partition_all_parameters = with_another_thread
+    world.train(engine, data, range(1, 2))
+    found = world.whole_weights(engine.module)
+    return {
+        "errors": world.on_all_ranks(errors),
+        "same": world.on_all_ranks(all(torch.equal(found[name], weight) for name, weight in expected.items())),
+    }
+
+
 # ---- values that are not finite ------------------------------------------------------------------
 
 
@@ -198,6 +260,31 @@ def skipped_step(offload: bool) -> dict:
         "warnings": world.on_all_ranks(messages),
         "steps": world.on_all_ranks(optimizer.counters()["steps"]),
     }
+
+
+def spoilt_adamw(what: str, fused_step: str) -> dict:
+    """An AdamW state that is not finite on the last rank, or a gradient whose square is not."""
+    case = Case("spoilt adamw", sub_group=150, offload=True, options={"fused_step": fused_step})
+    _, engine = world.build_engine(case)
+    data = models.batches(case, dist.get_world_size())
+    world.train(engine, data, range(2))
+    zero3, optimizer = engine.optimizer, engine.optimizer.optimizer
+    flat = next(g.flat for g in optimizer._binding.sub_groups if g.role == "adamw")
+    norm_groups = zero3._get_norm_groups
+
+    def spoilt_after_the_norm():
+        norms = norm_groups()
+        flat.grad[0] = 1e25  # before it DeepSpeed would skip the step: the norm's square is infinite
+        return norms
+
+    if dist.get_rank() == dist.get_world_size() - 1:
+        if what == "gradient":
+            zero3._get_norm_groups = spoilt_after_the_norm
+        else:
+            optimizer.state[flat][what][0] = float("nan")
+    row = on_ranks(lambda: world.train(engine, data, range(2, 3)))
+    again = on_ranks(lambda: world.train(engine, data, range(3, 4)))
+    return {**row, "again": again["errors"]}
 
 
 def poisoned(fused_step: str) -> dict:
@@ -393,3 +480,36 @@ def deepspeeds_muon() -> dict:
         warnings.simplefilter("always")
         world.build_engine(PLAIN, config=config)
     return {"warnings": world.on_all_ranks([str(w.message) for w in caught if "zeromuon" in str(w.message)])}
+
+
+def soak(steps: int) -> dict:
+    """A long run with a scheduler, evaluation and checkpoints; what the process takes, every 100 steps from step 200 on."""
+    case = Case("soak", sub_group=150, offload=True)
+    config = deepspeed_config(case)
+    config["scheduler"] = {"type": "WarmupDecayLR", "params": {"total_num_steps": steps, "warmup_num_steps": 100}}
+    _, engine = world.build_engine(case, config=config)
+    data = models.batches(case, dist.get_world_size())
+    points = []
+    for step in range(1, steps + 1):
+        world.train(engine, data, [step % len(data)])
+        if step % 50 == 0:
+            engine.eval()
+            with torch.no_grad():
+                world.loss_of(engine, data[0][0][dist.get_rank()])
+            engine.train()
+        if step % 100 == 0:
+            engine.save_checkpoint("soak", tag="soak")
+        if step >= 200 and step % 100 == 0:
+            gc.collect()
+            points.append({"step": step, **_taken()})
+    return {"ranks": world.on_all_ranks(points)}
+
+
+def _taken() -> dict:
+    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {
+        "resident_bytes": resident_pages * os.sysconf("SC_PAGE_SIZE"),
+        "threads": len(os.listdir("/proc/self/task")),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "shared_memory": len(os.listdir("/dev/shm")),
+    }

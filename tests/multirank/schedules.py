@@ -1,6 +1,7 @@
 """Learning-rate schedules of torch, DeepSpeed and Hugging Face, and values changed by hand.
 
-The values that a step must use come from the same schedule on a plain torch optimizer, which is stepped beside it.
+The values that a step must use come from the same schedule on a plain torch optimizer of two groups, Muon's and AdamW's, which is
+stepped beside it; a rate that the config says once is told that scheduler once for each group here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,28 @@ IN_CONFIG = {
         "type": "WarmupDecayLR",
         "params": {"warmup_min_lr": 0, "warmup_max_lr": 0.02, "warmup_num_steps": 2, "total_num_steps": STEPS_IN_ALL},
     },
+    "a rate for each group": {
+        "type": "WarmupLR",
+        "params": {"warmup_min_lr": [0, 0.001], "warmup_max_lr": [0.02, 0.007], "warmup_num_steps": 2},
+    },
+    "rates that meet": {
+        "type": "WarmupLR",
+        "params": {"warmup_min_lr": [0.004, 0.02], "warmup_max_lr": [0.02, 0.004], "warmup_num_steps": 3},
+    },
+    "OneCycle": {
+        "type": "OneCycle",
+        "params": {"cycle_min_lr": 0.005, "cycle_max_lr": 0.02, "cycle_first_step_size": 2},
+    },
+}
+_RATES = ("warmup_min_lr", "warmup_max_lr", "cycle_min_lr", "cycle_max_lr")
+# Before which step -> role -> what is written into its groups by hand.
+BY_HAND = {
+    2: {
+        "muon": {"lr": 0.01, "weight_decay": 0.3, "momentum": 0.8, "nesterov": False},
+        "adamw": {"lr": 0.004, "weight_decay": 0.3, "betas": (0.8, 0.9), "eps": 1e-6},
+    },
+    3: {"muon": {"lr": 0.0}, "adamw": {"lr": 0.0}},
+    4: {"muon": {"lr": 0.02, "nesterov": True}, "adamw": {"lr": 0.003}},
 }
 
 
@@ -37,31 +60,50 @@ def scheduler_for(case):
 
 
 def change_by_hand(case, groups, step: int) -> None:
-    """Halves lr and sets another decay before the third step, and sets lr 0 for the fourth."""
-    if case.schedule != "by hand" or step not in (2, 3):
-        return
-    for group in groups:
-        group["lr"] = 0.01 if step == 2 else 0.0
-        group["weight_decay"] = 0.3
+    """Writes other values into the groups before some steps."""
+    if case.schedule == "by hand":
+        for group in groups:
+            group.update(BY_HAND.get(step, {}).get("adamw" if "betas" in group else "muon", {}))
 
 
-def expected_values(case, lr: float, weight_decay: float, steps: int) -> list[tuple[float, float]]:
-    """(lr, weight_decay) of each step, from the schedule on a plain SGD with one parameter."""
+def expected_values(case, muon, steps: int) -> list[dict]:
+    """Attributes of the reference `muon` in each step."""
     import torch
-    from deepspeed.runtime import lr_schedules
 
-    plain = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr, weight_decay=weight_decay)
-    if case.schedule in IN_CONFIG:
-        section = IN_CONFIG[case.schedule]
-        scheduler = getattr(lr_schedules, section["type"])(plain, **section["params"])
-    else:
-        build = scheduler_for(case)
-        scheduler = build(plain) if build else None
-    values = []
+    names = {"muon": ("momentum", "nesterov"), "adamw": ("betas", "eps")}
+    groups = [
+        {
+            "params": [torch.zeros(1, requires_grad=True)],
+            "lr": lr,
+            **{name: getattr(muon, name) for name in names[role]},
+        }
+        for role, lr in (("muon", muon.lr), ("adamw", muon.adam_lr))
+    ]
+    plain = torch.optim.SGD(groups, lr=muon.lr, weight_decay=muon.weight_decay, nesterov=False)
+    scheduler, values = _scheduler(case, plain, muon.adam_lr / muon.lr), []
     for step in range(steps):
         change_by_hand(case, plain.param_groups, step)
-        values.append((float(plain.param_groups[0]["lr"]), plain.param_groups[0]["weight_decay"]))
-        plain.step()
+        first, second = plain.param_groups
+        values.append(
+            {"lr": float(first["lr"]), "adam_lr": float(second["lr"]), "weight_decay": first["weight_decay"]}
+            | {name: first[name] for name in names["muon"]}
+            | {name: second[name] for name in names["adamw"]}
+        )
+        plain.step()  # without gradients: it stands still
         if scheduler is not None:
             scheduler.step()
     return values
+
+
+def _scheduler(case, plain, ratio: float):
+    from deepspeed.runtime import lr_schedules
+
+    if case.schedule not in IN_CONFIG:
+        build = scheduler_for(case)
+        return build(plain) if build else None
+    section = IN_CONFIG[case.schedule]
+    params = {
+        key: [value, value * ratio] if key in _RATES and not isinstance(value, list) else value
+        for key, value in section["params"].items()
+    }
+    return getattr(lr_schedules, section["type"])(plain, **params)

@@ -85,7 +85,7 @@ def test_a_momentum_of_another_data_type_is_converted_and_said(world_size, row, 
 )
 def test_zero_init_on_one_side_only_changes_nothing(world_size, row, result):
     assert result["same"] == [True] * world_size
-    assert result["groups"] == [[0.02, 0.3], [0.02, 0.3], [0.02, 0.1], [0.02, 0.1]], "each group's own decay"
+    assert result["groups"] == [[0.02, 0.3], [0.002, 0.3], [0.02, 0.1], [0.002, 0.1]], "each group's own rate and decay"
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,43 @@ def test_a_non_finite_momentum_on_one_rank_stops_all_and_poisons_the_optimizer(w
 
 
 @pytest.mark.parametrize(
+    "world_size, row",
+    [
+        on(2, f"AdamW with a spoilt {what}, fused {f}", "spoilt_adamw", what=what, fused_step=f)
+        for what in ("exp_avg", "exp_avg_sq", "gradient")
+        for f in ("on", "off")
+    ],
+)
+def test_what_adamw_writes_and_is_not_finite_stops_all_and_poisons_the_optimizer(world_size, row, result):
+    for error, again in zip(result["errors"], result["again"]):
+        assert "stage adamw, rank 1" in error and '"0.bias"' in error, error
+        assert "NaN or infinite value to the weight, its copy in the model, exp_avg or exp_avg_sq" in error, error
+        assert "poisoned by an earlier failure" in again and "step 3" in again, again
+
+
+@pytest.mark.parametrize(
     "world_size, row", [on(2, f"interrupted, fused {f}", "interrupted", fused_step=f) for f in ("on", "off")]
 )
 def test_an_interrupt_in_a_step_poisons_because_its_counts_are_not_written(world_size, row, result):
     assert result["errors"] == ["RuntimeError: interrupted"] * world_size
     for error in (*result["again"], *result["saved"]):
         assert "poisoned by an earlier failure: KeyboardInterrupt in the middle of a step" in error, error
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "a rank that is late", "missing_rank", late_s=4.0, limit_s=1.0)])
+def test_the_rank_that_is_missing_in_deepspeeds_collective_is_named_with_its_place(world_size, row, result):
+    waiting, late = result["said"]
+    assert waiting.count("zeromuon: ") == 1 and late == "", result
+    assert "rank 0 has waited for more than 1 s in DeepSpeed's part of engine.step(): rank 1 is at " in waiting
+    assert "tests/multirank/rows.py:" in waiting and waiting.endswith(", before this call\n")
+    assert result["threads"] == [[1, 0]] * world_size, "a thread while there is an engine"
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "two threads", "two_threads_in_a_step")])
+def test_a_second_thread_in_a_step_gets_an_error_and_the_step_goes_on(world_size, row, result):
+    for errors in result["errors"]:
+        assert len(errors) == 1 and "an engine is stepped by one thread at a time" in errors[0], errors
+    assert result["same"] == [True] * world_size
 
 
 def _named_as_applied(error: str) -> set[int]:

@@ -44,6 +44,20 @@ def test_a_step_has_the_same_bits_whatever_setting_is_on(world_size, row, result
     assert result["same"] == [True] * world_size
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("world_size, row", [on(2, "soak", "soak", steps=2000)])
+def test_a_long_run_takes_no_more_at_its_end_than_after_its_beginning(world_size, row, result):
+    for rank in result["ranks"]:
+        steps = [point["step"] for point in rank]
+        assert (steps[0], steps[-1]) == (200, 2000)
+        for what in ("threads", "descriptors", "shared_memory"):
+            assert rank[0][what] == rank[-1][what], what
+        middle = sum(steps) / len(steps)
+        resident = [point["resident_bytes"] for point in rank]
+        slope = sum((s - middle) * r for s, r in zip(steps, resident)) / sum((s - middle) ** 2 for s in steps)
+        assert slope * 1000 < 1e6, f"{slope * 1000:.0f} bytes per 1,000 steps"
+
+
 @pytest.mark.parametrize("world_size, row", [on(2, "DeepSpeed's Muon", "deepspeeds_muon")])
 def test_whose_muon_steps_is_said_once(world_size, row, result):
     first, second = result["warnings"]

@@ -49,7 +49,7 @@ def test_training_goes_on_at_another_world_size(world_size, saved, loaded):
     _, before = saved["ZeroMuon"]
     for result in (loaded(world_size)[name] for name in ("with", "without")):
         assert result["error"] <= 2e-6
-        assert result["groups"] == before["groups"] == [[0.02, 0.3], [0.02, 0.3], [0.02, 0.1], [0.02, 0.1]]
+        assert result["groups"] == before["groups"] == [[0.02, 0.3], [0.002, 0.3], [0.02, 0.1], [0.002, 0.1]]
         assert result["states"] == [["exp_avg", "exp_avg_sq", "step"], ["exp_avg", "step"]], "Muon keeps one state"
         assert result["left_over"] == []
 

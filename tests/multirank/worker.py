@@ -16,6 +16,7 @@ from tests.multirank import (
     captured,
     checkpoint_rows,
     fused_rows,
+    group_rows,
     host_rows,
     parity,
     reshard_rows,
@@ -31,7 +32,9 @@ def run_row(kind: str, arguments: dict) -> dict:
         compare = {"parity": parity, "captured": captured}[kind]
         return compare.run(Case(**{**arguments, "frozen": tuple(arguments["frozen"])}))
     module = next(
-        m for m in (rows, checkpoint_rows, host_rows, fused_rows, reshard_rows, stage_rows) if hasattr(m, kind)
+        m
+        for m in (rows, checkpoint_rows, host_rows, fused_rows, group_rows, reshard_rows, stage_rows)
+        if hasattr(m, kind)
     )
     return getattr(module, kind)(**arguments)
 

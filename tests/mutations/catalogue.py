@@ -159,6 +159,14 @@ PIPELINE = (
         "StepExecutor.ANonFiniteMomentumOnOneRankStopsAllBeforeTheApply",
     ),
     Mutation(
+        "AdamW's second moment may become infinite",
+        "csrc/ops/simd/kernels.h",
+        "inline Bad or_bad_states(Bad bad, F, F v, float*) { return or_non_finite(bad, v); }",
+        "inline Bad or_bad_states(Bad bad, F, F, float*) { return bad; }",
+        "unit_tests",
+        "OfElementwise/Finite.EveryWrittenArrayIsLookedAt/generic",
+    ),
+    Mutation(
         "weights decay that the mask spares",
         "zero3/step/bucket_stages.cpp",
         "ops::AdamWElement element(call.hyper, chunk.decay);",

@@ -83,12 +83,12 @@ std::vector<std::vector<float>> work_on(Device& device) {
   const std::vector<float*> matrices = {second.data()};
   device.orthogonalize(newton_schulz, matrices, scratch.data(), 1);
   device.encode_wire(second.data(), wire.data(), kNumel, {alarm.at(), 2});
-  device.apply_update({0.1, 0.01, 0.2}, {weight.data(), wire.data()}, kNumel);
+  device.apply_update({0.1, 0.01, 0.2}, {weight.data(), wire.data()}, kNumel, {alarm.at(), 3});
   const ops::Typed bfloat16(low.data(), DType::kBFloat16);
   Array variance(device, std::vector<float>(kNumel, 0.25f));
   device.adamw({0.1, 0.9, 0.95, 1e-8, 0.01, 3},
-               {weight.data(), gradient.data(), momentum.data(), variance.data(), bfloat16},
-               kNumel);
+               {weight.data(), gradient.data(), momentum.data(), variance.data(), bfloat16}, kNumel,
+               {alarm.at(), 4});
   EXPECT_EQ(alarm.value(), 0u);
   return {momentum.values(), wire.values(), second.values(),
           weight.values(),   low.values(),  variance.values()};
@@ -111,8 +111,16 @@ TEST(FakeDevice, AnInfiniteValueSetsTheAlarmOnTheDevice) {
   EXPECT_EQ(alarm.value(), 0u);
   device.encode_wire(values.data(), wire.data(), 2, {alarm.at(), 4});
   device.encode_wire(values.data(), wire.data(), 2, {alarm.at(), 5});
+  EXPECT_EQ(alarm.value(), 4u);
+  device.set_word(alarm.at(), 0);
+  device.apply_update({0.1, 0.0, 1.0}, {values.data(), wire.data()}, 2, {alarm.at(), 6});
+  EXPECT_EQ(alarm.value(), 6u);
+  device.set_word(alarm.at(), 0);
+  Array m(device, {0.0f, 0.0f}), v(device, {0.0f, 0.0f});
+  device.adamw({0.1, 0.9, 0.95, 1e-8, 0.01, 1}, {values.data(), wire.data(), m.data(), v.data()}, 2,
+               {alarm.at(), 7});
   device.copy_word(copy.at(), alarm.at());
-  EXPECT_EQ(copy.value(), 4u);
+  EXPECT_EQ(copy.value(), 7u);
 }
 
 TEST(FakeDevice, FreshMemoryIsPoisonedAndAligned) {

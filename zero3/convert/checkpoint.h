@@ -20,6 +20,7 @@ namespace fs = std::filesystem;
 // The words of csrc/formats that this folder speaks, too.
 using formats::ElementType;
 using formats::InputFile;
+using formats::is_file_name;
 using formats::kDamaged;
 using formats::kNoNode;
 using formats::NodeId;

@@ -65,7 +65,7 @@ class ConvertedOptimizer : public OptimizerPlan {
     PickleGraph& graph = writer.graph();
     std::vector<NodeId> list;
     for (size_t g = 0; g < groups_.size(); ++g) {
-      list.push_back(target_ == Target::kAdamW ? adamw_group(graph) : muon_group(graph));
+      list.push_back(target_ == Target::kAdamW ? torch_adamw_group(graph) : group_of(graph, g));
       graph.set(list.back(), "params", params_node(graph, groups, static_cast<int>(g)));
     }
     const NodeId out = graph.dict();
@@ -79,7 +79,7 @@ class ConvertedOptimizer : public OptimizerPlan {
     return out;
   }
 
-  // Lists with one value per parameter group get the first group's for each.
+  // Lists with one value per parameter group get the first group's for each, AdamW's in its ratio.
   NodeId scheduler(TorchFileWriter& writer, const TorchFile& file) const override {
     const PickleGraph& from = file.graph();
     const NodeId old = from.get(file.root(), "lr_scheduler");
@@ -92,12 +92,23 @@ class ConvertedOptimizer : public OptimizerPlan {
       const auto& items = from.items(value);
       NodeId node = writer.copy_of(file, value);
       if (kPerGroup.contains(from.as_text(key)) && !items.empty()) {
-        const std::vector<NodeId> same(groups_.size(), writer.copy_of(file, items[0]));
-        node = graph.sequence(NodeKind::kList, same);
+        node = per_group(writer, file, items[0]);
       }
       graph.mutable_dict_items(out).emplace_back(writer.copy_of(file, key), node);
     }
     return out;
+  }
+
+  NodeId per_group(TorchFileWriter& writer, const TorchFile& file, NodeId first) const {
+    PickleGraph& graph = writer.graph();
+    const double rate = file.graph().as_real(first, std::nan(""));
+    std::vector<NodeId> values;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      const bool scaled = !std::isnan(rate) && hyper_.lr > 0 && !is_muon(g);
+      values.push_back(scaled ? graph.real(rate * (hyper_.adam_lr / hyper_.lr))
+                              : writer.copy_of(file, first));
+    }
+    return graph.sequence(NodeKind::kList, std::move(values));
   }
 
   std::vector<std::string> notes() const {
@@ -222,22 +233,38 @@ class ConvertedOptimizer : public OptimizerPlan {
     return graph.sequence(kind, {graph.real(hyper_.beta1), graph.real(hyper_.beta2)});
   }
 
-  NodeId muon_group(PickleGraph& graph) const {
+  bool is_muon(size_t group) const { return roles_[groups_[group][0]] == TensorRole::kMuon; }
+
+  // A group of ZeroMuon.
+  NodeId group_of(PickleGraph& graph, size_t g, NodeKind pair = NodeKind::kTuple) const {
+    return is_muon(g) ? muon_group(graph) : adamw_group(graph, pair);
+  }
+
+  NodeId rates(PickleGraph& graph, double now, double configured) const {
     const NodeId group = graph.dict();
-    graph.set(group, "lr", graph.real(hyper_.lr * hyper_.lr_now));
-    if (hyper_.scheduled) graph.set(group, "initial_lr", graph.real(hyper_.lr));
+    graph.set(group, "lr", graph.real(now));
+    if (hyper_.scheduled) graph.set(group, "initial_lr", graph.real(configured));
     graph.set(group, "weight_decay", graph.real(hyper_.weight_decay));
     return group;
   }
 
-  // The keys of torch's AdamW and of DeepSpeed's.
-  NodeId adamw_group(PickleGraph& graph) const {
-    const NodeId group = graph.dict();
-    graph.set(group, "lr", graph.real(hyper_.adam_lr * hyper_.lr_now));
-    if (hyper_.scheduled) graph.set(group, "initial_lr", graph.real(hyper_.adam_lr));
-    graph.set(group, "betas", betas_node(graph, NodeKind::kTuple));
+  NodeId muon_group(PickleGraph& graph) const {
+    const NodeId group = rates(graph, hyper_.lr_now, hyper_.lr);
+    graph.set(group, "momentum", graph.real(hyper_.momentum));
+    graph.set(group, "nesterov", graph.boolean(hyper_.nesterov));
+    return group;
+  }
+
+  NodeId adamw_group(PickleGraph& graph, NodeKind pair) const {
+    const NodeId group = rates(graph, hyper_.adam_lr_now, hyper_.adam_lr);
+    graph.set(group, "betas", betas_node(graph, pair));
     graph.set(group, "eps", graph.real(hyper_.eps));
-    graph.set(group, "weight_decay", graph.real(hyper_.weight_decay));
+    return group;
+  }
+
+  // With the keys of torch's AdamW and of DeepSpeed's.
+  NodeId torch_adamw_group(PickleGraph& graph) const {
+    const NodeId group = adamw_group(graph, NodeKind::kTuple);
     graph.set(group, "bias_correction", graph.boolean(true));
     for (const char* key : {"amsgrad", "maximize", "capturable", "differentiable"}) {
       graph.set(group, key, graph.boolean(false));
@@ -276,9 +303,7 @@ class ConvertedOptimizer : public OptimizerPlan {
   NodeId groups_node(PickleGraph& graph) const {
     std::vector<NodeId> groups;
     for (size_t g = 0; g < groups_.size(); ++g) {
-      groups.push_back(muon_group(graph));
-      const double ratio = hyper_.lr != 0 ? hyper_.adam_lr / hyper_.lr : 1;
-      graph.set(groups.back(), "adam_ratio", graph.real(ratio));
+      groups.push_back(group_of(graph, g, NodeKind::kList));
     }
     return graph.sequence(NodeKind::kList, std::move(groups));
   }
@@ -295,7 +320,8 @@ class ConvertedOptimizer : public OptimizerPlan {
     const NodeId options = kept("options", graph.dict()), out = graph.dict();
     set_options(graph, options);
     graph.set(out, "format", graph.integer(kEntrySchema.format));
-    graph.set(out, "needs", kept("needs", graph.sequence(NodeKind::kList)));
+    graph.set(out, "needs",
+              graph.sequence(NodeKind::kList, {graph.string(kEntrySchema.rates_in_groups())}));
     graph.set(out, "roles", roles_node(graph));
     graph.set(out, "options", options);
     graph.set(out, "arithmetic", kept("arithmetic", graph.string("not recorded")));
@@ -324,6 +350,10 @@ std::string describe(const ConvertOptimizerOptions& options) {
 OutputReport convert_optimizer(const ConvertOptimizerOptions& options) {
   const Checkpoint source = open_checkpoint(options.source.path, options.source.tag);
   check_verb(source, "convert-optimizer");
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (const NamedTensor& tensor : source.tensors) shapes[tensor.name] = tensor.value.shape;
+  for (const auto& [alias, stored] : source.aliases) shapes[alias] = shapes[stored];
+  options.model.check(shapes, true);
   const ConvertedOptimizer plan(source, options);
   OutputReport report;
   report.notes = plan.notes();

@@ -32,7 +32,8 @@ EntrySchema read_schema() {
   const auto schema = nlohmann::json::parse(
 #include <entry_schema.inc>  // made by CMakeLists.txt
   );
-  EntrySchema out{schema.at("key"), schema.at("format"), schema.at("needs"), {}};
+  EntrySchema out{
+      schema.at("key"), schema.at("format"), schema.at("marker"), schema.at("needs"), {}};
   for (const auto& field : schema.at("fields").items()) out.fields.push_back(field.key());
   return out;
 }
@@ -50,6 +51,13 @@ NodeId find_entry(const TorchFile& file, NodeId state_dict) {
   }
   if (entry != kNoNode) check(file, entry);
   return entry;
+}
+
+bool needs(const TorchFile& file, NodeId entry, std::string_view feature) {
+  const PickleGraph& graph = file.graph();
+  const auto& named = graph.items(graph.get(entry, "needs"));
+  return std::any_of(named.begin(), named.end(),
+                     [&](NodeId node) { return graph.as_text(node) == feature; });
 }
 
 void keep_unknown_fields(TorchFileWriter& writer, const TorchFile& file, NodeId from, NodeId to) {

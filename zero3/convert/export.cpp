@@ -72,6 +72,7 @@ class Export {
     check_ending();
     check_all_patterns();
     choose();
+    check_model();
   }
 
   OutputReport run() {
@@ -86,9 +87,9 @@ class Export {
     std::vector<std::string> names = paths_of(outputs);
     if (sharded) names.push_back(index);
     if (!one_file) refuse_others(names);
-    Journal journal(folder, identity(), source_, options_.run, names);
+    Journal journal(one_file ? outputs[0].path : folder, identity(), source_, options_.run, names);
     check_source();
-    if (!folder.empty()) formats::make_folders(folder);
+    if (!folder.empty()) formats::make_folders(folder, true);
     write_journalled(std::move(outputs), journal, options_.run, report_);
     if (sharded) {
       formats::write_safetensors_index(folder, planned(tensors_), shards(), true);
@@ -181,6 +182,13 @@ class Export {
     } else {
       report_.aliases[alias] = taken->second;
     }
+  }
+
+  void check_model() const {
+    std::map<std::string, std::vector<int64_t>> shapes;
+    for (const Exported& e : tensors_) shapes[e.planned.name] = e.planned.shape;
+    for (const auto& [alias, stored] : report_.aliases) shapes[alias] = shapes[stored];
+    options_.model.check(shapes, options_.include.empty() && options_.exclude.empty());
   }
 
   std::string identity() const {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "csrc/formats/json.h"
+#include "csrc/formats/safetensors.h"
 #include "zero3/convert/outputs.h"
 #include "zero3/convert/read_formats.h"
 
@@ -58,6 +59,10 @@ void check_names(const Checkpoint& checkpoint) {
            "load it with Python, give it another name, and save it again");
   };
   for (const NamedTensor& tensor : checkpoint.tensors) {
+    if (tensor.name.size() > formats::kMaxTensorNameBytes) {
+      refuse(file_with_names(checkpoint), "names of tensors of at most 64 KiB",
+             concat(tensor.name.size(), " bytes"), "give it another name, and save it again");
+    }
     check("the name of a tensor", tensor.name);
     for (const auto& [state, source] : tensor.states) check("the name of a state", state);
   }

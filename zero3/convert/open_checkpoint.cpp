@@ -27,7 +27,17 @@ bool has_ending(const fs::path& folder, const std::string& ending) {
   return false;
 }
 
+// Whether `latest` names a ZeRO-3 checkpoint, and not a universal one.
+bool latest_is_zero3(const fs::path& folder) {
+  if (!has_file(folder, "latest")) return false;
+  const std::string name = read_name(folder / "latest");
+  return is_file_name(name) && looks_like_zero3(folder / name) && !is_universal(folder / name);
+}
+
+// A run's folder may have both pointers; `latest` counts, as in DeepSpeed.
 std::optional<Kind> kind_of_folder(const fs::path& folder) {
+  if (is_universal(folder)) return Kind::kUniversal;
+  if (latest_is_zero3(folder)) return Kind::kZero3;
   if (looks_like_universal(folder)) return Kind::kUniversal;
   if (looks_like_zero3(folder)) return Kind::kZero3;
   if (has_file(folder, ".metadata")) return Kind::kDcp;
@@ -130,8 +140,9 @@ Kind kind_of(const fs::path& path, const std::string& tag) {
     if (!name.ends_with(".bin.index.json")) check_begin(path);
     return path.extension() == ".safetensors" ? Kind::kSafetensors : Kind::kTorch;
   }
+  const bool tagged = !tag.empty() && is_file_name(tag) && !is_universal(path);
+  if (tagged && looks_like_zero3(path / tag) && !is_universal(path / tag)) return Kind::kZero3;
   if (const auto kind = kind_of_folder(path)) return *kind;
-  if (!tag.empty() && is_file_name(tag) && looks_like_zero3(path / tag)) return Kind::kZero3;
   refuse(path.string(),
          "a ZeRO-3 checkpoint (with latest, or *_model_states.pt), a universal one (with zero/), a "
          "model of safetensors or pytorch_model.bin, or a DCP folder (with .metadata)",
@@ -176,13 +187,6 @@ std::string read_name(const fs::path& file) {
   return name;
 }
 
-bool is_file_name(const std::string& text) {
-  const bool plain = std::none_of(text.begin(), text.end(), [](char c) {
-    return static_cast<uint8_t>(c) < 0x20 || c == '/' || c == 0x7f;
-  });
-  return plain && !text.empty() && text != "." && text != "..";
-}
-
 TorchFilePtr open_torch_file(const fs::path& path) {
   return std::make_shared<const TorchFile>(path.string());
 }
@@ -195,6 +199,12 @@ Checkpoint open_checkpoint(const std::string& path, const std::string& tag) {
   check_no_tag(path, kind, tag);
   Checkpoint checkpoint = read_as(kind, path, tag);
   checkpoint.path = path;
+  if (kind == Kind::kZero3 && tag.empty() && looks_like_universal(path)) {
+    checkpoint.warnings.push_back(
+        concat(path, ": latest names ", checkpoint.tag, ", and latest_universal ",
+               read_name(fs::path(path) / "latest_universal"),
+               "; the first is taken, as DeepSpeed does: name the folder of the other for that"));
+  }
   check_names(checkpoint);
   check_sizes(checkpoint);
   return checkpoint;

@@ -23,8 +23,11 @@ class HyperReader {
   explicit HyperReader(const Checkpoint& source)
       : file_(optimizer_file(source, 0)), graph_(file_.graph()) {
     const NodeId state_dict = optimizer_state_dict(file_);
-    read_groups(graph_.items(graph_.get(state_dict, "param_groups")));
-    read_options(graph_.get(find_entry(file_, state_dict), "options"));
+    const std::vector<NodeId> groups = graph_.items(graph_.get(state_dict, "param_groups"));
+    read_groups(groups);
+    const NodeId entry = find_entry(file_, state_dict);
+    read_options(graph_.get(entry, "options"));
+    if (needs(file_, entry, kEntrySchema.rates_in_groups())) read_own_groups(groups);
   }
 
   const Hyper& hyper() const { return out_; }
@@ -35,7 +38,7 @@ class HyperReader {
     if (!groups.empty()) read_first(groups[0]);
     for (const NodeId group : groups) {
       const bool muon = graph_.as_bool(graph_.get(group, "use_muon"), false);
-      if (!muon) out_.adam_lr = number(group, "initial_lr", number(group, "lr", out_.lr));
+      if (!muon) read_rate(group, out_.adam_lr, out_.adam_lr_now);
       out_.momentum = number(group, "momentum", out_.momentum);
       out_.eps = number(group, "eps", out_.eps);
       read_betas(graph_.get(group, "betas"));
@@ -43,23 +46,39 @@ class HyperReader {
   }
 
   void read_first(NodeId group) {
-    now_ = number(group, "lr", out_.lr);
-    out_.lr = number(group, "initial_lr", now_);
-    out_.lr_now = out_.lr > 0 ? now_ / out_.lr : 1;
+    read_rate(group, out_.lr, out_.lr_now);
     out_.scheduled = graph_.get(group, "initial_lr") != kNoNode;
     out_.weight_decay = number(group, "weight_decay", 0);
   }
 
-  // Those of the `zeromuon` entry.
+  void read_rate(NodeId group, double& configured, double& now) const {
+    now = number(group, "lr", configured);
+    configured = number(group, "initial_lr", now);
+  }
+
+  // Those of the `zeromuon` entry. The groups of the first ones have Muon's rate for AdamW, too.
   void read_options(NodeId options) {
     if (options == kNoNode) return;
     out_.lr = number(options, "lr", out_.lr);
-    if (out_.lr > 0) out_.lr_now = now_ / out_.lr;
     out_.adam_lr = number(options, "adam_lr", out_.lr);
+    out_.adam_lr_now = out_.lr > 0 ? out_.adam_lr * (out_.lr_now / out_.lr) : out_.adam_lr;
+    out_.nesterov = graph_.as_bool(graph_.get(options, "nesterov"), out_.nesterov);
     out_.momentum = number(options, "momentum", out_.momentum);
     out_.weight_decay = number(options, "weight_decay", out_.weight_decay);
     out_.eps = number(options, "eps", out_.eps);
     read_betas(graph_.get(options, "betas"));
+  }
+
+  // What each role's last group says now, in place of the options. Those with betas are AdamW's.
+  void read_own_groups(const std::vector<NodeId>& groups) {
+    for (const NodeId group : groups) {
+      const bool muon = graph_.get(group, "betas") == kNoNode;
+      (muon ? out_.lr_now : out_.adam_lr_now) = number(group, "lr", 0);
+      out_.momentum = number(group, "momentum", out_.momentum);
+      out_.nesterov = graph_.as_bool(graph_.get(group, "nesterov"), out_.nesterov);
+      out_.eps = number(group, "eps", out_.eps);
+      read_betas(graph_.get(group, "betas"));
+    }
   }
 
   void read_betas(NodeId betas) {
@@ -74,7 +93,6 @@ class HyperReader {
 
   const TorchFile& file_;
   const PickleGraph& graph_;
-  double now_ = 0;  // the first group's learning rate
   Hyper out_;
 };
 
@@ -94,7 +112,8 @@ void replace_numbers(Hyper& hyper, const std::map<std::string, double>& numbers)
     require(std::isfinite(value) && value >= 0, option_of(name),
             ": expected a finite number of at least 0, got ", value);
     *fields.at(name) = value;
-    if (name == "lr") hyper.lr_now = 1;
+    if (name == "lr") hyper.lr_now = value;
+    if (name == "lr" || name == "adam_lr") hyper.adam_lr_now = hyper.adam_lr;
   }
   for (const char* name : {"momentum", "beta1", "beta2"}) {
     const double value = *fields.at(name);

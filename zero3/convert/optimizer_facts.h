@@ -11,9 +11,10 @@
 namespace zeromuon::convert {
 
 struct Hyper {
-  double lr = 1e-3, adam_lr = 1e-3;  // as configured
-  double lr_now = 1;                 // what a schedule made of lr, as a factor
+  double lr = 1e-3, adam_lr = 1e-3;          // as configured
+  double lr_now = 1e-3, adam_lr_now = 1e-3;  // what a schedule made of them
   double momentum = 0.95, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0;
+  bool nesterov = true;
   bool scheduled = false;  // the groups have an initial_lr
 };
 

@@ -43,10 +43,12 @@ uint64_t size_on_disk(const std::string& path) {
 
 }  // namespace
 
-Journal::Journal(const std::string& folder, const std::string& what, const Checkpoint& source,
-                 const RunOptions& run, const std::vector<std::string>& outputs)
-    : path_((fs::path(folder) / kJournal).string()) {
+Journal::Journal(const std::string& place, const std::string& what, const Checkpoint& source,
+                 const RunOptions& run, const std::vector<std::string>& outputs) {
   refuse_sources(source, outputs);
+  const bool one_file = outputs.size() == 1 && outputs[0] == place;
+  path_ = one_file ? place + kJournal : (fs::path(place) / kJournal).string();
+  if (!one_file) lock(place);
   std::string identity = what;
   for (const std::string& file : source.files) {
     identity += "\n" + file + " " + InputFile(file).fingerprint();
@@ -61,6 +63,17 @@ Journal::Journal(const std::string& folder, const std::string& what, const Check
         fs::exists(path_, ignored)
             ? "an earlier run was interrupted: go on with --resume, or replace it with --force"
             : "choose another output, or say --force to replace it");
+  }
+}
+
+void Journal::lock(const fs::path& folder) {
+  locks_.push_back(std::make_unique<formats::FolderLock>(folder.string()));
+  std::error_code ignored;
+  fs::path above = fs::weakly_canonical(folder, ignored);
+  for (int level = 0; level < 2; ++level) {
+    above = above.parent_path();
+    if (!fs::is_regular_file(above / "run.json", ignored)) continue;
+    locks_.push_back(std::make_unique<formats::FolderLock>(above.string()));
   }
 }
 
@@ -99,7 +112,8 @@ void Journal::add(const std::string& output) {
 
 void Journal::remove() {
   std::error_code ignored;
-  fs::remove(path_, ignored);
+  lines_.close();
+  if (fs::remove(path_, ignored)) formats::sync_folder(fs::path(path_).parent_path().string());
 }
 
 NodeId TorchOutput::add_tensor(Block block, const std::vector<int64_t>& shape, bool requires_grad,
@@ -148,13 +162,14 @@ void write_journalled(std::vector<PlannedOutput> outputs, Journal& journal, cons
   report.kept_files = journal.kept();
   std::erase_if(outputs, [&](const PlannedOutput& o) { return journal.finished(o.path); });
   for (const PlannedOutput& output : outputs) report.bytes_written += output.bytes;
-  std::set<std::string> folders;
-  write_outputs(std::move(outputs), run, [&](const std::string& path) {
+  write_outputs(std::move(outputs), run, [&](const std::string& path) { journal.add(path); });
+  std::set<std::string>
+      folders;  // also of files that were kept: whoever wrote them may not have come to this
+  for (const std::string& path : report.files) {
     const fs::path folder = fs::path(path).parent_path();
     folders.insert(folder.string());
     folders.insert(folder.parent_path().string());
-    journal.add(path);
-  });
+  }
   for (const std::string& folder : folders) formats::sync_folder(folder);
 }
 

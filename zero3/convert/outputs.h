@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "csrc/formats/folder_lock.h"
 #include "csrc/formats/safetensors.h"
 #include "zero3/convert/transfer.h"
 #include "zero3/convert/verbs.h"
@@ -15,13 +16,15 @@
 namespace zeromuon::convert {
 
 // Which outputs of this very run (same sources, same options) are finished. It lies in the output
-// folder while the verb works, and goes when it is done.
-// Thread: one at a time.
+// folder while the verb works, and goes when it is done. Meanwhile the folder is locked, and the
+// run of `zeromuon finetune` that it is in. Thread: one at a time.
 class Journal {
  public:
-  // what: verb and options, as text. Raises FormatError when an output is a file of the source, or
-  // exists and neither --force nor --resume goes with it.
-  Journal(const std::string& folder, const std::string& what, const Checkpoint& source,
+  // place: the output folder, or the one output file, beside which others may be written at the
+  // same time. what: verb and options, as text. Raises FormatError when an output is a file of the
+  // source, or exists and neither --force nor --resume goes with it, and when another process
+  // writes there.
+  Journal(const std::string& place, const std::string& what, const Checkpoint& source,
           const RunOptions& run, const std::vector<std::string>& outputs);
 
   bool finished(const std::string& output) const { return finished_.contains(output); }
@@ -31,8 +34,10 @@ class Journal {
   void remove();
 
  private:
+  void lock(const fs::path& folder);
   void read_old(const std::vector<std::string>& outputs);
 
+  std::vector<std::unique_ptr<formats::FolderLock>> locks_;
   std::string path_, head_, kept_lines_;
   std::ofstream lines_;  // opened by the first add()
   std::set<std::string> finished_;
@@ -78,7 +83,8 @@ void write_journalled(std::vector<PlannedOutput> outputs, Journal& journal, cons
 // A block that copies `source`, converted to `type`.
 Block block_of(const TensorSource& source, ElementType type);
 
-// Whether a glob of `patterns` matches, or is the name itself: brackets occur in names. Raises ValueError for an empty pattern.
+// Whether a glob of `patterns` matches, or is the name itself: brackets occur in names. Raises
+// ValueError for an empty pattern.
 bool matches_any(const std::vector<std::string>& patterns, const std::string& name);
 
 // Raises ValueError that lists what is possible when the verb does not go with this kind.

@@ -13,7 +13,8 @@ namespace zeromuon::convert {
 bool looks_like_zero3(const fs::path& folder);
 Checkpoint read_zero3(const fs::path& path, const std::string& tag);
 
-bool looks_like_universal(const fs::path& folder);
+bool is_universal(const fs::path& folder);          // has zero/
+bool looks_like_universal(const fs::path& folder);  // ... or `latest_universal` names one that has
 Checkpoint read_universal(const fs::path& path);
 
 // A file, or a folder of them with or without index.
@@ -69,10 +70,6 @@ void drop_placeholders(Checkpoint& checkpoint);
 
 // The line that a small file like `latest` holds.
 std::string read_name(const fs::path& file);
-
-// Whether a text from a checkpoint may become the name of a file in a folder of ours: not empty, no
-// slash, no control characters, not "." or "..".
-bool is_file_name(const std::string& text);
 
 // An output folder that holds a checkpoint of another kind, and would hold two.
 [[noreturn]] void refuse_kind(const std::string& folder, const std::string& got);

@@ -9,11 +9,11 @@ namespace {
 // The folder with zero/, which `latest_universal` may name.
 fs::path universal_folder(const fs::path& path) {
   std::error_code ignored;
-  if (fs::is_directory(path / "zero", ignored)) return path;
+  if (is_universal(path)) return path;
   if (!fs::is_regular_file(path / "latest_universal", ignored)) return {};
   const std::string name = read_name(path / "latest_universal");
   if (!is_file_name(name)) return {};
-  return fs::is_directory(path / name / "zero", ignored) ? path / name : fs::path();
+  return is_universal(path / name) ? path / name : fs::path();
 }
 
 class UniversalReader {
@@ -102,6 +102,11 @@ class UniversalReader {
 };
 
 }  // namespace
+
+bool is_universal(const fs::path& folder) {
+  std::error_code ignored;
+  return fs::is_directory(folder / "zero", ignored);
+}
 
 bool looks_like_universal(const fs::path& folder) { return !universal_folder(folder).empty(); }
 

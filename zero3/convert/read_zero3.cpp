@@ -73,8 +73,10 @@ class Zero3Reader {
     if (!files_.model.paths.empty() && !files_.optim.paths.empty()) return;
     refuse(folder_.string(), "model and optimizer files of ZeRO stage 3",
            other ? "a checkpoint of stage 0, 1 or 2" : "none, or only one kind",
-           other ? "this tool reads stage 3; DeepSpeed's zero_to_fp32.py reads the others"
-                 : "the checkpoint is incomplete: restore it");
+           !other                       ? "the checkpoint is incomplete: restore it"
+           : files_.optim.paths.empty() ? concat("its weights are whole: zeromuon ckpt export ",
+                                                 (folder_ / "mp_rank_00_model_states.pt").string())
+                                        : "DeepSpeed's zero_to_fp32.py reads stages 1 and 2");
   }
 
   void open_files(const RankFiles& files, std::vector<TorchFilePtr>& opened, const char* kind) {

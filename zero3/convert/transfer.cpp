@@ -5,9 +5,11 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 
+#include "csrc/base/check.h"
 #include "csrc/formats/crc32.h"
 #include "zero3/convert/elements.h"
 
@@ -27,11 +29,7 @@ class Workers {
   Workers(const RunOptions& run, int64_t bytes_total) : run_(run), total_(bytes_total) {}
 
   void run(int threads, const std::function<bool()>& work) {
-    std::vector<std::thread> pool;
-    running_ = threads;
-    for (int i = 0; i < threads; ++i) {
-      pool.emplace_back([&] { loop(work); });
-    }
+    std::vector<std::thread> pool = start(threads, work);
     std::exception_ptr cancelled;
     try {
       tell_until_done();
@@ -47,6 +45,22 @@ class Workers {
   void count(int64_t bytes) { done_ += bytes; }
 
  private:
+  // As many threads as the system gives, at least one.
+  std::vector<std::thread> start(int threads, const std::function<bool()>& work) {
+    std::vector<std::thread> pool;
+    pool.reserve(threads);
+    running_ = threads;
+    try {
+      while (static_cast<int>(pool.size()) < threads) pool.emplace_back([&] { loop(work); });
+    } catch (const std::system_error& error) {
+      const std::lock_guard lock(mutex_);
+      running_ -= threads - static_cast<int>(pool.size());
+      require(!pool.empty(), "cannot start a thread: ", error.what(),
+              "; the limits of this process are too low: look at ulimit -v and -u");
+    }
+    return pool;
+  }
+
   void loop(const std::function<bool()>& work) {
     try {
       while (!stop_ && work()) {

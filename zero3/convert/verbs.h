@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "zero3/convert/checkpoint.h"
+#include "zero3/convert/described_model.h"
 #include "zero3/convert/transfer.h"
 
 namespace zeromuon::convert {
@@ -71,6 +72,7 @@ struct ExportOptions {
   std::vector<std::pair<std::string, std::string>> dtype_patterns;  // glob -> dtype, first wins
   std::vector<std::string> include, exclude;                        // globs; none: all
   int64_t max_shard_bytes = 5'000'000'000;                          // 0: one file
+  DescribedModel model;                                             // whose files go with them
   RunOptions run;
 };
 struct OutputReport {
@@ -113,6 +115,7 @@ struct ConvertOptimizerOptions {
   std::map<std::string, double>
       numbers;  // "lr", "adam_lr", "momentum", "beta1", "beta2", "eps", "weight_decay"
   std::string tag;
+  DescribedModel model;  // that the roles are of
   RunOptions run;
 };
 OutputReport convert_optimizer(const ConvertOptimizerOptions& options);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -38,7 +39,7 @@ class UniversalWriter {
       const std::string path = (output_ / model_file_name(static_cast<int>(rank))).string();
       outputs.push_back({path, 0, [=, this] { return open_model(path, rank); }});
     }
-    if (looks_like_zero3(output_) && !looks_like_universal(output_)) {
+    if (looks_like_zero3(output_) && !is_universal(output_)) {
       refuse_kind(output_.string(), "a ZeRO-3 checkpoint");
     }
     Journal journal(output_.string(), what, source_, run_, paths_of(outputs));
@@ -49,10 +50,22 @@ class UniversalWriter {
     formats::write_text(latest, output_.filename().string(), true);
     report.files.push_back(latest);
     report.tensors = parameters_;
+    note_what_is_left(report);
     journal.remove();
   }
 
  private:
+  // DeepSpeed's universal format has parameters that are stepped, and nothing else.
+  void note_what_is_left(OutputReport& report) const {
+    const auto left = std::count_if(source_.tensors.begin(), source_.tensors.end(),
+                                    [](const NamedTensor& t) { return t.sub_group < 0; });
+    if (left == 0) return;
+    report.notes.push_back(concat(
+        left,
+        " frozen weights and buffers: a universal load leaves those that the new model has; load "
+        "them from the model itself (zeromuon ckpt export), or reshard instead, which keeps them"));
+  }
+
   std::vector<PlannedOutput> parameters() {
     std::vector<PlannedOutput> out;
     for (const std::vector<int>& group : plan_.groups()) {

@@ -3,6 +3,7 @@
 
 #include "csrc/formats/output_file.h"
 #include "zero3/convert/crcs.h"
+#include "zero3/convert/entry.h"
 #include "zero3/convert/names.h"
 #include "zero3/convert/outputs.h"
 #include "zero3/convert/read_formats.h"
@@ -76,11 +77,12 @@ class Zero3Writer {
     const std::vector<std::string> names = paths_of(outputs);
     check_other_ranks(names);
     for (const fs::path& place : {fs::path(target_.output), folder_}) {
-      if (looks_like_universal(place)) refuse_kind(place.string(), "a universal checkpoint");
+      if (is_universal(place)) refuse_kind(place.string(), "a universal checkpoint");
     }
     Journal journal(folder_.string(), target_.what, source_, run_, names);
     require_whole(source_, run_);
     formats::make_folders(folder_.string());
+    unmark();
     write_journalled(std::move(outputs), journal, run_, report);
     const std::string latest = (fs::path(target_.output) / "latest").string();
     formats::write_text(latest, target_.tag, true);
@@ -90,6 +92,15 @@ class Zero3Writer {
   }
 
  private:
+  // What is replaced file by file is no whole checkpoint of a run meanwhile, nor that of before
+  // afterwards.
+  void unmark() const {
+    std::error_code ignored;
+    if (fs::remove(folder_ / kEntrySchema.marker, ignored)) {
+      formats::sync_folder(folder_.string());
+    }
+  }
+
   std::vector<PlannedOutput> plan_outputs() const {
     std::vector<PlannedOutput> out;
     for (int rank = 0; rank < target_.world_size; ++rank) {

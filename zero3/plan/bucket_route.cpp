@@ -125,6 +125,8 @@ offload::BufferSizes buffer_sizes(const StepPlan& plan, int rank) {
     if (row.buffers.empty()) continue;
     sizes.adamw_low_precision_bytes = kAdamWWorkers * kCastBytes * kAdamWChunkNumel;
   }
+  (plan.options.flow.staged ? sizes.host_alarm_bytes : sizes.device_alarm_bytes) =
+      kAdamWWorkers * kFlagBytes;
   sizes.record_bytes = 2 * plan.options.world_size * kRecordBytes;
   return sizes;
 }

@@ -95,10 +95,12 @@ class VirtualDevice final : public Device {
                        Alarm) override {
     refuse();
   }
-  void apply_update(const ops::ApplyElement&, const ops::ApplyArrays&, int64_t) override {
+  void apply_update(const ops::ApplyElement&, const ops::ApplyArrays&, int64_t, Alarm) override {
     refuse();
   }
-  void adamw(const ops::AdamWElement&, const ops::AdamWArrays&, int64_t) override { refuse(); }
+  void adamw(const ops::AdamWElement&, const ops::AdamWArrays&, int64_t, Alarm) override {
+    refuse();
+  }
   void encode_wire(const float*, const ops::Typed&, int64_t, Alarm) override { refuse(); }
   void decode_wire(const ops::ConstTyped&, float*, int64_t) override { refuse(); }
   void orthogonalize(const ops::NewtonSchulz&, std::span<float* const>, float*, int) override {

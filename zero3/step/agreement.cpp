@@ -20,16 +20,16 @@ bool is_aborted(const std::exception_ptr& error) {
 
 }  // namespace
 
-Agreement::Agreement(StepResources& resources, Signal& over)
-    : resources_(resources), over_signal_(over) {}
+Agreement::Agreement(StepResources& resources, Signal& over, uint64_t values)
+    : resources_(resources), over_signal_(over), values_(values) {}
 
 std::string Agreement::place_of(const char* stage, Where where) const {
   return place(stage, where, resources_.collectives->rank());
 }
 
-void Agreement::fail(const char* stage, Where where, const std::exception_ptr& error) {
+void Agreement::fail(const char* stage, Where where, const std::string& what) {
   if (fault_) return;
-  fault_ = StepFault{position_, concat(place_of(stage, where), ": ", text_of(error))};
+  fault_ = StepFault{position_, concat(place_of(stage, where), ": ", what)};
 }
 
 void Agreement::lose(const char* stage, Where where, const std::exception_ptr& error) {
@@ -75,7 +75,7 @@ boost::asio::awaitable<void> Agreement::close(LanesInUse& lanes) {
   const StageRow& row = resources_.plan.stages.closing;
   const int world = resources_.plan.options.world_size;
   for (int peer = 0; peer < world; ++peer) {
-    write_record(fault_, resources_.records.data() + peer * kRecordBytes);
+    write_record(fault_, values_, resources_.records.data() + peer * kRecordBytes);
   }
   const offload::Outcome outcome =
       co_await lanes.run(row, {}, closing_cost(world), [this] { exchange_records(); });

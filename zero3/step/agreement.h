@@ -24,8 +24,9 @@ namespace zeromuon::zero3 {
 // Thread: that of the io_context.
 class Agreement {
  public:
-  // over: notified when no more bucket collectives will come.
-  Agreement(StepResources& resources, Signal& over);
+  // over: notified when no more bucket collectives will come. values: a digest, see
+  // digest_of_values().
+  Agreement(StepResources& resources, Signal& over, uint64_t values);
 
   bool failed() const { return fault_.has_value(); }  // this rank knows of a fault
   bool over() const { return over_; }                 // no more bucket collectives
@@ -34,7 +35,7 @@ class Agreement {
   const std::optional<StepFault>& fault() const { return fault_; }
 
   // A stage of this rank failed; the first one counts.
-  void fail(const char* stage, Where where, const std::exception_ptr& error);
+  void fail(const char* stage, Where where, const std::string& what);
   // A collective failed itself, here or because another rank ended it.
   void lose(const char* stage, Where where, const std::exception_ptr& error);
   // No collective can follow: the others are told by ending those that they wait for.
@@ -56,6 +57,7 @@ class Agreement {
 
   StepResources& resources_;
   Signal& over_signal_;
+  const uint64_t values_;
   std::optional<StepFault> fault_;
   bool over_ = false, broken_ = false;
   int64_t position_ = 0;  // collectives of the call that are done

@@ -180,8 +180,11 @@ void BucketStages::apply() const { update_weights(false); }
 
 void BucketStages::apply_through_slot() const { update_weights(true); }
 
+// The word that the scatter brought has been read: it serves again.
 void BucketStages::update_weights(bool through_slot) const {
   const DType wire = plan.options.wire_dtype;
+  FlagWord* const word = word_at(slot[kShardWire]);
+  backend.shard().set_word(word, 0);
   for_runs(route.shard_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
     const PlannedBlock& block = group.blocks[piece.block];
     const ops::ApplyElement element(call.hyper, group.decay[block.block.param], block.scale);
@@ -192,8 +195,10 @@ void BucketStages::update_weights(bool through_slot) const {
       cast = {to, call.low_precision.dtype};
     }
     backend.shard().apply_update(
-        element, {call.weight + run.shard, {slot[kShardWire] + run.wire, wire}, cast}, run.length);
+        element, {call.weight + run.shard, {slot[kShardWire] + run.wire, wire}, cast}, run.length,
+        Alarm{word, code_of(piece)});
   });
+  backend.shard().read_word(alarm, word);
 }
 
 void BucketStages::weights_to_device() const {
@@ -217,10 +222,12 @@ void ChunkStages::adamw_through_slot() const { adamw(low() == nullptr ? nullptr 
 void ChunkStages::adamw(std::byte* low) const {
   const int64_t at = chunk.range.offset;
   const ops::AdamWElement element(call.hyper, chunk.decay);
+  backend.shard().set_word(word, 0);
   backend.shard().adamw(element,
                         {call.weight + at, call.gradient + at, call.exp_avg + at,
                          call.exp_avg_sq + at, ops::Typed(low, call.low_precision.dtype)},
-                        chunk.range.numel);
+                        chunk.range.numel, Alarm{word, 1});
+  backend.shard().read_word(alarm, word);
 }
 
 void ChunkStages::weights_to_device() const {

@@ -37,6 +37,7 @@ struct BucketStages {
   const MuonCall& call;
   const offload::Slot& slot;
   const NewtonSchulzBench& bench;
+  FlagWord* alarm;  // of the host: gets the code of the first block whose weight is not finite
 
   // Gradient and momentum of the shard -> shard wire.
   void momentum_on_shard() const;
@@ -75,6 +76,8 @@ struct ChunkStages {
   offload::Backend& backend;
   const AdamWCall& call;
   const AdamWChunk& chunk;
+  FlagWord* word;      // of the shard's memory
+  FlagWord* alarm;     // of the host: not 0 when a weight or a moment is not finite
   std::byte* staging;  // pinned, of the chunk's worker; null where casts need no way to the device
 
   // The weight's cast goes to where it lies, or to `staging`.

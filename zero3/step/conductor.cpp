@@ -27,7 +27,7 @@ Conductor::Conductor(asio::io_context& io, StepResources& resources, const StepC
       task_ended_(io),
       watch_timer_(io),
       lanes_(io, resources.backend.lanes, record),
-      agreement_(resources, ticket_passed_),
+      agreement_(resources, ticket_passed_, digest_of_values(call)),
       slots_(io, static_cast<int>(resources.buffers->slots().size())) {
   for (const MuonCall& muon : call.muon) {
     const int count = static_cast<int>(resources.routes[muon.sub_group].size());
@@ -60,9 +60,10 @@ asio::awaitable<void> Conductor::run_bucket(int number) {
   const BucketRoute& route = resources_.routes[call->sub_group][index];
 
   const SlotQueue::Lease slot = co_await slots_.acquire(number);
+  FlagWord alarm = 0;
   const BucketStages stages{
-      resources_.plan, resources_.plan.sub_groups[call->sub_group], route, resources_.backend,
-      *call,           resources_.buffers->slots()[slot.index],     bench_};
+      resources_.plan, resources_.plan.sub_groups[call->sub_group], route,  resources_.backend,
+      *call,           resources_.buffers->slots()[slot.index],     bench_, &alarm};
   std::vector<FlagWord>& flags = resources_.flags[slot.index];
 
   co_await run_rows(table.to_owner, stages, where);
@@ -80,6 +81,9 @@ asio::awaitable<void> Conductor::run_rows(const std::vector<StageRow>& rows,
   for (const StageRow& row : rows) {
     const auto& body = resources_.bodies.bucket.at(row.body);
     co_await run_stage(row, where, cost_of(row, stages), [&] { body(stages); });
+    if (const FlagWord code = std::exchange(*stages.alarm, 0); code != 0) {
+      agreement_.fail(row.stage, where, non_finite_weight(stages.group, code));
+    }
   }
 }
 
@@ -113,13 +117,23 @@ asio::awaitable<void> Conductor::adamw_worker(int worker) {
       next_chunk_ = 0;
       continue;
     }
+    const SubGroupPlan& group = resources_.plan.sub_groups[call.sub_group];
+    FlagWord alarm = 0;
     const ChunkStages stages{
-        resources_.backend, call, chunks[next_chunk_++],
+        resources_.backend,
+        call,
+        chunks[next_chunk_++],
+        resources_.buffers->alarm(worker),
+        &alarm,
         resources_.buffers->adamw_low_precision(worker, kCastBytes * kAdamWChunkNumel)};
     for (const StageRow& row : resources_.plan.stages.adamw) {
       const auto& body = resources_.bodies.chunk.at(row.body);
       co_await run_stage(row, {call.sub_group}, chunk_cost(row, stages.chunk.range.numel),
                          [&] { body(stages); });
+      if (std::exchange(alarm, 0) != 0) {
+        agreement_.fail(row.stage, {call.sub_group},
+                        non_finite_chunk(group, stages.chunk.range, rank()));
+      }
     }
   }
 }
@@ -134,21 +148,21 @@ asio::awaitable<void> Conductor::run_stage(const StageRow& row, Where where, off
   if (!agreement_.healthy()) co_return;
   const offload::Outcome outcome = co_await lanes_.run(row, where, cost, std::move(body));
   if (outcome.error) {
-    agreement_.fail(row.stage, where, outcome.error);
+    agreement_.fail(row.stage, where, text_of(outcome.error));
   } else if (changes) {
     record_.changes[change].finished = true;
   }
 }
 
 offload::Cost Conductor::cost_of(const StageRow& row, const BucketStages& stages) const {
-  return bucket_cost(row, stages.group, stages.route, resources_.collectives->rank());
+  return bucket_cost(row, stages.group, stages.route, rank());
 }
 
 void Conductor::spawn(awaitable<void> task) {
   ++running_;
   asio::co_spawn(io_, std::move(task), [this](const std::exception_ptr& error) {
     if (error) {
-      agreement_.break_off(concat("rank ", resources_.collectives->rank(), ": ", text_of(error)));
+      agreement_.break_off(concat("rank ", rank(), ": ", text_of(error)));
     }
     --running_;
     task_ended_.notify();
@@ -170,8 +184,8 @@ void Conductor::fail_stuck_lanes() {
   const std::optional<LanesInUse::Stuck> stuck = lanes_.stuck(limits_.stage_timeout);
   if (!stuck) return;
   const std::string what =
-      concat(place(stuck->stage, stuck->where, resources_.collectives->rank()),
-             ": no progress for ", stuck->seconds, " s (stage_timeout_s)",
+      concat(place(stuck->stage, stuck->where, rank()), ": no progress for ", stuck->seconds,
+             " s (stage_timeout_s)",
              stuck->waits ? ", waiting for the other ranks: look at what they say" : "");
   limits_.diagnose(concat(what, "\n", resources_.backend.lanes.states()));
   agreement_.break_off(what);

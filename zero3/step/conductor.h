@@ -54,6 +54,7 @@ class Conductor {
   awaitable<void> watch();
   void fail_stuck_lanes();
   void spawn(awaitable<void> task);
+  int rank() const { return resources_.collectives->rank(); }
   offload::Cost cost_of(const StageRow& row, const BucketStages& stages) const;
 
   boost::asio::io_context& io_;

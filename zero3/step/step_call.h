@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <vector>
 
@@ -36,6 +37,10 @@ struct StepCall {
   std::vector<MuonCall> muon;
   std::vector<AdamWCall> adamw;
 };
+
+// Of the values that stand in param_groups and may change from step to step: equal on all ranks, or
+// their weights part.
+uint64_t digest_of_values(const StepCall& call);
 
 // What calls did, for counters, errors and traces.
 struct StepRecord {

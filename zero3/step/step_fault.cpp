@@ -11,7 +11,8 @@ namespace {
 
 struct Record {
   int64_t present, position;
-  char what[kRecordBytes - 16];
+  uint64_t values;
+  char what[kRecordBytes - 24];
 };
 static_assert(sizeof(Record) == kRecordBytes);
 
@@ -50,8 +51,9 @@ bool complete(std::span<const Change> changes, const Change& of, size_t tasks) {
 
 }  // namespace
 
-void write_record(const std::optional<StepFault>& fault, std::byte* out) {
+void write_record(const std::optional<StepFault>& fault, uint64_t values, std::byte* out) {
   Record record{};
+  record.values = values;
   if (fault) {
     record.present = 1;
     record.position = fault->position;
@@ -62,15 +64,25 @@ void write_record(const std::optional<StepFault>& fault, std::byte* out) {
 }
 
 std::optional<StepFault> first_fault(std::span<const std::byte> records) {
-  std::optional<StepFault> first;
+  std::optional<StepFault> first, apart;
+  uint64_t values = 0;
   for (size_t at = 0; at + kRecordBytes <= records.size(); at += kRecordBytes) {
     Record record;
     std::memcpy(&record, records.data() + at, sizeof record);
+    if (at == 0) values = record.values;
+    if (record.values != values && !apart) {
+      apart = StepFault{
+          0,
+          concat("rank ", at / kRecordBytes,
+                 " stepped with other values than rank 0: lr, weight_decay, momentum, nesterov, "
+                 "betas or eps of its param_groups differ. This step was taken apart, and weights "
+                 "that ranks share are no longer one model: change the groups on all ranks alike")};
+    }
     if (record.present == 0 || (first && first->position <= record.position)) continue;
     record.what[sizeof record.what - 1] = '\0';
     first = StepFault{record.position, record.what};
   }
-  return first;
+  return first ? first : apart;
 }
 
 std::string place(const char* stage, Where where, int rank) {
@@ -78,6 +90,30 @@ std::string place(const char* stage, Where where, int rank) {
   const std::string group =
       where.sub_group < 0 ? "" : concat("sub-group ", where.sub_group, bucket, ", ");
   return concat(group, "stage ", stage, ", rank ", rank);
+}
+
+std::string non_finite_weight(const SubGroupPlan& group, uint64_t code) {
+  return concat("the updated weight of \"", group.name_of_block(static_cast<int>(code - 1)),
+                "\" has a NaN or infinite value, in its master or in the copy that the model uses");
+}
+
+std::string non_finite_chunk(const SubGroupPlan& group, const ShardRange& range, int rank) {
+  constexpr int kNamed = 3;
+  std::string names;
+  int count = 0;
+  for (size_t p = 0; p < group.layout.params().size(); ++p) {
+    const ShardRange real = group.layout.real_range(static_cast<int>(p), rank);
+    if (real.numel == 0 || real.offset >= range.offset + range.numel ||
+        range.offset >= real.offset + real.numel) {
+      continue;
+    }
+    if (++count > kNamed) continue;
+    names += concat(names.empty() ? "" : ", ", "\"", group.layout.params()[p].name, "\"");
+  }
+  if (count > kNamed) names += concat(" and ", count - kNamed, " more");
+  return concat("the update of ", count == 1 ? "" : "one of ", names,
+                " wrote a NaN or infinite value to the weight, its copy in the model, exp_avg or "
+                "exp_avg_sq: look at its gradient, whose square overflows from 1.8e19 on");
 }
 
 std::string text_of(const std::exception_ptr& error) {

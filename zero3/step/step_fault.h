@@ -19,10 +19,12 @@ struct StepFault {
   std::string what;  // names sub-group, bucket, stage and rank
 };
 
-// kRecordBytes at `out`. A text that is too long is cut.
-void write_record(const std::optional<StepFault>& fault, std::byte* out);
+// kRecordBytes at `out`. A text that is too long is cut. values: a digest of what the rank stepped
+// with.
+void write_record(const std::optional<StepFault>& fault, uint64_t values, std::byte* out);
 
-// The first fault in the records of all ranks, [W * kRecordBytes]; empty when no rank has any.
+// The first fault in the records of all ranks, [W * kRecordBytes]; where no rank has any, that two
+// stepped with other values; empty without that, too.
 std::optional<StepFault> first_fault(std::span<const std::byte> records);
 
 // Where in a step something happens.
@@ -31,6 +33,11 @@ struct Where {
 };
 // "sub-group G, bucket B, stage S, rank R", for errors.
 std::string place(const char* stage, Where where, int rank);
+
+// What is said of values that are not finite after an update: of the block with this code (see Note
+// [Flag word]), and of the parameters in a range of an AdamW sub-group's shard on `rank`.
+std::string non_finite_weight(const SubGroupPlan& group, uint64_t code);
+std::string non_finite_chunk(const SubGroupPlan& group, const ShardRange& range, int rank);
 
 // What an exception says of itself.
 std::string text_of(const std::exception_ptr& error);

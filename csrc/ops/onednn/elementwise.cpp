@@ -204,7 +204,7 @@ bool update_momentum(const MomentumElement& element, const MomentumArrays& array
          }) == 0;
 }
 
-void adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t numel,
+bool adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t numel,
            const KernelTable& casts) {
   expect_float32("adamw", "the gradient", arrays.gradient.dtype);
   expect_float32("adamw", "exp_avg and exp_avg_sq", arrays.exp_avg.dtype);
@@ -213,18 +213,23 @@ void adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t numel
   const auto* gradient = static_cast<const float*>(arrays.gradient.data);
   auto* exp_avg = static_cast<float*>(arrays.exp_avg.data);
   auto* exp_avg_sq = static_cast<float*>(arrays.exp_avg_sq.data);
-  for_chunks(numel, [&](int64_t begin, int64_t count) {
-    Worker& w = worker();
-    float* weight = w.whole(1, arrays.weight + begin, count);
-    float *m = w.whole(2, exp_avg + begin, count), *v = w.whole(3, exp_avg_sq + begin, count);
-    advance(w, element, weight, w.whole(0, gradient + begin, count), m, v);
-    write_back(arrays.weight + begin, weight, count);
-    write_back(exp_avg + begin, m, count);
-    write_back(exp_avg_sq + begin, v, count);
-    if (arrays.low_precision.data == nullptr) return 0u;
-    casts.encode(arrays.weight, arrays.low_precision, begin, begin + count);
-    return 0u;
-  });
+  return for_chunks(numel, [&](int64_t begin, int64_t count) {
+           Worker& w = worker();
+           float* weight = w.whole(1, arrays.weight + begin, count);
+           float *m = w.whole(2, exp_avg + begin, count),
+                 *v = w.whole(3, exp_avg_sq + begin, count);
+           advance(w, element, weight, w.whole(0, gradient + begin, count), m, v);
+           write_back(arrays.weight + begin, weight, count);
+           write_back(exp_avg + begin, m, count);
+           write_back(exp_avg_sq + begin, v, count);
+           // No primitive tests for that: a cast to float32 does.
+           const uint32_t bad =
+               casts.encode(v, w.scratch(5), 0, count) | casts.encode(m, w.scratch(5), 0, count);
+           if (arrays.low_precision.data == nullptr) {
+             return bad | casts.encode(weight, w.scratch(5), 0, count);
+           }
+           return bad | casts.encode(arrays.weight, arrays.low_precision, begin, begin + count);
+         }) == 0;
 }
 
 }  // namespace zeromuon::ops::onednn

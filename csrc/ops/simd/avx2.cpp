@@ -49,6 +49,9 @@ inline Bad or_bad(Bad bad, F x, uint32_t first_non_finite) {
   const __m256i last = _mm256_set1_epi32(static_cast<int>(first_non_finite - 1));
   return _mm256_or_si256(bad, _mm256_cmpgt_epi32(magnitude, last));
 }
+inline Bad or_non_finite(Bad bad, F x) {
+  return _mm256_or_si256(bad, _mm256_castps_si256(sub(x, x)));  // 0 or a NaN
+}
 inline uint32_t any(Bad bad) { return _mm256_testz_si256(bad, bad) ? 0u : 1u; }
 
 #include "csrc/ops/simd/kernels.h"

@@ -61,4 +61,8 @@ inline Bad or_bad(Bad bad, F x, uint32_t first_non_finite) {
   const __m512i first = _mm512_set1_epi32(static_cast<int>(first_non_finite));
   return static_cast<Bad>(bad | _mm512_cmpge_epi32_mask(magnitude, first));
 }
+inline Bad or_non_finite(Bad bad, F x) {
+  constexpr int kNanOrInfinity = 0x01 | 0x08 | 0x10 | 0x80;
+  return static_cast<Bad>(bad | _mm512_fpclass_ps_mask(x, kNanOrInfinity));
+}
 inline uint32_t any(Bad bad) { return bad; }

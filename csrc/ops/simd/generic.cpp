@@ -72,6 +72,7 @@ inline Bad no_bad() { return U{}; }
 inline Bad or_bad(Bad bad, F x, uint32_t first_non_finite) {
   return bad | greater((U)x & 0x7fffffffu, first_non_finite - 1);
 }
+inline Bad or_non_finite(Bad bad, F x) { return bad | (U)(x - x); }  // 0 or a NaN
 inline uint32_t any(Bad bad) { return bad[0] | bad[1] | bad[2] | bad[3]; }
 
 #include "csrc/ops/simd/kernels.h"

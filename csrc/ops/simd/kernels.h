@@ -8,11 +8,28 @@
 //   stream(float*, F)   past the caches; address a multiple of kLanes * sizeof(float)
 //   fence()             orders the streamed stores before what follows
 //   Bad, no_bad(), or_bad(Bad, F, first_non_finite) -> Bad, any(Bad) -> uint32_t
+//   or_non_finite(Bad, F) -> Bad: or_bad for float32, in fewer instructions
 //
 // A kernel is a step over one vector. What is left of a range goes through the same step in
 // padded buffers, so that an element's bits depend on nothing around it.
 
 inline void store(None*, F) {}
+
+// Of the new weight, and of its cast where there is one.
+template <typename Low>
+inline Bad or_bad_weight(Bad bad, F weight, Low*) {
+  return or_bad(bad, weight, Range<Low>::kFirstNonFinite);
+}
+inline Bad or_bad_weight(Bad bad, F weight, None*) { return or_non_finite(bad, weight); }
+
+// Of AdamW's states, beside the weight. In float32 the first moment needs no look: where it is not
+// finite, neither is the weight, whatever the second is.
+template <typename State>
+inline Bad or_bad_states(Bad bad, F m, F v, State*) {
+  bad = or_bad(bad, m, Range<State>::kFirstNonFinite);
+  return or_bad(bad, v, Range<State>::kFirstNonFinite);
+}
+inline Bad or_bad_states(Bad bad, F, F v, float*) { return or_non_finite(bad, v); }
 
 inline bool is_aligned(const float* at) {
   return reinterpret_cast<uintptr_t>(at) % (kLanes * sizeof(float)) == 0;
@@ -104,7 +121,7 @@ struct AdamWStep {
         coupled(e.l2 != 0.0f) {}
 
   template <typename Gradient, typename State, typename Low>
-  void run(Bad&, float* weight, const Gradient* gradient, State* exp_avg, State* exp_avg_sq,
+  void run(Bad& bad, float* weight, const Gradient* gradient, State* exp_avg, State* exp_avg_sq,
            Low* low) const {
     prefetch(weight);
     prefetch(gradient);
@@ -122,15 +139,14 @@ struct AdamWStep {
     w = sub(decayed<kCautious>(w, decay, update), mul(step_size, update));
     store(weight, w);
     store(low, w);
+    bad = or_bad_states(bad, m, v, exp_avg);
+    bad = or_bad_weight(bad, w, low);
   }
 };
 
-void adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t begin, int64_t end) {
-  if (element.cautious) {
-    run(AdamWStep<true>(element), arrays, begin, end);
-  } else {
-    run(AdamWStep<false>(element), arrays, begin, end);
-  }
+uint32_t adamw(const AdamWElement& element, const AdamWArrays& arrays, int64_t begin, int64_t end) {
+  return element.cautious ? run(AdamWStep<true>(element), arrays, begin, end)
+                          : run(AdamWStep<false>(element), arrays, begin, end);
 }
 
 struct MomentumStep {
@@ -168,20 +184,18 @@ struct ApplyStep {
       : decay(splat(e.decay)), step_size(splat(e.step_size)) {}
 
   template <typename Update, typename Low>
-  void run(Bad&, float* weight, const Update* update, Low* low) const {
+  void run(Bad& bad, float* weight, const Update* update, Low* low) const {
     const F u = load(update);
     const F w = sub(decayed<kCautious>(load(weight), decay, u), mul(step_size, u));
     store(weight, w);
     store(low, w);
+    bad = or_bad_weight(bad, w, low);
   }
 };
 
-void apply(const ApplyElement& element, const ApplyArrays& arrays, int64_t begin, int64_t end) {
-  if (element.cautious) {
-    run(ApplyStep<true>(element), arrays, begin, end);
-  } else {
-    run(ApplyStep<false>(element), arrays, begin, end);
-  }
+uint32_t apply(const ApplyElement& element, const ApplyArrays& arrays, int64_t begin, int64_t end) {
+  return element.cautious ? run(ApplyStep<true>(element), arrays, begin, end)
+                          : run(ApplyStep<false>(element), arrays, begin, end);
 }
 
 struct EncodeStep {

@@ -88,11 +88,23 @@ py::dict diff(const std::string& a, const std::string& b, const std::string& tag
                   "equal"_a = report.equal);
 }
 
+// Name, shape, and whether it is needed.
+using Described = std::vector<std::tuple<std::string, std::vector<int64_t>, bool>>;
+
+convert::DescribedModel described_model(const std::string& folder, Described tensors) {
+  convert::DescribedModel model{folder, {}};
+  for (auto& [name, shape, needed] : tensors) {
+    model.tensors.push_back({std::move(name), std::move(shape), needed});
+  }
+  return model;
+}
+
 py::dict export_weights(const std::string& path, const std::string& output, const std::string& tag,
                         const std::string& format, const std::string& dtype,
                         std::vector<std::pair<std::string, std::string>> dtype_patterns,
                         std::vector<std::string> include, std::vector<std::string> exclude,
-                        int64_t max_shard_bytes, const py::object& progress, int64_t max_memory,
+                        int64_t max_shard_bytes, const std::string& described_by,
+                        Described described, const py::object& progress, int64_t max_memory,
                         int threads, bool force, bool resume) {
   const convert::ExportOptions options{{path, tag},
                                        output,
@@ -102,6 +114,7 @@ py::dict export_weights(const std::string& path, const std::string& output, cons
                                        std::move(include),
                                        std::move(exclude),
                                        max_shard_bytes,
+                                       described_model(described_by, std::move(described)),
                                        run_options(progress, max_memory, threads, force, resume)};
   return as_dict(report_of(convert::export_weights, options));
 }
@@ -129,6 +142,7 @@ py::dict convert_optimizer(const std::string& path, const std::string& output,
                            const std::string& momentum_kind,
                            std::map<std::string, std::string> roles,
                            std::map<std::string, double> numbers, const std::string& new_tag,
+                           const std::string& described_by, Described described,
                            const py::object& progress, int64_t max_memory, int threads, bool force,
                            bool resume) {
   const convert::ConvertOptimizerOptions options{
@@ -139,6 +153,7 @@ py::dict convert_optimizer(const std::string& path, const std::string& output,
       std::move(roles),
       std::move(numbers),
       new_tag,
+      described_model(described_by, std::move(described)),
       run_options(progress, max_memory, threads, force, resume)};
   return as_dict(report_of(convert::convert_optimizer, options));
 }
@@ -160,16 +175,16 @@ void bind_verbs(py::module_& m) {
   m.def("export_weights", &export_weights, "path"_a, output, named, tag, "format"_a = "safetensors",
         "dtype"_a = "", "dtype_patterns"_a = std::vector<std::pair<std::string, std::string>>{},
         "include"_a = none, "exclude"_a = none,
-        "max_shard_bytes"_a = convert::ExportOptions{}.max_shard_bytes, progress, max_memory,
-        threads, force, resume);
+        "max_shard_bytes"_a = convert::ExportOptions{}.max_shard_bytes, "described_by"_a = "",
+        "described"_a = Described{}, progress, max_memory, threads, force, resume);
   m.def("reshard", &reshard, "path"_a, output, "world_size"_a, named, tag, "sub_group_size"_a = 0,
         new_tag, progress, max_memory, threads, force, resume);
   m.def("universal", &universal, "path"_a, output, named, tag, progress, max_memory, threads, force,
         resume);
   m.def("convert_optimizer", &convert_optimizer, "path"_a, output, "to"_a, named, tag,
         "momentum_kind"_a = "", "roles"_a = std::map<std::string, std::string>{},
-        "numbers"_a = std::map<std::string, double>{}, new_tag, progress, max_memory, threads,
-        force, resume);
+        "numbers"_a = std::map<std::string, double>{}, new_tag, "described_by"_a = "",
+        "described"_a = Described{}, progress, max_memory, threads, force, resume);
 }
 
 }  // namespace zeromuon::bindings

@@ -19,14 +19,15 @@ using namespace py::literals;
 std::unique_ptr<StepExecutor> executor_on_devices(const zero3::StepPlan& plan, Group group,
                                                   const at::Device& shard,
                                                   const at::Device& compute,
-                                                  ops::CpuKernels kernels, double stage_timeout_s) {
+                                                  ops::CpuKernels kernels, double stage_timeout_s,
+                                                  const std::string& name) {
   require(
       kernels == ops::CpuKernels::kAuto || shard.is_cpu(), "cpu_kernels: got ", name_of(kernels),
       ", and the flat shard is on ", shard.str(),
       ", where they have nothing to do; leave the option out, or offload the optimizer to the CPU");
   const offload::Placement placement = placement_of(plan, shard, compute);
   return make_executor(plan, std::move(group), placement, make_backend(placement, kernels),
-                       stage_timeout_s);
+                       stage_timeout_s, name);
 }
 
 void step(StepExecutor& self, const std::vector<SubGroupTask>& tasks) {
@@ -48,7 +49,7 @@ void bind_executor(py::module_& m) {
   py::class_<StepExecutor>(m, "StepExecutor")
       .def(py::init(&executor_on_devices), py::arg("plan"), py::arg("process_group"),
            py::arg("shard_device"), py::arg("compute_device"), py::kw_only(),
-           py::arg("cpu_kernels"), py::arg("stage_timeout_s"))
+           py::arg("cpu_kernels"), py::arg("stage_timeout_s"), py::arg("name") = "")
       .def(
           "step", &step, py::arg("tasks"),
           "Steps the next sub-groups, in rising order, at the same time. Raises ValueError when "

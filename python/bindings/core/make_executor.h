@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "offload/backend.h"
@@ -16,10 +17,11 @@ using Group = c10::intrusive_ptr<c10d::ProcessGroup>;
 offload::Placement placement_of(const zero3::StepPlan& plan, const at::Device& shard,
                                 const at::Device& compute);
 
-// Raises ValueError when the four do not fit together.
+// name: equal on all ranks, and of no other executor of the group. Raises ValueError when the first
+// four do not fit together.
 std::unique_ptr<zero3::StepExecutor> make_executor(
     const zero3::StepPlan& plan, Group group, const offload::Placement& placement,
-    offload::Backend backend, double stage_timeout_s,
+    offload::Backend backend, double stage_timeout_s, const std::string& name,
     zero3::StageBodies bodies = zero3::product_bodies());
 
 }  // namespace zeromuon::bindings

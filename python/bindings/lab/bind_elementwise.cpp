@@ -98,7 +98,7 @@ ops::Decay decay_of(const std::string& name) {
   return ops::Decay::kCoupled;
 }
 
-void adamw(const at::Tensor& weight, const at::Tensor& gradient, const at::Tensor& exp_avg,
+bool adamw(const at::Tensor& weight, const at::Tensor& gradient, const at::Tensor& exp_avg,
            const at::Tensor& exp_avg_sq, const OptionalTensor& low, double lr,
            std::pair<double, double> betas, double eps, double weight_decay, int64_t step,
            float gradient_scale, const std::string& decay, ops::CpuKernels kernels) {
@@ -113,7 +113,7 @@ void adamw(const at::Tensor& weight, const at::Tensor& gradient, const at::Tenso
                                   a.positive_or_zero("weight_decay", weight_decay), step,
                                   decay_of(decay), gradient_scale);
   const py::gil_scoped_release released;
-  ops::adamw(element, arrays, a.numel(), kernels);
+  return ops::adamw(element, arrays, a.numel(), kernels);
 }
 
 bool momentum(const at::Tensor& gradient, const at::Tensor& momentum, const at::Tensor& wire,
@@ -128,7 +128,7 @@ bool momentum(const at::Tensor& gradient, const at::Tensor& momentum, const at::
   return ops::update_momentum(element, arrays, a.numel(), kernels);
 }
 
-void apply(const at::Tensor& weight, const at::Tensor& update, const OptionalTensor& low, double lr,
+bool apply(const at::Tensor& weight, const at::Tensor& update, const OptionalTensor& low, double lr,
            double weight_decay, double scale, bool cautious, ops::CpuKernels kernels) {
   Arguments a("apply_");
   const ops::ApplyArrays arrays{a.floats("weight", weight), a.typed("update", update),
@@ -137,7 +137,7 @@ void apply(const at::Tensor& weight, const at::Tensor& update, const OptionalTen
       a.finite("lr", lr), a.positive_or_zero("weight_decay", weight_decay),
       a.finite("scale", scale), cautious ? ops::Decay::kCautious : ops::Decay::kDecoupled);
   const py::gil_scoped_release released;
-  ops::apply_update(element, arrays, a.numel(), kernels);
+  return ops::apply_update(element, arrays, a.numel(), kernels);
 }
 
 bool cast(const at::Tensor& dst, const at::Tensor& src, ops::CpuKernels kernels) {
@@ -202,8 +202,9 @@ void bind_elementwise(py::module_& m) {
         "One AdamW step in place on contiguous (L,) CPU tensors: weight float32; gradient float32 "
         "or bfloat16, multiplied by gradient_scale; states both float32 or both bfloat16; decay: "
         "decoupled, cautious or coupled; low_precision, bfloat16 or float16, receives the cast of "
-        "the new weight. Raises "
-        "ValueError for other tensors, overlapping memory and hyper-parameters out of range.");
+        "the new weight. "
+        "False when a value that was written to any of them is NaN or infinite. Raises ValueError "
+        "for other tensors, overlapping memory and hyper-parameters out of range.");
   m.def("momentum_", &momentum, py::arg("gradient"), py::arg("momentum"), py::arg("wire"),
         py::kw_only(), py::arg("beta"), py::arg("kind") = "ema", py::arg("nesterov") = true,
         py::arg("gradient_scale") = 1.0f, py::arg("kernels") = "auto",
@@ -214,8 +215,8 @@ void bind_elementwise(py::module_& m) {
       py::kw_only(), py::arg("lr"), py::arg("weight_decay"), py::arg("scale"),
       py::arg("cautious") = false, py::arg("kernels") = "auto",
       "weight = weight*(1 - lr*weight_decay) - lr*scale*update in place, cautious: the factor only "
-      "where update*weight >= 0; update float32 or bfloat16, low_precision as in adamw_. Raises as "
-      "adamw_.");
+      "where update*weight >= 0; update float32 or bfloat16, low_precision, the result and "
+      "what it raises as adamw_.");
 }
 
 }  // namespace zeromuon::bindings

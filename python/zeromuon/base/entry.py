@@ -13,6 +13,8 @@ from pathlib import Path
 SCHEMA: dict = json.loads(Path(__file__).with_name("entry_schema.json").read_text(encoding="utf-8"))
 ENTRY: str = SCHEMA["key"]
 FORMAT: int = SCHEMA["format"]
+MARKER: str = SCHEMA["marker"]  # of a checkpoint of finetune that is whole
+RATES_IN_GROUPS: str = SCHEMA["needs"][0]  # each group's lr is its own, adam_lr/lr included
 GROUP_VALUES: tuple[str, ...] = (*SCHEMA["group"], *SCHEMA["group_optional"])
 
 

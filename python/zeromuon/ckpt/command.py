@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -36,7 +37,7 @@ def run(argv: list[str]) -> int:
     require_verb(argv[0])
     options = parser_of(argv[0]).parse(argv[1:])
     try:
-        with _stops.noted():
+        with _stops.noted(), _without_collector():
             return _RUN[argv[0]](argv[0], options)
     except Stopped:
         print(interrupted_text(argv, options), file=sys.stderr)
@@ -48,6 +49,18 @@ def run(argv: list[str]) -> int:
         raise ValueError(f"zeromuon ckpt {argv[0]}: out of memory; lower --max-memory or --threads") from None
     except ValueError as error:
         raise ValueError(printable(str(error))) from error
+
+
+@contextlib.contextmanager
+def _without_collector():
+    """Dicts of hundreds of thousands of tensors are no garbage: looking for it among them takes as long as all else."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def usage() -> str:
@@ -112,11 +125,10 @@ def _export(verb: str, options: Namespace) -> int:
 
 
 def _convert_optimizer(verb: str, options: Namespace) -> int:
-    from .roles import read_roles, roles_of_model
+    from .roles import read_roles
 
     given = vars(options)
-    model = given.pop("model")
-    roles = read_roles(options.roles) if options.roles else roles_of_model(model) if model else None
+    roles = read_roles(options.roles) if options.roles else None
     numbers = {name: value for name in NUMBERS if (value := given.pop(name)) is not None}
     return _write(verb, options, roles=roles, numbers=numbers)
 

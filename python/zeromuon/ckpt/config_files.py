@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from pathlib import Path
@@ -50,7 +51,7 @@ class ConfigFiles:
     def _require_free(self) -> None:
         for name in self._names:
             target = self._output / name
-            if target.exists() and target.read_bytes() != (self._source / name).read_bytes():
+            if target.exists() and not filecmp.cmp(target, self._source / name, shallow=False):
                 raise ValueError(
                     f"{target}: expected no file of this name, got one that differs from {self._source / name}; choose"
                     " another output, or say --force to replace it"

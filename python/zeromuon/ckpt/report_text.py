@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from .results import Comparison, Difference, Problem, TensorHealth, Verification, Written
-from .text import duration_text, printable, size_text, table
+from .text import cut, duration_text, printable, size_text, table, terminal_width
 
 _MANY = 10  # rows that are shown without --all
 
@@ -21,7 +21,7 @@ def _problem(problem: Problem, number: int, count: int) -> list[str]:
     offset = "" if problem["offset"] is None else f"byte {problem['offset']}"
     said = {**problem, "offset": offset}
     rows = [(name, said[name]) for name in ("file", "offset", "expected", "got", "remedy") if said[name]]
-    return [f"problem {number} of {count}", *(f"  {line}" for line in table(rows))]
+    return [f"problem {number} of {count}", *(f"  {line}" for line in table(rows, whole=True))]
 
 
 def _norms(tensors: list[TensorHealth], everything: bool) -> list[str]:
@@ -31,7 +31,7 @@ def _norms(tensors: list[TensorHealth], everything: bool) -> list[str]:
     ordered = sorted(tensors, key=lambda health: (-(health["nan"] + health["infinite"]), -health["norm"]))
     shown = ordered if everything else ordered[:_MANY]
     rows = [("norm", "NaN", "Inf", "part", "name"), *(_health(health) for health in shown)]
-    lines = table(rows, right=(0, 1, 2))
+    lines = table(rows, right=(0, 1, 2), whole=everything)
     if len(shown) < len(ordered):
         lines.append(f"... and {len(ordered) - len(shown)} more, of smaller norm: --all shows them")
     return lines
@@ -81,7 +81,8 @@ def written_text(written: Written, seconds: float) -> str:
     named = files if len(files) <= _MANY else [*files[:_MANY], f"... and {len(files) - _MANY} more"]
     lines = [f"{len(files)} file{'s' if len(files) != 1 else ''}{kept}", *(f"  {printable(file)}" for file in named)]
     lines.append(f"wrote {size_text(written['bytes_written'])} in {duration_text(seconds)} ({size_text(rate)}/s)")
-    lines += [f"tied: {printable(a)} is stored as {printable(stored)}" for a, stored in written["aliases"].items()]
+    width = terminal_width()
+    lines += [f"tied: {cut(a, width)} is stored as {cut(stored, width)}" for a, stored in written["aliases"].items()]
     return "\n".join([*lines, *(f"note: {printable(note)}" for note in written["notes"])])
 
 

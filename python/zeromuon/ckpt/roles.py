@@ -8,7 +8,7 @@ from pathlib import Path
 from .arguments import PathLike, text_of
 
 ROLES = ("muon", "adamw")
-_LIMIT_BYTES = 1 << 30  # of a roles file
+_LIMIT_BYTES = 64 << 20  # of a roles file: about 400,000 parameters
 
 
 def read_roles(path: PathLike) -> dict[str, str]:

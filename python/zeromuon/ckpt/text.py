@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+_WIDTH_ELSEWHERE = 200  # columns, where there is no terminal
+_CUT = "..."
 
 
 def printable(text: str) -> str:
@@ -42,11 +46,35 @@ def shape_text(shape) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> list[str]:
-    """Aligned lines of `rows`; the columns `right` are flush right, the last one is not padded."""
-    rows = [tuple(printable(cell) for cell in row) for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
-        for row in rows
-    ]
+def terminal_width() -> int:
+    """Columns of the terminal, as COLUMNS or the system says."""
+    return shutil.get_terminal_size((_WIDTH_ELSEWHERE, 1)).columns
+
+
+def cut(text: str, width: int) -> str:
+    """`text`, printable; its beginning and end around "..." where it has more than `width` characters."""
+    width = max(width, len(_CUT) + 2)
+    if len(text) > width:
+        text = _joined(text[:width], text[-width:], width)
+    text = printable(text)
+    return text if len(text) <= width else _joined(text, text, width)
+
+
+def _joined(first: str, last: str, width: int) -> str:
+    kept = width - len(_CUT)
+    return first[: kept - kept // 3] + _CUT + last[len(last) - kept // 3 :]
+
+
+def table(rows: list[tuple[str, ...]], right: tuple[int, ...] = (), whole: bool = False) -> list[str]:
+    """Aligned lines of `rows`; the columns `right` are flush right, the last one is not padded.
+
+    A cell has at most half of the terminal's width, and a line the whole of it. whole: cells are not cut, and no cell is
+    padded to more.
+    """
+    width = terminal_width()
+    half = max(width // 2, 20)
+    rows = [tuple(printable(cell) if whole else cut(cell, half) for cell in row) for row in rows]
+    widths = [min(half, max(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
+    flush = [str.rjust if i in right else str.ljust for i in range(len(widths))]
+    lines = ["  ".join([f(c, w) for f, c, w in zip(flush, row, widths)]).rstrip() for row in rows]
+    return lines if whole else [line if len(line) <= width else line[: width - 3] + _CUT for line in lines]

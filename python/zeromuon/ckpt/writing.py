@@ -18,7 +18,9 @@ from .arguments import (
     writing,
 )
 from .config_files import ConfigFiles
+from .described import described_by
 from .results import Written
+from .roles import roles_of_model
 
 
 def export(
@@ -53,7 +55,8 @@ def export(
         include: patterns of names; none: all.
         exclude: patterns of names to leave out; beats `include`.
         max_shard_bytes: of one safetensors file; 0: one file, however large.
-        config_from: a Hugging Face model folder whose config.json and tokenizer files are copied beside the weights.
+        config_from: a Hugging Face model folder whose config.json and tokenizer files are copied beside the weights. Its
+            model must have the same tensors: by its files, else by its config.json where transformers is installed.
         progress, max_memory_bytes, threads: as in :func:`verify`.
         force: replace outputs that exist.
         resume: keep what an interrupted run of the same export has finished.
@@ -64,6 +67,7 @@ def export(
     """
     source, target = existing(path), _output(output)
     config = ConfigFiles(config_from, output, force) if config_from is not None else None
+    described = described_by(config_from) if config else {}
     dtypes = [tuple(encoded_text(text, "dtype_for") for text in pair) for pair in (dtype_for or {}).items()]
     out = _ckpt.export_weights(
         source,
@@ -75,6 +79,7 @@ def export(
         include=patterns(include, "include"),
         exclude=patterns(exclude, "exclude"),
         max_shard_bytes=require_whole("max_shard_bytes", max_shard_bytes, 0),
+        **described,
         **writing(progress, max_memory_bytes, threads, force, resume),
     )
     if config:
@@ -159,6 +164,7 @@ def convert_optimizer(
     tag: str | None = None,
     momentum_kind: str | None = None,
     roles: Mapping[str, str] | None = None,
+    model: PathLike | None = None,
     numbers: Mapping[str, float] | None = None,
     new_tag: str | None = None,
     progress: Progress | None = None,
@@ -176,6 +182,8 @@ def convert_optimizer(
         tag: which folder of the source; None: the latest.
         momentum_kind: of ZeroMuon, "ema" or "heavy_ball"; None: as in the source, "ema" from AdamW.
         roles: tensor name -> "muon" or "adamw"; needed from AdamW, see :func:`read_roles` and :func:`roles_of_model`.
+        model: in place of roles, the Hugging Face model folder that is asked for them; its tensors must be the
+            checkpoint's. Imports torch.
         numbers: any of lr, adam_lr, momentum, beta1, beta2, eps, weight_decay, in place of what the source says.
         new_tag: of the output; None: that of the source.
         progress, max_memory_bytes, threads, force, resume: as in :func:`export`.
@@ -186,6 +194,11 @@ def convert_optimizer(
     Raises:
         FormatError, ValueError: as :func:`export`; ValueError for roles that leave parameters out or do not fit.
     """
+    if roles is not None and model is not None:
+        raise ValueError("roles and model: got both, expected one; the model says its roles")
+    described = {}
+    if model is not None:
+        roles, described = roles_of_model(model), described_by(model)
     return _ckpt.convert_optimizer(
         existing(path),
         _output(output),
@@ -195,6 +208,7 @@ def convert_optimizer(
         roles={_name(name): encoded_text(role, "roles") for name, role in (roles or {}).items()},
         numbers={name: float(value) for name, value in (numbers or {}).items()},
         new_tag=encoded(new_tag, "new_tag"),
+        **described,
         **writing(progress, max_memory_bytes, threads, force, resume),
     )
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import weakref
 
 from ..base.warn import warn
-from . import optimizer_types, support
-from .hooks import replace_once
-from .watch import watch_engine
+from . import optimizer_types, rates, support
+from .hooks import check_signature, replace_once
+from .watch import end_watch, watch_engine
 
 _DEEPSPEEDS_MUON = (
     'DeepSpeed\'s own Muon steps this engine ("type": "Muon" in its config), not zeromuon\'s; name "type": "ZeroMuon", or call '
@@ -19,6 +19,7 @@ _DEEPSPEEDS_MUON = (
 )
 _built: weakref.WeakSet = weakref.WeakSet()  # every ZeroMuon that is alive
 _chosen: weakref.WeakSet = weakref.WeakSet()  # those of them that an engine got
+_loading: list[str | None] = []  # the tag of the load that is under way
 
 
 def watch_for(optimizer) -> None:
@@ -29,10 +30,16 @@ def watch_for(optimizer) -> None:
 
 def watch_engines() -> None:
     """Raises ValueError when this DeepSpeed chooses the optimizer of an engine differently."""
+    from deepspeed.runtime import engine as engine_module
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-    for name, (signature, replacement) in _REPLACED.items():
-        replace_once(DeepSpeedEngine, name, signature, replacement)
+    parameters = ["checkpoint_dir", "tag", "exclude_frozen_parameters", "lazy_mode"]
+    places = [(DeepSpeedEngine, name, *what) for name, what in _REPLACED.items()]
+    places.append((engine_module, "get_fp32_state_dict_from_zero_checkpoint", parameters, _weights_of_checkpoint))
+    for owner, name, signature, _ in places:
+        check_signature(owner, name, signature)
+    for place in places:
+        replace_once(*place)
 
 
 def _configure_optimizer(original, engine, client_optimizer, model_parameters):
@@ -55,12 +62,43 @@ def _save_checkpoint(original, engine, *arguments, **keywords):
 
 def _load_checkpoint(original, engine, *arguments, **keywords):
     """All ranks load together."""
-    if (optimizer := _stepped(engine)) is not None:
-        optimizer.bind(with_states=False)
-    return original(engine, *arguments, **keywords)
+    optimizer = _stepped(engine)
+    if optimizer is None:
+        return original(engine, *arguments, **keywords)
+    optimizer.bind(with_states=False)
+    _loading.append(arguments[1] if len(arguments) > 1 else keywords.get("tag"))
+    try:
+        loaded = original(engine, *arguments, **keywords)
+    finally:
+        _loading.pop()
+    optimizer.settle_scheduler(engine.lr_scheduler)
+    return loaded
+
+
+def _weights_of_checkpoint(original, checkpoint_dir, tag=None, *arguments, **keywords):
+    """DeepSpeed asks for those of `latest` where it loads weights alone, also where a tag was given."""
+    return original(checkpoint_dir, tag or (_loading[-1] if _loading else None), *arguments, **keywords)
+
+
+def _destroy(original, engine):
+    """DeepSpeed keeps an engine that was destroyed, and so the optimizer."""
+    optimizer, zero3 = _stepped(engine), engine.optimizer
+    original(engine)
+    if optimizer is not None:
+        optimizer.release()
+        end_watch(zero3)
+
+
+def _scheduler_from_config(original, engine, optimizer):
+    stepped = getattr(engine, "basic_optimizer", None)
+    if stepped not in _built:
+        return original(engine, optimizer)
+    return rates.build_scheduler(engine, stepped, lambda: original(engine, optimizer))
 
 
 _REPLACED = {
+    "_scheduler_from_config": (["self", "optimizer"], _scheduler_from_config),
+    "destroy": (["self"], _destroy),
     "_configure_optimizer": (["self", "client_optimizer", "model_parameters"], _configure_optimizer),
     "save_checkpoint": (
         ["self", "save_dir", "tag", "client_state", "save_latest", "exclude_frozen_parameters"],

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from ..base.warn import warn
+from ..base.words import did_you_mean
 from .hooks import check_signature, replace_once
 from .layout import process_group
 from .release import other_release
@@ -21,6 +23,8 @@ REPLACED_METHODS = {
     "partition_grads": ["self", "params_to_release", "grad_partitions"],
     "offload_states": ["self", "include", "device", "pin_memory", "non_blocking"],
 }
+_STEP = {"step": ["self", "closure"]}  # the same, of a method that everybody may name
+_OPTIMIZER_SECTION = ("type", "params", "legacy_fusion")  # of the config
 REQUIRED_ATTRIBUTES = (
     *REPLACED_METHODS,
     "optimizer",
@@ -40,14 +44,14 @@ REQUIRED_ATTRIBUTES = (
 
 
 def check_methods(zero3) -> None:
-    """Raises ValueError when one of REPLACED_METHODS is absent or takes other parameters."""
-    for name, signature in REPLACED_METHODS.items():
+    """Raises ValueError when a method that is replaced is absent or takes other parameters."""
+    for name, signature in {**REPLACED_METHODS, **_STEP}.items():
         check_signature(zero3, name, signature)
 
 
 def replace_method(zero3, name: str, replacement) -> None:
-    """replace_once for one of REPLACED_METHODS."""
-    replace_once(zero3, name, REPLACED_METHODS[name], replacement)
+    """replace_once for one of the methods that are."""
+    replace_once(zero3, name, {**REPLACED_METHODS, **_STEP}[name], replacement)
 
 
 def is_zero3(optimizer) -> bool:
@@ -74,7 +78,10 @@ def check_supported(zero3, optimizer) -> None:
 
 
 def check_config(engine) -> None:
-    """Raises ValueError for a DeepSpeed configuration that is not supported, before the engine builds on it."""
+    """Raises ValueError for a DeepSpeed configuration that is not supported, before the engine builds on it. Rank 0 warns of
+    keys of the optimizer section that DeepSpeed passes over."""
+    if engine.global_rank == 0:
+        _warn_of_unread_keys(getattr(engine._config, "_param_dict", {}).get("optimizer") or {})
     stage = int(engine.zero_optimization_stage())
     if stage != 3:
         raise ValueError(
@@ -93,6 +100,13 @@ def check_config(engine) -> None:
         tensor_parallel=hasattr(engine, "autotp_size") and engine.autotp_size() > 1,
         expert_parallel=getattr(expert, "enabled", False),
     )
+
+
+def _warn_of_unread_keys(section: dict) -> None:
+    for key in section:
+        if key not in _OPTIMIZER_SECTION:
+            hint = did_you_mean(key, _OPTIMIZER_SECTION, f"; its keys are {', '.join(_OPTIMIZER_SECTION)}")
+            warn(f'the optimizer section of the DeepSpeed config has a key "{key}", which nobody reads{hint}')
 
 
 def _refuse_zero3(zero3) -> None:

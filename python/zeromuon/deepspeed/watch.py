@@ -6,13 +6,21 @@ the gradients are unscaled. What is replaced is replaced on the one ZeRO-3 objec
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import weakref
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 
 from ..base.warn import warn
+from ..ranks.roll_call import RollCall
 from . import layout, support
+
+_watches: weakref.WeakKeyDictionary = (
+    weakref.WeakKeyDictionary()
+)  # ZeRO-3 object -> weakref of its _Watch, which its hooks hold
 
 
 def watch_engine(optimizer, zero3) -> None:
@@ -22,11 +30,32 @@ def watch_engine(optimizer, zero3) -> None:
     """
     support.check_methods(zero3)
     support.refuse_offload_states(zero3)
-    watch = _Watch(optimizer, zero3)
+    if (watch := _watch_of(zero3)) is None:
+        watch = _Watch(optimizer, zero3)
+        _watches[zero3] = weakref.ref(watch)
+    support.replace_method(zero3, "step", watch.step)
     support.replace_method(zero3, "_pre_step", watch.pre_step)
     support.replace_method(zero3, "partition_grads", watch.partition_grads)
     support.replace_method(zero3, "_overflow_clean_up", watch.overflow_clean_up)
     _grow_loss_scale_after_the_step(zero3)
+
+
+def waits_in(zero3, call: str):
+    """A context in which this rank waits for the others in `call`: longer than stage_timeout_s, and those that are missing
+    are named. call: "" for one that watches itself."""
+    watch = _watch_of(zero3)
+    return contextlib.nullcontext() if watch is None else watch.roll_call.inside(call)
+
+
+def end_watch(zero3) -> None:
+    """The engine was destroyed: no thread and no connection of the watch is left."""
+    if (watch := _watch_of(zero3)) is not None:
+        watch.roll_call.close()
+
+
+def _watch_of(zero3):
+    held = _watches.get(zero3)
+    return None if held is None else held()
 
 
 class _Watch:
@@ -34,7 +63,22 @@ class _Watch:
 
     def __init__(self, optimizer, zero3):
         self._optimizer, self._zero3 = optimizer, zero3
+        self.roll_call = RollCall(layout.process_group(zero3), optimizer.stage_timeout_s)
+        self._stepping = threading.Lock()
         self._unused: _UnusedParameters | None = None  # on the first rank, from the first step on
+
+    def step(self, step, closure=None):
+        """Raises RuntimeError in a second thread, whose collectives would meet those of the first on other ranks."""
+        if not self._stepping.acquire(blocking=False):
+            raise RuntimeError(
+                f"engine.step() was called in thread {threading.current_thread().name} while another thread of this rank "
+                "is in it; an engine is stepped by one thread at a time"
+            )
+        try:
+            with self.roll_call.inside("DeepSpeed's part of engine.step()"):
+                return step(closure)
+        finally:
+            self._stepping.release()
 
     def pre_step(self, pre_step):
         """All ranks begin a step together, before its loop over sub-groups, so here they bind: the first step is fused
@@ -55,7 +99,8 @@ class _Watch:
         """DeepSpeed skips a step with a non-finite gradient: count it, name the parameter once per streak."""
         # All ranks skip together, so this is a place where they can bind.
         if self._optimizer.count_skipped_step():
-            _report_non_finite(self._optimizer.bind())
+            with self.roll_call.inside("the report of a gradient that is not finite"):
+                _report_non_finite(self._optimizer.bind())
         return clean_up(prev_scale)
 
 
@@ -170,7 +215,7 @@ def _unused_message(stale: list[str]) -> str:
     named = ", ".join(f'"{name}"' for name in stale[:3]) + (", ..." if len(stale) > 3 else "")
     return (
         f"{len(stale)} parameters got no gradient in the first micro-batch of a step ({named}); DeepSpeed steps them "
-        f"with their gradient of an earlier step, whatever the optimizer: freeze what is not trained "
-        f"(requires_grad_(False)), or let every parameter take part in every micro-batch (for instance by adding "
-        f"0 * parameter.sum() to the loss)"
+        f"with their gradient of an earlier step, whatever the optimizer: freeze what is not trained before "
+        f"deepspeed.initialize (requires_grad_(False); later it changes nothing), put it into a parameter group whose lr "
+        f"you set to 0, or let it take part in every micro-batch (loss + 0 * branch(x).sum())"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-import socket
+import secrets
 from collections import Counter
 from dataclasses import dataclass
 from typing import Callable
@@ -14,6 +14,7 @@ import torch.distributed as dist
 from .. import _core
 from ..base.warn import warn
 from ..deepspeed import layout, loop, support
+from ..deepspeed.watch import waits_in
 from ..ranks import leave, machine
 from . import placement
 from .options import MOMENTUM_HOMES
@@ -53,9 +54,10 @@ class Binding:
 @dataclass(frozen=True)
 class _Ranks:
     """What the ranks told each other before they plan. rates: None unless the home of the momentum is to be chosen and
-    every rank could measure. free_device_bytes: of the rank that has the least."""
+    every rank could measure. free_device_bytes: of the rank that has the least. name: of this binding, of rank 0's choice."""
 
     on_this_host: int
+    name: str
     rates: placement.Rates | None
     free_device_bytes: int
 
@@ -68,6 +70,11 @@ def bind(optimizer, specs: dict, params: list, options: dict, allocate: Callable
     """
     zero3 = layout.find_zero3(params)
     leave.let_threads_finish_at_exit()
+    with waits_in(zero3, "the binding of ZeroMuon"):
+        return _bind_together(optimizer, zero3, specs, options, allocate)
+
+
+def _bind_together(optimizer, zero3, specs: dict, options: dict, allocate: Callable | None) -> Binding:
     group = layout.process_group(zero3)
     ranks = _exchange(zero3, group, options)
     # A rank that cannot bind tells the others before it raises: they would wait for it.
@@ -93,11 +100,11 @@ def _exchange(zero3, group, options: dict) -> _Ranks:
             rates = placement.measure_rates(compute)
         except RuntimeError as error:
             warn(f"momentum_device auto: the rates of {compute} could not be measured ({error})", stacklevel=4)
-    told = [None] * dist.get_world_size(group)
-    dist.all_gather_object(told, (socket.gethostname(), rates, free), group=group)
-    hosts, all_rates, all_free = zip(*told)
+    told, host = [None] * dist.get_world_size(group), machine.host_id()
+    dist.all_gather_object(told, (host, rates, free, secrets.token_hex(8)), group=group)
+    hosts, all_rates, all_free, names = zip(*told)
     measured = None if None in all_rates else placement.slowest(list(all_rates))
-    return _Ranks(hosts.count(socket.gethostname()), measured, min((f for f in all_free if f is not None), default=0))
+    return _Ranks(hosts.count(host), names[0], measured, min((f for f in all_free if f is not None), default=0))
 
 
 def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
@@ -123,7 +130,13 @@ def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
     momentum_dtype, on_device = getattr(torch, options["momentum_dtype"]), staged and home == "device"
     _check_memory(plan, dist.get_rank(group), sub_groups, states, ranks.on_this_host, (momentum_dtype, on_device))
     executor = backend.make_executor(
-        plan, group, shard, compute, cpu_kernels=options["cpu_kernels"], stage_timeout_s=options["stage_timeout_s"]
+        plan,
+        group,
+        shard,
+        compute,
+        cpu_kernels=options["cpu_kernels"],
+        stage_timeout_s=options["stage_timeout_s"],
+        name=ranks.name,
     )
     return Binding(zero3, sub_groups, plan, executor, fused, home, momentum_dtype, on_device)
 

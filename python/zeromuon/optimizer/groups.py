@@ -5,10 +5,10 @@ from __future__ import annotations
 from ..selection.model import true_shape
 from ..selection.rules import ParamSpec
 from .checks import nearest_name
-from .options import check_value
+from .options import check_value, group_option_names
 
 # What a parameter group may say. "specs" and "role" come from param_groups, "name" is the user's own.
-_GROUP_KEYS = ("params", "specs", "role", "lr", "weight_decay", "name")
+_GROUP_KEYS = ("params", "specs", "role", "name", *group_option_names())
 
 
 def check_keys(group: dict, index: int) -> None:
@@ -21,7 +21,7 @@ def check_keys(group: dict, index: int) -> None:
             + (f"; did you mean {nearest!r}?" if nearest else "")
             + "; other hyper-parameters are arguments of ZeroMuon and hold for all groups"
         )
-    for key in ("lr", "weight_decay"):
+    for key in group_option_names():
         if key in group:
             check_value(key, group[key], f"parameter group {index}")
 

@@ -7,18 +7,37 @@ import dataclasses
 import torch
 
 from .. import _core
+from ..base.warn import warn
 from ..deepspeed import layout
 from ..deepspeed.fused_step import FusedStep
 from ..deepspeed.guard import watch_for
 from ..deepspeed.layout import Request, unexpected_shards
-from ..deepspeed.watch import warn_of_coarse_accumulation, watch_engine
+from ..deepspeed.watch import waits_in, warn_of_coarse_accumulation, watch_engine
 from ..selection.rules import ParamSpec
 from . import trace
 from .bind import Binding, bind
 from .groups import check_keys, params_and_specs
-from .options import check_together, check_value, declares_options, options_given, validate_options
-from .state import ENTRY, adopt_universal, load_entry, save_entry, saved_ratios, settle_states, with_placeholders
-from .tasks import Values, make_task
+from .options import (
+    check_together,
+    check_value,
+    declares_options,
+    group_option_names,
+    group_values,
+    options_given,
+    plain_number,
+    validate_options,
+)
+from .state import (
+    ENTRY,
+    adopt_universal,
+    earlier_factors,
+    load_entry,
+    save_entry,
+    settle_groups,
+    settle_states,
+    with_placeholders,
+)
+from .tasks import make_task
 
 
 @declares_options
@@ -27,9 +46,13 @@ class ZeroMuon(torch.optim.Optimizer):
 
     Hidden matrices take ``W <- W*(1 - lr*weight_decay) - lr*s*NS(U)``, where U is the (nesterov)
     momentum of the averaged, unscaled and clipped gradient, NS the Newton-Schulz iteration and s the
-    scale. All other parameters take AdamW with the learning rate ``lr * (adam_lr / lr)``: the ratio
-    given at construction is kept whatever a scheduler does to lr. A group may have its own ``lr`` and
-    ``weight_decay``; its AdamW parameters take that lr times the same ratio.
+    scale. All other parameters take AdamW with ``adam_lr``.
+
+    ``param_groups`` has one group for each given group and role, Muon first. What stands there is what the next step
+    takes, on every rank the same: ``lr`` and ``weight_decay``; ``momentum`` and ``nesterov`` of Muon; ``betas`` and
+    ``eps`` of AdamW. A given group may have its own of each; its AdamW parameters then start with
+    its ``lr`` times ``adam_lr / lr``. The same factor is between the groups where a scheduler of the
+    DeepSpeed config spreads one number over all of them (:attr:`lr_factors`).
 
     Args:
         params: the groups of :func:`zeromuon.param_groups`, or groups whose parameters carry a
@@ -47,16 +70,21 @@ class ZeroMuon(torch.optim.Optimizer):
         self._specs: dict[int, ParamSpec] = {}
         self._params: list = []
         self._given_group: list[int] = []  # of each group after the split, which one it comes from
+        self._group_roles: list[str] = []  # of each group after the split
         self._binding: Binding | None = None
         self._requests: list[Request] = []  # within a fused step: what it is made of
+        self._earlier_factors: list[float] | None = None  # from a load to settle_scheduler()
         self._skipped_steps = 0
         self._in_skip_streak = False
         groups = self._split_by_role(params)
         opts = self._options
         ratio = 1.0 if opts["adam_lr"] is None else opts["adam_lr"] / opts["lr"]
-        # Outside param_groups: schedulers and universal checkpoints write the same values into all groups.
-        self._adam_ratios = [ratio] * len(groups)
+        self._lr_factors = [1.0 if role == "muon" else ratio for role in self._group_roles]
+        self._told_lr = [group["lr"] for group in groups]
+        for group, factor in zip(groups, self._lr_factors):
+            group["lr"] *= factor
         self._decoupled_decay = True
+        # No betas here: DeepSpeed's OneCycle would cycle those of every group, Muon's too.
         super().__init__(groups, {"lr": opts["lr"], "weight_decay": opts["weight_decay"]})
         watch_for(self)
 
@@ -73,7 +101,7 @@ class ZeroMuon(torch.optim.Optimizer):
         split = []
         for index, group in enumerate(groups):
             check_keys(group, index)
-            rest = {k: v for k, v in group.items() if k not in ("params", "specs", "role")}
+            rest = {k: v for k, v in group.items() if k not in ("params", "specs", "role", *group_option_names())}
             by_role: dict[str, list] = {}
             for param, spec in zip(*params_and_specs(group)):
                 if "weight_decay" in group:
@@ -81,8 +109,13 @@ class ZeroMuon(torch.optim.Optimizer):
                 self._specs[id(param)] = spec
                 self._params.append(param)
                 by_role.setdefault(spec.role, []).append(param)
-            split += [{**rest, "params": by_role[r]} for r in ("muon", "adamw") if r in by_role]
-            self._given_group += [index] * len(by_role)
+            roles = [role for role in ("muon", "adamw") if role in by_role]
+            for role in roles:
+                values = group_values(role, {**self._options, **group})
+                values = {name: check_value(name, value) for name, value in values.items()}
+                split.append({**rest, **values, "params": by_role[role]})
+            self._given_group += [index] * len(roles)
+            self._group_roles += roles
         if not any(spec.role == "muon" for spec in self._specs.values()):
             raise ValueError(
                 f"none of the {len(self._specs)} parameters is eligible for Muon; use AdamW, or name "
@@ -113,13 +146,17 @@ class ZeroMuon(torch.optim.Optimizer):
                 FusedStep(self, self._binding.zero3, self._binding.sub_groups).install()
         return self._binding
 
+    def release(self) -> None:
+        """Ends its threads and gives back its buffers: its engine was destroyed. States stay as they are."""
+        self._binding = None
+
     def _agreed_options(self) -> dict:
         """The options, and what else must be equal on all ranks."""
-        per_group = {f"{key} per group": [float(g[key]) for g in self.param_groups] for key in ("lr", "weight_decay")}
+        per_group = {f"values of group {index}": self._values_of(index) for index in range(len(self.param_groups))}
         return {
             **self._options,
             **per_group,
-            "adam_lr/lr per group": self._adam_ratios,
+            "adam_lr/lr per group": self._lr_factors,
             "decoupled decay": self._decoupled_decay,
         }
 
@@ -130,8 +167,24 @@ class ZeroMuon(torch.optim.Optimizer):
         check_together({**self._options, "adam_w_mode": decoupled_decay})
         for index, given in enumerate(self._given_group):
             if given in given_groups_with_own_lr:
-                self._adam_ratios[index] = 1.0
+                self._lr_factors[index] = 1.0
+                self.param_groups[index]["lr"] = self._told_lr[index]
         self._decoupled_decay = decoupled_decay
+
+    @property
+    def lr_factors(self) -> list[float]:
+        """Of each parameter group: its learning rate where Muon's is 1, for a scheduler that knows one number."""
+        return list(self._lr_factors)
+
+    @property
+    def group_roles(self) -> list[str]:
+        """Of each parameter group: "muon" or "adamw"."""
+        return list(self._group_roles)
+
+    @property
+    def stage_timeout_s(self) -> float:
+        """Seconds that a rank waits for the others before it says so; 0: it never does."""
+        return self._options["stage_timeout_s"]
 
     @property
     def is_bound(self) -> bool:
@@ -216,20 +269,26 @@ class ZeroMuon(torch.optim.Optimizer):
         if requests[0].sub_group is not self._next_sub_group():
             raise unexpected_shards([r.sub_group.flat for r in requests], self._next_sub_group())
         states = [self._state_of(self._binding, r.sub_group) for r in requests]
-        values = [self._values_of(r.sub_group, state) for r, state in zip(requests, states)]
-        tasks = [make_task(r, s, v, self._options) for r, s, v in zip(requests, states, values)]
-        self._binding.executor.step(tasks)
+        counts = [int(state["step"]) + 1 for state in states]
+        values = {index: self._values_of(index) for index in {r.sub_group.group for r in requests}}
+        tasks = [
+            make_task(r, state, self._options, values[r.sub_group.group], count, self._decoupled_decay)
+            for r, state, count in zip(requests, states, counts)
+        ]
+        with waits_in(self._binding.zero3, ""):
+            self._binding.executor.step(tasks)
         # The counts are written back last: a step that raises has not happened.
-        for state, value in zip(states, values):
-            state["step"] = value.count
+        for state, count in zip(states, counts):
+            state["step"] = count
         if self._binding.executor.next_sub_group == 0:
             self._in_skip_streak = False
 
-    def _values_of(self, sub_group: layout.SubGroup, state: dict) -> Values:
-        group = self.param_groups[sub_group.group]
-        lr, decay = (check_value(key, float(group[key])) for key in ("lr", "weight_decay"))
-        ratio = 1.0 if sub_group.role == "muon" else self._adam_ratios[sub_group.group]
-        return Values(lr * ratio, decay, int(state["step"]) + 1, self._decoupled_decay)
+    def _values_of(self, index: int) -> dict:
+        """What stands in a parameter group for its next step. Raises ValueError for a value out of range."""
+        group = self.param_groups[index]
+        where = f"param_groups[{index}]"
+        values = group_values(self._group_roles[index], {**self._options, **group})
+        return {name: check_value(name, plain_number(value), where) for name, value in values.items()}
 
     def _empty_groups(self) -> None:
         """As DeepSpeed leaves them between calls. It does not after an exception, and would step twice what is left."""
@@ -265,11 +324,11 @@ class ZeroMuon(torch.optim.Optimizer):
             self._empty_groups()
             raise
         out = with_placeholders(super().state_dict(), self._binding.sub_groups, self.param_groups)
-        return save_entry(out, self._binding, self._options, self._adam_ratios)
+        return save_entry(out, self._binding, self._options)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Each group takes the lr, weight_decay and adam_lr/lr that were saved, as in torch; all else stays as
-        configured, and a difference is a warning.
+        """Each group takes the values that were saved with it, as in torch; all else stays as configured, and a
+        difference is a warning.
 
         Raises ValueError when another optimizer wrote it or the roles differ; changes nothing then.
         """
@@ -280,15 +339,33 @@ class ZeroMuon(torch.optim.Optimizer):
         except Exception:
             self._empty_groups()
             raise
-        self._adam_ratios = saved_ratios(state_dict[ENTRY], self._adam_ratios)
+        settle_groups(self.param_groups, self._group_roles, state_dict[ENTRY], self._options)
         settle_states(self.state, self._binding)
+        self._earlier_factors = earlier_factors(state_dict[ENTRY], self._group_roles)
         self._binding.executor.recover()
 
     def _adopt_universal(self) -> None:
-        entry = adopt_universal(self.state, self.param_groups, self._binding, self._options)
+        entry = adopt_universal(self.state, self.param_groups, self._group_roles, self._binding, self._options)
         if entry is not None:
-            self._adam_ratios = saved_ratios(entry, self._adam_ratios)
+            self._earlier_factors = earlier_factors(entry, self._group_roles)
             self._binding.executor.recover()
+
+    def settle_scheduler(self, scheduler) -> None:
+        """After DeepSpeed has loaded a checkpoint and `scheduler` with it: one of torch carries the rates that the groups
+        began with, and an earlier zeromuon's groups of AdamW began with Muon's."""
+        self._adopt_universal()
+        factors, self._earlier_factors = self._earlier_factors, None
+        if factors is None:
+            return
+        warn(
+            "the checkpoint is of an earlier zeromuon, whose parameter groups of AdamW have Muon's learning rate; the groups, "
+            "and the scheduler that was loaded with it, are converted. A scheduler whose state you load yourself is not: "
+            f"multiply its base_lrs by {factors}"
+        )
+        for name in ("base_lrs", "_last_lr"):
+            saved = getattr(scheduler, name, None)
+            if isinstance(saved, list) and len(saved) == len(factors):
+                setattr(scheduler, name, [rate * factor for rate, factor in zip(saved, factors)])
 
     # ---- counters ----------------------------------------------------------------------------
 
@@ -323,7 +400,8 @@ class ZeroMuon(torch.optim.Optimizer):
     def write_trace(self, path) -> None:
         """Rank 0 writes what all ranks noted since the last call to `path`, which ui.perfetto.dev opens. All ranks must
         call it. Raises OSError, on rank 0, when it cannot be written."""
-        traces = trace.gather(self.take_trace(), self.process_group)
+        with waits_in(self._bound().zero3, "write_trace()"):
+            traces = trace.gather(self.take_trace(), self.process_group)
         if traces is not None:
             trace.write_trace(path, traces)
 

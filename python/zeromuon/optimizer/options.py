@@ -27,6 +27,7 @@ class Option:
 
     on_load: what a load does when the checkpoint has another value, a key of :data:`ON_LOAD`.
     roles: "muon", "adamw": whose tasks carry it, as a keyword of this name; none: it is no hyper-parameter of the step.
+    in_groups: whether the parameter groups of those roles carry it, as ``group[name]``: a step takes what stands there.
     in_type_muon: whether ``"type": "Muon"`` takes it, too, beside the keys that DeepSpeed's own has.
     excludes: (other, value, why): with that value of the other option, or of DeepSpeed's ``adam_w_mode``, only the
         default is taken.
@@ -37,6 +38,7 @@ class Option:
     check: Check
     on_load: str
     roles: tuple[str, ...] = ()
+    in_groups: bool = False
     in_type_muon: bool = False
     unit: str = ""
     excludes: tuple[tuple[str, object, str], ...] = ()
@@ -68,15 +70,15 @@ _KERNELS = ("auto", "generic", "avx2", "avx512", "avx512_bf16", "onednn")
 _TIMEOUT = number("from 0.001 to 1e7", "a number from 0.001 to 1e7 (four months)", lambda x: 1e-3 <= x <= 1e7)
 
 OPTIONS: tuple[Option, ...] = (
-    Option("lr", 1e-3, AT_LEAST_ZERO, "taken", _BOTH, unit="per optimizer step"),
+    Option("lr", 1e-3, AT_LEAST_ZERO, "taken", _BOTH, in_groups=True, unit="per optimizer step"),
     Option("adam_lr", None, optional(AT_LEAST_ZERO), "taken", unit="per optimizer step"),
-    Option("momentum", 0.95, DECAY, "said", _MUON, unit="fraction kept per step"),
-    Option("nesterov", True, BOOLEAN, "said", _MUON),
+    Option("momentum", 0.95, DECAY, "taken", _MUON, in_groups=True, unit="fraction kept per step"),
+    Option("nesterov", True, BOOLEAN, "taken", _MUON, in_groups=True),
     Option("momentum_kind", "ema", one_of("ema", "heavy_ball"), "refused", _MUON),
-    Option("weight_decay", 0.0, AT_LEAST_ZERO, "taken", _BOTH, unit="per lr"),
+    Option("weight_decay", 0.0, AT_LEAST_ZERO, "taken", _BOTH, in_groups=True, unit="per lr"),
     Option("cautious_wd", False, BOOLEAN, "said", _BOTH, in_type_muon=True, excludes=_NOT_CAUTIOUS),
-    Option("betas", (0.9, 0.95), PAIR_OF_DECAYS, "said", _ADAMW, unit="fractions kept per step"),
-    Option("eps", 1e-8, AT_LEAST_ZERO, "said", _ADAMW),
+    Option("betas", (0.9, 0.95), PAIR_OF_DECAYS, "taken", _ADAMW, in_groups=True, unit="fractions kept per step"),
+    Option("eps", 1e-8, AT_LEAST_ZERO, "taken", _ADAMW, in_groups=True),
     Option("scale", "match_rms_adamw", one_of(*_SCALES), "said"),
     Option("ns", "jordan", COEFFICIENTS, "said"),
     Option("ns_form", "auto", one_of("auto", "standard", "gram", "gram_restarts"), "said"),
@@ -91,7 +93,8 @@ OPTIONS: tuple[Option, ...] = (
 )
 _MEANINGS = {
     "lr": "Learning rate of Muon; with the default scale a good AdamW value.",
-    "adam_lr": "Learning rate of AdamW; None means lr. A scheduler moves both: their ratio is kept.",
+    "adam_lr": "Learning rate of AdamW; None means lr. One number that a DeepSpeed scheduler writes to all groups keeps "
+    "their ratio.",
     "momentum": "Decay of Muon's momentum.",
     "nesterov": "Orthogonalise the look-ahead momentum instead of the momentum itself.",
     "momentum_kind": "How the momentum is summed: beta*M + (1-beta)*G, or beta*B + G.",
@@ -168,6 +171,16 @@ def validate_options(given: dict) -> dict:
     return values
 
 
+def group_option_names() -> list[str]:
+    """Of the options that stand in parameter groups."""
+    return [option.name for option in OPTIONS if option.in_groups]
+
+
+def plain_number(value):
+    """A tensor or array of one element as the number that it is; all else as it is."""
+    return value.item() if hasattr(value, "item") else value
+
+
 def check_together(values: dict) -> None:
     """Raises ValueError when values exclude each other. values: of options, and DeepSpeed's ``adam_w_mode``."""
     _raise_if_any(_excluded(values))
@@ -190,6 +203,11 @@ def _excluded(values: dict) -> list[str]:
 def hyper_parameters(role: str, options: dict) -> dict:
     """Those of `options` that a step of the role takes, under their names."""
     return {option.name: options[option.name] for option in OPTIONS if role in option.roles}
+
+
+def group_values(role: str, options: dict) -> dict:
+    """Those of `options` that a parameter group of the role carries, under their names."""
+    return {option.name: options[option.name] for option in OPTIONS if option.in_groups and role in option.roles}
 
 
 def check_value(name: str, value, where: str = "ZeroMuon options"):

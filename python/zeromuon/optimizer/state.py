@@ -15,21 +15,20 @@ from __future__ import annotations
 
 import torch
 
-from ..base.entry import ENTRY, FORMAT, GROUP_VALUES, check_entry
+from ..base.entry import ENTRY, FORMAT, GROUP_VALUES, RATES_IN_GROUPS, check_entry
 from ..base.warn import warn
-from .options import OPTIONS
+from .options import OPTIONS, group_values
 
-_GROUP_VALUES = tuple(key for key in GROUP_VALUES if key != "adam_ratio")  # those that a group has itself
+_RATES = ("lr", "initial_lr")  # of a group
 # What a load says of an option that differs, by its Option.on_load.
 _SAID = {
     "said": ", going on with {now}",
     "converted": "; its momentum is converted to {now}",
-    "taken": ", this run says {now}; as in torch, the checkpoint's learning rates, their ratio and its decay are gone on "
-    "with",
+    "taken": ", this run says {now}; as in torch, what the checkpoint's parameter groups say is gone on with",
 }
 
 
-def save_entry(state_dict: dict, binding, options: dict, adam_ratios: list[float]) -> dict:
+def save_entry(state_dict: dict, binding, options: dict) -> dict:
     """`state_dict` with the entry in it, see base/entry_schema.json: format version, what a reader must know, name -> role
     in the order of the shards, the hyper-parameters, the hash of how each matrix is computed, and the values of each
     group."""
@@ -37,22 +36,41 @@ def save_entry(state_dict: dict, binding, options: dict, adam_ratios: list[float
     groups = state_dict["param_groups"]
     entry = {
         "format": FORMAT,
-        "needs": [],
+        "needs": [RATES_IN_GROUPS],
         "roles": {s.name: s.role for s in specs},
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
         "arithmetic": _arithmetic(binding.plan, options),
-        "groups": [
-            {**{k: group[k] for k in _GROUP_VALUES if k in group}, "adam_ratio": ratio}
-            for group, ratio in zip(groups, adam_ratios)
-        ],
+        "groups": [{k: _plain(group[k]) for k in GROUP_VALUES if k in group} for group in groups],
     }
     return {**state_dict, ENTRY: entry, "param_groups": [{**groups[0], ENTRY: entry}, *groups[1:]]}
 
 
-def saved_ratios(entry: dict, now: list[float]) -> list[float]:
-    """adam_lr/lr of each group as saved, or `now` when the groups are others."""
-    saved = [group["adam_ratio"] for group in entry["groups"]]
-    return saved if len(saved) == len(now) else now
+def settle_groups(param_groups: list[dict], roles: list[str], entry: dict, options: dict) -> None:
+    """After a native load, which has copied the saved groups: every group has all its values, each as itself."""
+    for group, role, saved in zip(param_groups, roles, _saved_groups(entry, roles)):
+        group.update({key: saved[key] for key in _RATES if key in saved})
+        for name, value in group_values(role, options).items():
+            group.setdefault(name, value)
+
+
+def earlier_factors(entry: dict, roles: list[str]) -> list[float] | None:
+    """What the learning rates of the groups are multiplied by: the first checkpoints have Muon's in AdamW's groups, beside
+    the factor. None where that changes nothing."""
+    if RATES_IN_GROUPS in entry.get("needs", ()):
+        return None
+    factors = [saved["adam_ratio"] if role == "adamw" else 1.0 for saved, role in zip(entry["groups"], roles)]
+    return factors if any(factor != 1 for factor in factors) else None
+
+
+def _saved_groups(entry: dict, roles: list[str]) -> list[dict]:
+    """The values of each group, its own learning rate among them."""
+    factors = earlier_factors(entry, roles)
+    if factors is None:
+        return entry["groups"]
+    return [
+        {**saved, **{key: saved[key] * factor for key in _RATES if key in saved}}
+        for saved, factor in zip(entry["groups"], factors)
+    ]
 
 
 def load_entry(state_dict: dict, binding, options: dict, groups: int) -> dict:
@@ -65,6 +83,7 @@ def load_entry(state_dict: dict, binding, options: dict, groups: int) -> dict:
         raise ValueError(f"the checkpoint has {saved_groups} parameter groups, this run has {groups}")
     _check(entry, binding, options)
     _check_order(list(entry["roles"]), [s.name for g in binding.sub_groups for s in g.specs])
+    _check_cut(state_dict, binding)
     packed = [{k: v for k, v in group.items() if k != ENTRY} for group in state_dict["param_groups"]]
     return {**{k: v for k, v in state_dict.items() if k != ENTRY}, "param_groups": packed}
 
@@ -79,7 +98,29 @@ def _check_order(saved: list[str], now: list[str]) -> None:
             )
 
 
-def adopt_universal(state, param_groups, binding, options: dict) -> dict | None:
+def _check_cut(state_dict: dict, binding) -> None:
+    """Raises ValueError where the shards are others than those of this run: torch would say it in the midst of a load, or not
+    at all where there are as many."""
+    saved = [[_numel(state_dict["state"].get(index)) for index in g["params"]] for g in state_dict["param_groups"]]
+    now = [[g.flat.numel() for g in binding.sub_groups if g.group == index] for index in range(len(saved))]
+    same = all(
+        len(there) == len(here) and all(a in (b, None) for a, b in zip(there, here)) for there, here in zip(saved, now)
+    )
+    if not same:
+        counts = [sum(map(len, cut)) for cut in (saved, now)]
+        raise ValueError(
+            f"the checkpoint's parameters are cut into {counts[0]} flat shards a rank, this run's into {counts[1]}, of other "
+            f"sizes: zero_optimization.sub_group_size has changed; set it as it was, or write the checkpoint anew: zeromuon "
+            f"ckpt reshard CHECKPOINT -o FOLDER --ranks N --sub-group-size ELEMENTS"
+        )
+
+
+def _numel(state: dict | None) -> int | None:
+    """Elements of a saved shard; None where it has no state yet."""
+    return state["exp_avg"].numel() if state and "exp_avg" in state else None
+
+
+def adopt_universal(state, param_groups, roles: list[str], binding, options: dict) -> dict | None:
     """Completes a universal load that DeepSpeed did since the last call, see Note [Universal checkpoints]; its entry,
     or None when there was no such load.
 
@@ -91,18 +132,23 @@ def adopt_universal(state, param_groups, binding, options: dict) -> dict | None:
     if entry is None:
         raise ValueError(_foreign({"state": {0: {"exp_avg", "exp_avg_sq"}}}))
     _check(entry, binding, options)
-    for index, group in enumerate(param_groups):
+    for group, role, saved in zip(param_groups, roles, _saved_groups(entry, roles)):
         group.pop(ENTRY, None)
-        _restore_values(group, index, entry["groups"])
+        _restore_values(group, saved, entry["groups"][0], group_values(role, options))
     settle_states(state, binding)
     return entry
 
 
-def _restore_values(group: dict, index: int, saved: list[dict]) -> None:
-    """The group's own saved values, in place of the first group's; one that was set after the load stays."""
-    for key in _GROUP_VALUES:
-        if index < len(saved) and key in saved[index] and group.get(key) == saved[0].get(key):
-            group[key] = saved[index][key]
+def _restore_values(group: dict, saved: dict, first: dict, options: dict) -> None:
+    """The group's own saved values, in place of the first group's, which the load has written, and of the options, where the
+    first group has no such value. One that was set after the load stays."""
+    for key in GROUP_VALUES:
+        if _plain(group.get(key)) != _plain(first.get(key, options.get(key))):
+            continue
+        if key in saved:
+            group[key] = tuple(saved[key]) if isinstance(saved[key], list) else saved[key]
+        elif key in first and key not in options:
+            group.pop(key, None)
 
 
 def _foreign(state_dict: dict) -> str:

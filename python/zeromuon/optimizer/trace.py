@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.durable import whole_file
+from ..ranks import machine
 
 _STEP_TRACK = 0
 _NS_PER_US = 1000
@@ -21,12 +22,14 @@ _NS_PER_US = 1000
 @dataclass(frozen=True)
 class RankTrace:
     """What one rank recorded. events: dicts of lane, stage, sub_group, bucket, begin_ns, end_ns, of the clock of its host.
-    now_ns: that clock at a moment that is the same on all ranks."""
+    now_ns: that clock at a moment that is the same on all ranks. kernel: whose clock that is, where names of hosts may be equal
+    or one host has several."""
 
     rank: int
     host: str
     now_ns: int
     events: list[dict]
+    kernel: str = ""
 
 
 def gather(events: list[dict], group=None) -> list[RankTrace] | None:
@@ -35,7 +38,7 @@ def gather(events: list[dict], group=None) -> list[RankTrace] | None:
 
     rank = dist.get_rank(group)
     dist.barrier(group)
-    mine = RankTrace(rank, socket.gethostname(), time.monotonic_ns(), events)
+    mine = RankTrace(rank, socket.gethostname(), time.monotonic_ns(), events, machine.host_id())
     traces = [None] * dist.get_world_size(group) if rank == 0 else None
     # Global rank of the first: gather_object counts in those.
     dist.gather_object(mine, traces, dst=0 if group is None else dist.get_global_rank(group, 0), group=group)
@@ -74,7 +77,8 @@ def busy_by_lane(events: list[dict]) -> dict:
 
 
 def _shift_ns(first: RankTrace, other: RankTrace) -> int:
-    return 0 if other.host == first.host else first.now_ns - other.now_ns
+    same = (other.kernel or other.host) == (first.kernel or first.host)
+    return 0 if same else first.now_ns - other.now_ns
 
 
 def lanes() -> tuple[str, ...]:

@@ -11,13 +11,13 @@ import time
 import uuid
 from pathlib import Path
 
-from . import channel
+from . import channel, machine
 
 END_SECONDS = 10.0  # that a process has to end its own children when it is asked to
 _KILL_SECONDS = 5.0  # that killed processes have to be gone
 _POLL_SECONDS = 0.02
 _MARKS = "ZEROMUON_CHILDREN"  # of the children that a process belongs to, the outermost first
-_PARENT = "ZEROMUON_PARENT"  # process id of the process that started the innermost
+_PARENT = "ZEROMUON_PARENT"  # machine.identity of the process that started the innermost
 
 
 class Child:
@@ -45,7 +45,7 @@ class Child:
         marks = ":".join(filter(None, (os.environ.get(_MARKS), self._mark)))
         self._channel = channel.Channel()
         self.told = self._channel.told
-        own = {_MARKS: marks, _PARENT: str(os.getpid()), channel.VARIABLE: str(self._channel.file)}
+        own = {_MARKS: marks, _PARENT: machine.identity(os.getpid()), channel.VARIABLE: str(self._channel.file)}
         self._environment = {**os.environ, **(environment or {}), **own}
         self._process: subprocess.Popen | None = None
 
@@ -135,6 +135,6 @@ def _terminated_as_interrupted():
 
 
 def parent_alive() -> bool:
-    """Whether the process that started this one through Child still runs; True where none did."""
+    """Whether the process that started this one through Child still runs, on this host; True where none did."""
     parent = os.environ.get(_PARENT)
-    return parent is None or Path("/proc", parent).exists()
+    return parent is None or parent == machine.identity(int(parent.split()[0]))

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 GIB = 1 << 30
 ROOT = Path("/")
+
+
+def host_id(root: Path = ROOT) -> str:
+    """Equal for processes of one running kernel, whose clock and memory they share; names of hosts need not differ."""
+    try:
+        return (root / "proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
 
 
 def core_count(root: Path = ROOT) -> int:
@@ -92,6 +101,16 @@ def _core_share(group: Path) -> float | None:
     version_1 = [*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")]
     words = " ".join(_lines(group / "cpu.max") or version_1).split()
     return int(words[0]) / int(words[1]) if len(words) == 2 and words[0].isdigit() else None
+
+
+def identity(pid: int) -> str:
+    """The process that now has this id, told from any other that has or had it: id, when it started, host. "" without one."""
+    try:
+        # Fields after the command, which stands in brackets and may hold anything: man 5 proc_pid_stat.
+        started = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+    return f"{pid} {started} {host_id()}"
 
 
 def gpu_count() -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+_NUMBER = re.compile(r"(?<![^.\s])\d{1,18}(?![^.\s])")
+
 
 def table_lines(specs) -> list[str]:
     """Lines of the table: a heading, then role, count, name, shape and reason.
@@ -35,18 +37,18 @@ def _folded(specs) -> list[tuple[str, ...]]:
 
 def without_numbers(name: str) -> str:
     """`name` with * for each number between dots: equal for the same parameter of two layers."""
-    return re.sub(r"(?<![^.\s])\d{1,18}(?![^.\s])", "*", name)
+    return _NUMBER.sub("*", name)
 
 
 def common_name(names: list[str]) -> str:
     """The common name, with each number that varies as a range: layers.[0-11].mlp.weight."""
-    columns = zip(*(name.split(".") for name in names))
-    return ".".join(_range_of(list(dict.fromkeys(column))) for column in columns)
+    columns = zip(*[name.split(".") for name in names])
+    return ".".join(_range_of(set(column)) for column in columns)
 
 
-def _range_of(parts: list[str]) -> str:
+def _range_of(parts: set[str]) -> str:
     if len(parts) == 1:
-        return parts[0]
+        return parts.pop()
     if not all(part.isdecimal() for part in parts):
         return "*"
     numbers = sorted(map(int, parts))

@@ -13,7 +13,7 @@ from tests.python.ckpt.resumes import OWN_FOLDER
 from zeromuon.base.entry import ENTRY, FORMAT, SCHEMA, check_entry
 from zeromuon.optimizer.options import option_names
 
-PLAIN = {"int": int, "float": float, "str": str}
+PLAIN = {"bool": bool, "int": int, "float": float, "str": str}
 BOTH = {"by Python": "ZeroMuon-fp32", "by convert-optimizer": "AdamW-fp32 to ZeroMuon"}  # of the same model
 
 

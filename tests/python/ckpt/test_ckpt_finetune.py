@@ -127,6 +127,25 @@ def test_a_model_exported_from_the_checkpoint_has_the_logits_of_the_one_that_the
     assert logits[0].abs().sum() > 0 and torch.equal(*logits)
 
 
+@pytest.mark.parametrize("changed", ["intermediate_size", "num_hidden_layers"])
+@pytest.mark.parametrize("by", [-1, 1])
+def test_the_config_of_another_model_is_refused_before_anything_is_written(run, tmp_path, capsys, changed, by):
+    config = json.loads((run / "model" / "config.json").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({**config, changed: config[changed] + by}))
+    source, out = str(run / "checkpoints"), str(tmp_path / "out")
+    for verb in (
+        ["export", source, "-o", out, "--config-from", str(other)],
+        ["convert-optimizer", source, "-o", out, "--to", "ZeroMuon", "--model", str(other)],
+    ):
+        assert cli.main(["ckpt", *verb]) == 2
+        error = capsys.readouterr().err
+        assert f"{other}: its config.json describes another model: " in error, error
+        assert ".layer.0.intermediate.dense" in error if changed == "intermediate_size" else ".layer." in error, error
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_exported_model_has_the_tensors_of_the_saved_one_bit_for_bit(run, tmp_path):
     ckpt.export(run / "checkpoints", tmp_path / "exported")
     found = ckpt.diff(tmp_path / "exported", run / "model")

@@ -76,7 +76,7 @@ def test_export_as_torch_is_loaded_by_torch_with_tied_weights_sharing_memory(ckp
 def test_export_copies_config_and_tokenizer_when_told_where_they_are(ckpt, zero3, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
-    files = {"config.json": '{"model_type": "bert"}', "tokenizer.json": "{}", "vocab.txt": "a"}
+    files = {"config.json": '{"model_type": "of nobody"}', "tokenizer.json": "{}", "vocab.txt": "a"}
     for name, text in {**files, "model.safetensors": "old weights", "notes.txt": "mine"}.items():
         (source / name).write_text(text)
     status, out, _ = ckpt("export", zero3, "-o", tmp_path / "out", "--config-from", source)
@@ -94,6 +94,26 @@ def test_export_copies_config_and_tokenizer_when_told_where_they_are(ckpt, zero3
     assert status == 2 and "is one file" in err
 
 
+def test_export_compares_the_weights_with_the_model_whose_config_goes_with_them(ckpt, zero3, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    own = {name: value.contiguous() for name, value in all_weights().items()}
+    wide = {name: torch.zeros(*value.shape[:-1], 77) if value.ndim else value for name, value in own.items()}
+    deep = {**own, "another.weight": torch.zeros(2)}
+    for model, found in ((wide, "its config.json describes another model"), (deep, '"another.weight" the first')):
+        save_file(model, source / "model.safetensors")
+        status, _, err = ckpt("export", zero3, "-o", tmp_path / "out", "--config-from", source)
+        assert status == 2 and found in err and "name the folder of the model that was trained" in err, err
+        assert not (tmp_path / "out").exists()
+    save_file(own, source / "model.safetensors")
+    assert ckpt("export", zero3, "-o", tmp_path / "out", "--config-from", source)[0] == 0
+    save_file(deep, source / "model.safetensors")
+    one = next(iter(own))
+    status = ckpt("export", zero3, "-o", tmp_path / "part", "--config-from", source, "--include", one)[0]
+    assert status == 0, "a part is what was asked for"
+
+
 # ---- reshard, universal, convert-optimizer -------------------------------------------------------
 
 
@@ -107,6 +127,16 @@ def test_reshard_takes_world_size_sub_group_size_and_tags(ckpt, tmp_path):
     assert len(list((tmp_path / "out" / "moved").glob("*_optim_states.pt"))) == 3
     assert len(optimizer_of(tmp_path / "out")["fp32_flat_groups"]) == 4
     assert ckpt("diff", run, tmp_path / "out", "--tag-a", "step7")[0] == 0
+
+
+def test_a_checkpoint_of_finetune_that_is_written_over_loses_its_mark_first(ckpt, zero3, tmp_path):
+    assert ckpt("reshard", zero3, "-o", tmp_path / "out", "--world-size", 2)[0] == 0
+    tag = tmp_path / "out" / (tmp_path / "out" / "latest").read_text()
+    (tag / "whole.json").write_text("{}")
+    assert ckpt("reshard", zero3, "-o", tmp_path / "out", "--world-size", 2)[0] == 2
+    assert (tag / "whole.json").exists(), "refused: nothing is changed"
+    assert ckpt("reshard", zero3, "-o", tmp_path / "out", "--world-size", 2, "--force")[0] == 0
+    assert not (tag / "whole.json").exists()
 
 
 def test_there_and_back_gives_every_rank_its_tensors_again(ckpt, zero3, tmp_path):

@@ -1,5 +1,6 @@
 """What is replaced on a ZeRO-3 object before its first step; the object stands for DeepSpeed's."""
 
+import threading
 from types import SimpleNamespace
 
 import deepspeed
@@ -14,7 +15,7 @@ from zeromuon.deepspeed import guard, hooks, loop, optimizer_types, support, wat
 class Zero3:
     """Notes what is called, with the methods that a step of DeepSpeed's has."""
 
-    dtype, micro_step_id = torch.float16, 0
+    dtype, micro_step_id, dp_process_group = torch.float16, 0, None
 
     def __init__(self):
         self.log = []
@@ -34,19 +35,25 @@ class Zero3:
     def partition_grads(self, params_to_release, grad_partitions):
         self.log.append("partition")
 
+    def wait_in_sub_groups(self):
+        pass
+
     def offload_states(self, include=None, device="cpu", pin_memory=True, non_blocking=False):
         self.log.append("offload")
 
-    def step(self, overflow=False):
+    def step(self, closure=None):
         self._pre_step()
-        self._update_scale(overflow)
-        if overflow:
+        self._update_scale(self.dtype is None)
+        if self.dtype is None:  # an overflow
             return self._overflow_clean_up(1.0)
+        self.wait_in_sub_groups()
         self.log.append("sub-groups")
         self._post_step(set())
 
 
 class Optimizer:
+    stage_timeout_s = 0
+
     def __init__(self, zero3):
         self.zero3, self.skipped = zero3, 0
 
@@ -78,10 +85,28 @@ def test_a_step_binds_once_before_it_begins_and_the_loss_scale_grows_after_it(wa
 
 def test_a_skipped_step_is_counted_once_and_its_loss_scale_falls_at_once(watched):
     zero3, optimizer = watched
-    zero3.step(overflow=True)
+    zero3.dtype = None
+    zero3.step()
+    del zero3.dtype
     zero3.step()
     skipped, taken = ["bind", "pre_step", "scale True", "clean_up"], ["bind", "pre_step", "sub-groups", "post_step"]
     assert zero3.log == [*skipped, *taken, "scale False"] and optimizer.skipped == 1
+
+
+def test_a_second_thread_in_a_step_gets_an_error_and_the_first_goes_on(watched):
+    zero3, _ = watched
+    inside, go_on = threading.Event(), threading.Event()
+    zero3.wait_in_sub_groups = lambda: (inside.set(), go_on.wait(60))
+    first = threading.Thread(target=zero3.step)
+    first.start()
+    assert inside.wait(60)
+    with pytest.raises(RuntimeError, match="another thread of this rank is in it; an engine is stepped by one thread"):
+        zero3.step()
+    go_on.set()
+    first.join()
+    zero3.wait_in_sub_groups = lambda: None
+    zero3.step()
+    assert zero3.log.count("post_step") == 2
 
 
 def test_offload_states_is_refused_and_undone_with_the_rest(watched):

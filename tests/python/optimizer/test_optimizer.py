@@ -84,8 +84,29 @@ def test_a_key_of_a_group_that_would_be_dropped_is_an_error():
     net = model()
     for p in net.parameters():
         p.use_muon = p.dim() == 2
-    with pytest.raises(ValueError, match="group 0: unknown key 'momentum'"):
-        zeromuon.ZeroMuon([{"params": list(net.parameters()), "momentum": 0.9}])
+    with pytest.raises(ValueError, match="group 0: unknown key 'momentun'.*did you mean 'momentum'"):
+        zeromuon.ZeroMuon([{"params": list(net.parameters()), "momentun": 0.9}])
+    with pytest.raises(ValueError, match="group 0: momentum: got 1.5"):
+        zeromuon.ZeroMuon([{"params": list(net.parameters()), "momentum": 1.5}])
+
+
+def test_every_group_says_what_its_role_is_stepped_with():
+    net = model()
+    for p in net.parameters():
+        p.use_muon = p.dim() == 2
+    told = [
+        {"params": list(net[0].parameters()), "lr": 0.5, "momentum": 0.8, "betas": [0.7, 0.8]},
+        {"params": list(net[2].parameters())},
+    ]
+    optimizer = zeromuon.ZeroMuon(told, lr=0.2, adam_lr=0.1, eps=1e-6)
+    found = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    assert found == [
+        {"lr": 0.5, "weight_decay": 0.0, "momentum": 0.8, "nesterov": True},
+        {"lr": 0.25, "weight_decay": 0.0, "betas": (0.7, 0.8), "eps": 1e-6},
+        {"lr": 0.2, "weight_decay": 0.0, "momentum": 0.95, "nesterov": True},
+        {"lr": 0.1, "weight_decay": 0.0, "betas": (0.9, 0.95), "eps": 1e-6},
+    ]
+    assert optimizer.lr_factors == [1.0, 0.5, 1.0, 0.5]
 
 
 def test_importing_changes_nothing_and_loads_nothing_heavy():

@@ -40,9 +40,8 @@ def test_kernels_that_give_other_bits_count_on_either_side():
 
 # What a load does with a value that differs; a new option must be thought about here, and in the table.
 ON_LOAD_OF = {
-    **dict.fromkeys(("lr", "adam_lr", "weight_decay"), "taken"),
-    **dict.fromkeys(("momentum", "nesterov", "cautious_wd", "betas", "eps"), "said"),
-    **dict.fromkeys(("scale", "ns", "ns_form", "ns_dtype", "wire_dtype"), "said"),
+    **dict.fromkeys(("lr", "adam_lr", "weight_decay", "momentum", "nesterov", "betas", "eps"), "taken"),
+    **dict.fromkeys(("cautious_wd", "scale", "ns", "ns_form", "ns_dtype", "wire_dtype"), "said"),
     "momentum_kind": "refused",
     "momentum_dtype": "converted",
     **dict.fromkeys(("momentum_device", "cpu_kernels", "fused_step", "max_bytes_in_flight", "stage_timeout_s"), "free"),
@@ -53,7 +52,9 @@ WORDS = {"said": "going on with", "taken": "as in torch", "converted": "its mome
 
 def saved(**options) -> dict:
     """A state dict as a run with these options writes it."""
-    return state.save_entry({"state": {}, "param_groups": [{"lr": 1.0}]}, BOUND, validate_options(options), [1.0])
+    return state.save_entry(
+        {"state": {}, "param_groups": [{"lr": 1.0, "params": []}]}, BOUND, validate_options(options)
+    )
 
 
 def loaded(state_dict: dict, **options) -> list[str]:
@@ -100,3 +101,53 @@ def test_an_option_that_the_checkpoint_lacks_does_not_differ():
     before = saved()
     del before[state.ENTRY]["options"]["cautious_wd"]
     assert loaded(before, cautious_wd=True) == []
+
+
+# ---- values of parameter groups -----------------------------------------------------------------------
+
+ROLES = ["muon", "adamw"]
+NEW = {"needs": [state.RATES_IN_GROUPS], "groups": [{"lr": 0.02, "momentum": 0.8}, {"lr": 0.001, "betas": [0.8, 0.9]}]}
+EARLIER = {"groups": [{"lr": 0.02, "adam_ratio": 0.05}, {"lr": 0.02, "initial_lr": 0.04, "adam_ratio": 0.05}]}
+
+
+def groups_after(load, entry: dict) -> list[dict]:
+    """What the groups say after a load that copied the saved ones, or, of the universal format, the first one."""
+    options = validate_options({"lr": 0.5, "adam_lr": 0.25})
+    now = [{**state.group_values(role, options), "params": []} for role in ROLES]
+    load(now, entry, options)
+    return now
+
+
+def native(now: list[dict], entry: dict, options: dict) -> None:
+    for group, saved in zip(now, entry["groups"]):
+        group.update(saved)
+        group.pop("adam_ratio", None)
+    state.settle_groups(now, ROLES, entry, options)
+
+
+def universal(now: list[dict], entry: dict, options: dict) -> None:
+    first = {k: v for k, v in entry["groups"][0].items() if k != "adam_ratio"}
+    binding = SimpleNamespace(plan=PLAN, sub_groups=[SimpleNamespace(flat=0, role="muon", specs=[])])
+    full = {"format": state.FORMAT, "roles": {}, "options": {}, "arithmetic": PLAN.arithmetic_hash, **entry}
+    for group in now:
+        group.update(first, **{state.ENTRY: full})
+    state.settle_states = lambda *_: None  # put back by monkeypatch
+    assert state.adopt_universal({0: {"exp_avg_sq": 0}}, now, ROLES, binding, options) is full
+
+
+@pytest.mark.parametrize("load", [native, universal])
+def test_a_load_brings_back_what_each_group_said(load, monkeypatch):
+    monkeypatch.setattr(state, "settle_states", state.settle_states)
+    muon, adamw = groups_after(load, NEW)
+    assert (muon["lr"], muon["momentum"], muon["nesterov"]) == (0.02, 0.8, True)
+    assert (adamw["lr"], list(adamw["betas"]), adamw["eps"]) == (0.001, [0.8, 0.9], 1e-8)
+    assert "betas" not in muon and "momentum" not in adamw and "nesterov" not in adamw
+
+
+@pytest.mark.parametrize("load", [native, universal])
+def test_groups_of_an_earlier_checkpoint_get_the_rates_that_they_had(load, monkeypatch):
+    monkeypatch.setattr(state, "settle_states", state.settle_states)
+    muon, adamw = groups_after(load, EARLIER)
+    assert muon["lr"] == 0.02 and adamw["lr"] == pytest.approx(0.001)
+    assert (muon["momentum"], adamw["betas"]) == (0.95, (0.9, 0.95))
+    assert adamw["initial_lr"] == pytest.approx(0.002)

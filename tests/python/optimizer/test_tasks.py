@@ -10,7 +10,7 @@ from zeromuon import _core
 
 from tests.python.optimizer.other_options import OTHER
 from zeromuon.optimizer.options import OPTIONS, validate_options
-from zeromuon.optimizer.tasks import Request, Values, make_task
+from zeromuon.optimizer.tasks import Request, make_task
 
 ROLES = {"muon": _core.MuonTask, "adamw": _core.AdamWTask}
 ROWS, COLS = 4, 6
@@ -61,9 +61,8 @@ def after_a_step(group, role: str, **changes) -> list[torch.Tensor]:
     cpu = torch.device("cpu")
     executor = _core.StepExecutor(plan, group, cpu, cpu, cpu_kernels="auto", stage_timeout_s=60)
     state = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq**2}
-    values = Values(options["lr"], options["weight_decay"], count=3, decoupled_decay=True)
     request = Request(SimpleNamespace(role=role, index=0, flat=flat))
-    executor.step([make_task(request, state, values, options)])
+    executor.step([make_task(request, state, options, {}, count=3, decoupled_decay=True)])
     return [flat, *state.values()]
 
 
@@ -80,4 +79,4 @@ def test_a_decay_that_is_a_part_of_the_gradient_is_not_cautious():
     request.sub_group.flat.grad = torch.ones(4)
     state = {"exp_avg": torch.ones(4), "exp_avg_sq": torch.ones(4)}
     with pytest.raises(ValueError, match="cautious_wd: got True where the weight decay is coupled"):
-        make_task(request, state, Values(0.1, 0.1, count=1, decoupled_decay=False), options)
+        make_task(request, state, options, {}, count=1, decoupled_decay=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from zeromuon.ranks import child
+from zeromuon.ranks import child, machine
 from zeromuon.ranks.child import Child
 from zeromuon.ranks.launch import Launch, check_ranks, threads_of
 
@@ -94,9 +94,18 @@ def test_a_child_knows_whether_its_parent_is_alive(tmp_path, monkeypatch):
     assert running.tail(10) == "True"
     assert child.parent_alive()  # of a process that none of ours started
     ended = subprocess.Popen([sys.executable, "-c", ""])
+    was = machine.identity(ended.pid)
     ended.wait()
-    monkeypatch.setenv("ZEROMUON_PARENT", str(ended.pid))
-    assert not child.parent_alive()
+    mine = machine.identity(os.getpid())
+    pid, started, host = mine.split()
+    for name, alive in {
+        was: False,
+        mine: True,
+        f"{pid} {int(started) - 1} {host}": False,  # an id that was used again
+        f"{pid} {started} another": False,
+    }.items():
+        monkeypatch.setenv("ZEROMUON_PARENT", name)
+        assert child.parent_alive() == alive, name
 
 
 def test_sigterm_is_an_interrupt_while_a_child_runs_and_the_child_ends(tmp_path):

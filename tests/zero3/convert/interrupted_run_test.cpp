@@ -8,6 +8,8 @@
 #include <csignal>
 #include <thread>
 
+#include "csrc/formats/folder_lock.h"
+#include "csrc/formats/output_file.h"
 #include "tests/zero3/convert/broken_files.h"
 
 namespace zeromuon::convert {
@@ -24,6 +26,7 @@ constexpr const char* kJournal = ".zeromuon-journal";
 struct Verb {
   const char* name;
   OutputReport (*run)(const std::string& from, const std::string& to, const RunOptions& run);
+  const char* folder;  // of the output that it writes into
 };
 
 OutputReport run_export(const std::string& from, const std::string& to, const RunOptions& run) {
@@ -63,11 +66,11 @@ OutputReport run_convert(const std::string& from, const std::string& to, const R
   return convert_optimizer(options);
 }
 
-constexpr Verb kVerbs[] = {{"export", run_export},
-                           {"torch", run_torch},
-                           {"reshard", run_reshard},
-                           {"universal", run_universal},
-                           {"convert", run_convert}};
+constexpr Verb kVerbs[] = {{"export", run_export, ""},
+                           {"torch", run_torch, ""},
+                           {"reshard", run_reshard, "/step7"},
+                           {"universal", run_universal, "/uni"},
+                           {"convert", run_convert, "/step7"}};
 
 class InterruptedRun : public SmallFiles, public ::testing::WithParamInterface<Verb> {
  protected:
@@ -218,6 +221,39 @@ TEST_P(InterruptedRun, ADamagedSourceFailsWithoutOutput) {
   EXPECT_TRUE(contents(path("out")).empty());
 }
 
+TEST_P(InterruptedRun, AFolderThatAnotherWritesToIsLeftToIt) {
+  make_source();
+  const auto whole = expected();
+  {
+    const formats::FolderLock other(path("out") + GetParam().folder);
+    EXPECT_THAT(failure(path("out")), HasSubstr(concat("in use by process ", ::getpid())));
+    EXPECT_TRUE(contents(path("out")).empty());
+  }
+  run(path("out"));
+  EXPECT_EQ(contents(path("out")), whole);
+}
+
+TEST_P(InterruptedRun, TheCheckpointsOfALiveRunAreLeftToIt) {
+  make_source();
+  fs::create_directories(path("run/checkpoints"));
+  file("run/run.json", "{}");
+  const formats::FolderLock other(path("run"));
+  const std::string out = path("run/checkpoints") + (GetParam().folder[0] == 0 ? "/a" : "");
+  EXPECT_THAT(failure(out), AllOf(HasSubstr(path("run")), HasSubstr("in use by process")));
+  EXPECT_TRUE(contents(path("run/checkpoints")).empty());
+}
+
+TEST_P(InterruptedRun, TemporaryFilesOfADeadRunAreTakenOver) {
+  make_source();
+  const auto whole = expected();
+  for (const auto& [name, bytes] : whole) {
+    fs::create_directories(fs::path(path("out/" + name)).parent_path());
+    file("out/" + name + ".partial", bytes + "and more");
+  }
+  run(path("out"));
+  EXPECT_EQ(contents(path("out")), whole);
+}
+
 INSTANTIATE_TEST_SUITE_P(Verbs, InterruptedRun, ::testing::ValuesIn(kVerbs),
                          [](const auto& info) { return std::string(info.param.name); });
 
@@ -255,6 +291,23 @@ TEST_F(KilledRun, WhatHasItsNameIsWholeAndTheRestIsResumed) {
   const OutputReport report = run_universal(from, path("out"), again);
   EXPECT_EQ(contents(path("out")), whole);
   EXPECT_TRUE(WIFEXITED(status) || report.kept_files >= 15);
+}
+
+class TwoFiles : public SmallFiles {};
+
+TEST_F(TwoFiles, MayBeWrittenIntoOneFolderAtOnce) {
+  const std::string from = make("c", {});
+  fs::create_directories(path("d"));
+  const formats::FolderLock other(path("d"));
+  ExportOptions options;
+  options.source.path = from;
+  options.output = path("d/a.pt");
+  options.format = "torch";
+  export_weights(options);
+  EXPECT_TRUE(fs::exists(path("d/a.pt")));
+  formats::OutputFile second(path("d/b.pt"), true);
+  options.output = path("d/b.pt");
+  EXPECT_THAT(error_of([&] { export_weights(options); }), HasSubstr("in use by process"));
 }
 
 }  // namespace

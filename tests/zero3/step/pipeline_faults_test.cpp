@@ -235,12 +235,18 @@ TEST(PipelineTimeLimit, AStageThatIsLateButWithinTheLimitOnlyDelays) {
 
 // ---- values that are not finite
 
-void expect_non_finite(const Attempt& attempt, const std::string& cause) {
-  const Breakdown result = break_down(attempt);
+void expect_poison(const Breakdown& result, const std::string& cause) {
   for (int rank = 0; rank < kRanks; ++rank) {
     EXPECT_THAT(cause_of(result.errors[rank]), MatchesRegex(cause));
     EXPECT_EQ(cause_of(result.errors[rank]), cause_of(result.errors[0]));
     EXPECT_THAT(result.again[rank], HasSubstr("poisoned"));
+  }
+}
+
+void expect_non_finite(const Attempt& attempt, const std::string& cause) {
+  const Breakdown result = break_down(attempt);
+  expect_poison(result, cause);
+  for (int rank = 0; rank < kRanks; ++rank) {
     const Claims claims = claims_of(result.errors[rank]);
     EXPECT_THAT(claims.applied, Each(::testing::Not(HasSubstr("sub-group 0"))));
     EXPECT_TRUE(same_bits(result.tensors[rank][0].weight,
@@ -271,6 +277,50 @@ TEST_P(PipelineValues, AnOverflowInsideNewtonSchulzStopsAllBeforeItIsApplied) {
   expect_non_finite(attempt,
                     "step 1, sub-group 0, bucket 0, stage scatter_to_shards: the Newton-Schulz "
                     "result of \"w0\" has a NaN or infinite value on rank [0-2]");
+}
+
+// What is written and not finite, is known only when it is: all ranks say so, and go on from a
+// checkpoint.
+void expect_written(const Attempt& attempt, const std::string& cause) {
+  const Breakdown result = break_down(attempt);
+  expect_poison(result, cause);
+  Way way = attempt.way;
+  const std::vector<RankTensors> expected = train(way, 1);
+  for (int rank = 0; rank < kRanks; ++rank) {
+    EXPECT_EQ(result.recovery[rank], "");
+    EXPECT_EQ(difference(result.recovered[rank], expected[rank]), "");
+  }
+}
+
+TEST_P(PipelineValues, ANonFiniteStateOfAdamWStopsAllAndNamesItsParameter) {
+  for (const auto state : {&SubGroupTensors::exp_avg, &SubGroupTensors::exp_avg_sq}) {
+    Attempt attempt{way_of(GetParam(), true)};
+    attempt.spoil = [=](RankTensors& tensors) {
+      (tensors[1].*state)[0] = std::numeric_limits<float>::infinity();
+    };
+    expect_written(attempt,
+                   "step 1, sub-group 1, stage adamw, rank 1: the update of (one of )?\".*\" wrote "
+                   "a NaN or infinite value to the weight, .*");
+  }
+}
+
+TEST_P(PipelineValues, AnInfiniteWeightOfMuonStopsAllAndNamesItsParameter) {
+  Attempt attempt{way_of(GetParam(), true)};
+  attempt.spoil = [](RankTensors& tensors) {
+    tensors[0].weight[0] = std::numeric_limits<float>::infinity();
+  };
+  expect_written(attempt,
+                 "step 1, sub-group 0, bucket [0-9], stage apply, rank 1: the updated weight of "
+                 "\"w0\" has a NaN or infinite value, .*");
+}
+
+TEST_P(PipelineValues, AWeightThatItsFloat16CopyCannotHoldStopsAll) {
+  Attempt attempt{way_of(GetParam(), true)};
+  attempt.way.low = at::kHalf;
+  attempt.spoil = [](RankTensors& tensors) { tensors[0].weight[0] = 1e5f; };
+  expect_written(attempt,
+                 "step 1, sub-group 0, bucket [0-9], stage apply, rank 1: the updated weight of "
+                 "\"w0\" has a NaN or infinite value, in its master or in the copy .*");
 }
 
 INSTANTIATE_TEST_SUITE_P(OfEveryHome, PipelineValues,

@@ -42,13 +42,13 @@ class BookedDevice final : public offload::Device {
                        int64_t numel, offload::Alarm alarm) override {
     device_->update_momentum(element, arrays, numel, alarm);
   }
-  void apply_update(const ops::ApplyElement& element, const ops::ApplyArrays& arrays,
-                    int64_t numel) override {
-    device_->apply_update(element, arrays, numel);
+  void apply_update(const ops::ApplyElement& element, const ops::ApplyArrays& arrays, int64_t numel,
+                    offload::Alarm alarm) override {
+    device_->apply_update(element, arrays, numel, alarm);
   }
-  void adamw(const ops::AdamWElement& element, const ops::AdamWArrays& arrays,
-             int64_t numel) override {
-    device_->adamw(element, arrays, numel);
+  void adamw(const ops::AdamWElement& element, const ops::AdamWArrays& arrays, int64_t numel,
+             offload::Alarm alarm) override {
+    device_->adamw(element, arrays, numel, alarm);
   }
   void encode_wire(const float* values, const ops::Typed& wire, int64_t numel,
                    offload::Alarm alarm) override {

@@ -1,9 +1,11 @@
 #include "zero3/step/step_executor.h"
 
 #include <ATen/ATen.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "csrc/base/check.h"
@@ -223,6 +225,41 @@ Failure fail(const Model& model, const PlanOptions& o,
     }
   });
   return failure;
+}
+
+// Muon's group on rank 1 has another value than rank 0's.
+std::vector<std::string> step_apart(const std::function<void(MuonHyperParameters&)>& change) {
+  const Model model(kShapes, 21);
+  const StepPlan plan = make_step_plan(options(2), {model.spec(Role::kMuon, 2)});
+  const ShardLayout& layout = plan.sub_groups[0].layout;
+  auto board = std::make_shared<comm::InProcessBoard>(2);
+  return testing::on_ranks(2, [&](int rank) {
+    const auto executor = make_executor(plan, board, rank);
+    const MuonShard shard{Model::shard_of(model.weights, layout, rank),
+                          Model::shard_of(model.gradients(0), layout, rank),
+                          at::zeros({layout.shard_numel()})};
+    MuonHyperParameters hyper{kLr, 0.0, kMomentum, ops::MomentumKind::kEma, true};
+    if (rank == 1) change(hyper);
+    try {
+      step(*executor, shard, hyper);
+    } catch (const StepError&) {
+      EXPECT_NE(executor->poisoned(), "");
+      throw;
+    }
+  });
+}
+
+TEST(StepExecutor, RanksThatStepWithOtherValuesAllSaySo) {
+  const std::vector<std::function<void(MuonHyperParameters&)>> changes = {
+      [](auto& hyper) { hyper.lr *= 1 + 1e-12; }, [](auto& hyper) { hyper.weight_decay = 0.1; },
+      [](auto& hyper) { hyper.momentum = 0.5; }, [](auto& hyper) { hyper.nesterov = false; }};
+  for (const auto& change : changes) {
+    for (const std::string& error : step_apart(change)) {
+      EXPECT_THAT(error, ::testing::HasSubstr("rank 1 stepped with other values than rank 0"));
+      EXPECT_THAT(error, ::testing::HasSubstr("This step was taken apart"));
+    }
+  }
+  for (const std::string& error : step_apart([](auto&) {})) EXPECT_EQ(error, "");
 }
 
 TEST(StepExecutor, ANonFiniteMomentumOnOneRankStopsAllBeforeTheApply) {

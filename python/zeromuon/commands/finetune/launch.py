@@ -14,6 +14,7 @@ from ...ranks import machine
 from ...ranks.launch import Launch, check_ranks, threads_of
 from . import data, run_folder, saved
 from .ds_config import check_config, fill_auto, override, read_config
+from .ds_keys import check_keys
 from .model_folder import open_model, require_memory
 from .run_folder import FAILED, FINISHED, INTERRUPTED, RunFolder
 from .settings import Settings
@@ -32,6 +33,7 @@ def check(settings: Settings) -> list[str]:
     if settings.data != data.DEMO_DATA:
         data.check_text(Path(settings.data))
     config = override(read_config(Path(settings.config)), settings.overrides)
+    check_keys(config, f"--config {settings.config}" + "".join(f" --set {text}" for text in settings.overrides))
     check_config(config, settings.config)
     fill_auto(config, settings, bf16=False)
     for name in ("steps", "save_every", "batch", "seq_len", "keep_checkpoints"):

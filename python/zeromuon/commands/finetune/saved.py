@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 from ...base import durable
+from ...base.entry import MARKER
 
-LATEST, MARKER = "latest", "whole.json"
+LATEST = "latest"
 _OURS = re.compile(r"step(\d+)(-\d+ranks)?")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -15,10 +16,11 @@ from pathlib import Path
 import torch
 
 import zeromuon
+
 from ...base import durable
 from ...ranks import machine
-from ...ranks.connect import Ranks, connect
 from ...ranks.channel import tell
+from ...ranks.connect import Ranks, connect
 from ...ranks.leave import leave
 from ...selection.language_model import CAUSAL
 from . import baseline, checkpoints, data, evaluation, model_io, report
@@ -28,7 +30,6 @@ from .model_io import LoadedModel
 from .run_folder import FINISHED, INTERRUPTED, RUNNING, RunFolder
 from .settings import Settings
 from .training import StepTracer, Trainer
-
 
 FROM_THE_START = {"step": 0, "position": 0}
 
@@ -236,7 +237,7 @@ def main(argv: list[str]) -> int:
     except Exception as error:
         kind = type(error).__name__
         tell(message=str(error) or kind, kind=kind, user_error=isinstance(error, ValueError))
-        with open(folder.log, "a") as log:
+        with contextlib.suppress(OSError), open(folder.log, "a") as log:  # the disk may be what is full
             traceback.print_exc(file=log)
         return 1  # and no process group is destroyed: another rank may wait in a collective
     torch.distributed.destroy_process_group()

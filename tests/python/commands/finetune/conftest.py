@@ -113,16 +113,16 @@ class Command:
         """Sends SIGINT once the metrics contain `step`. hold_the_ranks: they are stopped first, so that none can finish its
         step and save, and a second SIGINT follows once the first was understood."""
         metrics = folder / "metrics.jsonl"
-        self._wait_for(lambda: metrics.exists() and f'"step": {step}, "loss"' in metrics.read_text())
+        self.wait_for(lambda: metrics.exists() and f'"step": {step}, "loss"' in metrics.read_text())
         if hold_the_ranks:
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 process.suspend()
         self.process.send_signal(signal.SIGINT)
         if hold_the_ranks:
-            self._wait_for((folder / "stop").exists)
+            self.wait_for((folder / "stop").exists)
             self.process.send_signal(signal.SIGINT)
 
-    def _wait_for(self, condition) -> None:
+    def wait_for(self, condition) -> None:
         while not condition():
             assert self.process.poll() is None, self.process.stdout.read()
             time.sleep(0.02)

@@ -154,6 +154,21 @@ def test_an_override_without_a_value_is_refused(refused, masked_model, text_file
     expect(refused("--model", masked_model, "--data", text_file, "--set", "optimizer"), "expected KEY=VALUE")
 
 
+@pytest.mark.parametrize(
+    "assignment, key, nearest",
+    [
+        ("lr=1", "lr", None),
+        ("gradient_cliping=1", "gradient_cliping", "gradient_clipping"),
+        ("optimizer.param.lr=1", "optimizer.param", "params"),
+        ("optimizer.params.nestrov=true", "optimizer.params.nestrov", "nesterov"),
+        ("scheduler.parms.warmup_num_steps=3", "scheduler.parms", "params"),
+    ],
+)
+def test_an_override_that_nobody_would_read_is_refused(refused, masked_model, text_file, assignment, key, nearest):
+    message = refused("--model", masked_model, "--data", text_file, "--set", assignment)
+    expect(message, f"--set {assignment}: {key} is no key that is read", f'did you mean "{nearest}"' if nearest else "")
+
+
 def test_too_little_memory_is_refused_with_the_plan(refused, masked_model, text_file, monkeypatch):
     monkeypatch.setattr(machine, "available_memory_bytes", lambda: 1 << 30)
     message = refused("--model", masked_model, "--data", text_file)

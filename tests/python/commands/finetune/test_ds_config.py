@@ -6,7 +6,7 @@ import pytest
 
 from zeromuon.base.shipped import config_file
 from zeromuon.commands import cli
-from zeromuon.commands.finetune import ds_config
+from zeromuon.commands.finetune import ds_config, ds_keys
 from zeromuon.commands.finetune.settings import Settings
 
 SETTINGS = Settings(model="m", data="d", config="c.json", ranks=3, steps=50, batch=4)
@@ -46,3 +46,33 @@ def test_an_auto_without_a_value_is_refused_by_name():
     config = {**shipped(), "gradient_clipping": "auto"}
     with pytest.raises(ValueError, match='gradient_clipping is "auto"'):
         ds_config.fill_auto(config, SETTINGS, bf16=False)
+
+
+class _Noting(dict):
+    """Notes the keys that somebody asks for."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.asked = set()
+
+    def get(self, key, default=None):
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __contains__(self, key):
+        self.asked.add(key)
+        return super().__contains__(key)
+
+    def __getitem__(self, key):
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+
+def test_every_key_that_deepspeed_asks_for_is_known(monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    config = _Noting({"train_batch_size": 1, "train_micro_batch_size_per_gpu": 1})
+    DeepSpeedConfig(config)
+    assert len(config.asked) > 40
+    ds_keys.check_keys(dict.fromkeys(config.asked - {"optimizer", "scheduler"}), "the config of DeepSpeed")

@@ -1,0 +1,159 @@
+"""Saves of whole runs that are cut: ranks killed at an operation, disks that fill. What follows is a resume with the bits of a
+run that nobody disturbed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.python.commands.finetune.test_runs import metrics, weights
+
+STEPS, EVERY = 12, 4
+# In each rank: counts what Python does below checkpoints/ (it is no time, so that moments repeat), and kills the rank there.
+HOOK = """
+import os, signal, sys
+_mine = os.environ.get("RANK") == os.environ.get("TEST_KILLED_RANK")
+if _mine and "TEST_UNDER" in os.environ:
+    _under, _at, _done = os.environ["TEST_UNDER"], int(os.environ["TEST_KILLED_AT"]), 0
+    def _count(event, arguments):
+        global _done
+        if event not in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.listdir"):
+            return
+        if not str(arguments[0]).startswith(_under):
+            return
+        _done += 1
+        if _done == _at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if _at == 0:
+            descriptor = os.open(os.environ["TEST_COUNT"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.write(descriptor, b".")
+            os.close(descriptor)
+    sys.addaudithook(_count)
+"""
+
+
+def options(model: Path, text_file: Path, out: Path):
+    sizes = ["--ranks", 2, "--batch", 4, "--seq-len", 16, "--steps", STEPS, "--save-every", EVERY]
+    # So that no collective of DeepSpeed's at the end of a save happens to be a barrier.
+    given = ["bf16.enabled=false", "zero_optimization.stage3_param_persistence_threshold=0"]
+    kept = ["--keep-checkpoints", 1]
+    return [
+        "--model",
+        model,
+        "--data",
+        text_file,
+        "--out",
+        out,
+        *sizes,
+        *kept,
+        *(w for v in given for w in ("--set", v)),
+    ]
+
+
+@pytest.fixture
+def hooked(tmp_path, monkeypatch):
+    """Sets the hook for the runs that follow, below a folder; a number of 0 only counts, in a file."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
+
+    def set_hook(out: Path, rank: int, at: int) -> Path:
+        paths = [str(tmp_path / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(dict.fromkeys(paths)))
+        count = tmp_path / f"count-{rank}"
+        for name, value in {"UNDER": out / "checkpoints", "KILLED_RANK": rank, "KILLED_AT": at, "COUNT": count}.items():
+            monkeypatch.setenv(f"TEST_{name}", str(value))
+        return count
+
+    yield set_hook
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command, masked_model, text_file, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    status, output = command(*options(masked_model, text_file, out)).finish()
+    assert status == 0, output
+    return out
+
+
+def losses(run: Path) -> list[float]:
+    return [entry["loss"] for entry in metrics(run) if "loss" in entry]
+
+
+def expect_to_go_on(command, out: Path, undisturbed: Path) -> None:
+    status, output = command("--resume", "--out", out).finish()
+    assert status == 0, output
+    assert weights(out) == weights(undisturbed) and losses(out) == losses(undisturbed)
+
+
+# Of about 60 operations of rank 0 and 25 of rank 1 below checkpoints/ in three saves.
+MOMENTS = [(0, 30), (1, 12), *((rank, at) for rank, last in ((0, 58), (1, 24)) for at in range(2, last, 3))]
+
+
+@pytest.mark.parametrize(
+    "rank, at", [pytest.param(*moment, marks=[pytest.mark.full] if i > 1 else []) for i, moment in enumerate(MOMENTS)]
+)
+def test_a_rank_killed_at_any_operation_of_a_save_costs_no_bit(
+    command, masked_model, text_file, undisturbed, hooked, tmp_path, monkeypatch, rank, at
+):
+    out = tmp_path / "run"
+    hooked(out, rank, at)
+    status, output = command(*options(masked_model, text_file, out)).finish()
+    monkeypatch.delenv("TEST_UNDER")
+    assert status != 0, f"there is no operation {at} of rank {rank}: {output[-2000:]}"
+    latest = out / "checkpoints" / "latest"
+    if latest.exists():
+        assert (latest.parent / latest.read_text() / "whole.json").exists(), "latest names what is whole"
+    expect_to_go_on(command, out, undisturbed)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 64 MiB of its own; skipped where this process may not mount."""
+    image, folder = tmp_path / "disk.img", tmp_path / "disk"
+    folder.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(64 << 20)
+    made = subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], capture_output=True, text=True, check=False)
+    mounted = subprocess.run(["mount", "-o", "loop", image, folder], capture_output=True, text=True, check=False)
+    if made.returncode or mounted.returncode:
+        pytest.skip("this process may not mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=False)
+
+
+def fill(filler: Path, leave: int) -> None:
+    """Takes all of the disk but for some bytes; what the file system needs itself is tried out."""
+    for less in range(leave, leave + (4 << 20), 32 << 10):
+        with open(filler, "wb") as file, contextlib.suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(filler.parent).free - less))
+            return
+    raise AssertionError("the disk cannot be filled")
+
+
+@pytest.mark.parametrize("part", [pytest.param(i / 20, marks=[pytest.mark.full] if i != 9 else []) for i in range(20)])
+def test_a_disk_that_fills_in_a_save_names_the_checkpoint_that_is_whole(
+    command, masked_model, text_file, undisturbed, disk, part
+):
+    """part: of the bytes of one save that still fit when the second begins."""
+    saved = undisturbed / "checkpoints" / f"step{STEPS}"
+    save_bytes = sum(file.stat().st_size for file in saved.iterdir())
+    out = disk / "run"
+    first = command(*options(masked_model, text_file, out))
+    first.wait_for(lambda: (out / "checkpoints" / f"step{EVERY}" / "whole.json").exists())
+    filler = disk / "filler"
+    fill(filler, leave=int(part * save_bytes))
+    status, output = first.finish()
+    assert status == 1, output
+    assert "no space left on" in output and "while saving step" in output and "Traceback" not in output, output
+    whole = json.loads((out / "checkpoints" / (out / "checkpoints" / "latest").read_text() / "whole.json").read_text())
+    assert f"step{whole['step']} is whole" in output
+    filler.unlink()
+    expect_to_go_on(command, out, undisturbed)
