@@ -16,9 +16,15 @@ namespace zeromuon::formats {
 inline int64_t memory_now = 0, memory_peak = 0;
 
 inline void* counted(void* memory) {
-  if (memory == nullptr) throw std::bad_alloc();
+  if (memory == nullptr) return nullptr;
   memory_now += static_cast<int64_t>(::malloc_usable_size(memory));
   memory_peak = std::max(memory_peak, memory_now);
+  return memory;
+}
+
+inline void* counted_or_throw(size_t bytes) {
+  void* const memory = counted(std::malloc(bytes));
+  if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
 
@@ -50,8 +56,20 @@ class MemoryBound {
 
 }  // namespace zeromuon::formats
 
-void* operator new(size_t bytes) { return zeromuon::formats::counted(std::malloc(bytes)); }
-void* operator new[](size_t bytes) { return zeromuon::formats::counted(std::malloc(bytes)); }
+void* operator new(size_t bytes) { return zeromuon::formats::counted_or_throw(bytes); }
+void* operator new[](size_t bytes) { return zeromuon::formats::counted_or_throw(bytes); }
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  return zeromuon::formats::counted(std::malloc(bytes));
+}
+void* operator new[](size_t bytes, const std::nothrow_t&) noexcept {
+  return zeromuon::formats::counted(std::malloc(bytes));
+}
+void operator delete(void* memory, const std::nothrow_t&) noexcept {
+  zeromuon::formats::uncounted(memory);
+}
+void operator delete[](void* memory, const std::nothrow_t&) noexcept {
+  zeromuon::formats::uncounted(memory);
+}
 void operator delete(void* memory) noexcept { zeromuon::formats::uncounted(memory); }
 void operator delete[](void* memory) noexcept { zeromuon::formats::uncounted(memory); }
 void operator delete(void* memory, size_t) noexcept { zeromuon::formats::uncounted(memory); }

@@ -42,7 +42,8 @@ void DescribedModel::check(const std::map<std::string, std::vector<int64_t>>& fo
       continue;
     }
     require(here->second == tensor.shape, folder, ": its config.json describes another model: \"",
-            tensor.name, "\" is ", shape_text(tensor.shape), " there, and ", shape_text(here->second),
+            tensor.name, "\" is ", shape_text(tensor.shape), " there, and ",
+            shape_text(here->second),
             " in the checkpoint; name the folder of the model that was trained");
   }
   if (!whole || tensors.empty()) return;
