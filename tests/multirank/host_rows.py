@@ -112,6 +112,14 @@ def replaced_muon(params: dict, groups: bool, tagged: bool) -> dict:
     import zeromuon
 
     zeromuon.register(replace_muon=True)
+    try:
+        return _trained_with_replaced_muon(params, groups, tagged)
+    finally:  # rows that come after it in this launch
+        zeromuon.unregister()
+        zeromuon.register()
+
+
+def _trained_with_replaced_muon(params: dict, groups: bool, tagged: bool) -> dict:
     case = Case("replaced")
     config = {**deepspeed_config(case), "optimizer": {"type": "Muon", "params": params}}
     model = world.build_model(case)
