@@ -17,6 +17,8 @@ import time
 import weakref
 from collections.abc import Iterator
 
+from ..base.warn import warn
+
 _LOOKS_PER_LIMIT = 4
 _LONGEST_PAUSE_S = 5.0
 _END_S = 1.0  # for a thread that is in a call of the store
@@ -40,8 +42,10 @@ class RollCall:
         self._call, self._since, self._done = "", 0.0, 0
         self._ended = threading.Event()
         self.close = lambda: None
+        store = None
         if limit_s > 0 and self._world_size > 1:
-            store = dist.distributed_c10d._get_default_store().clone()  # no other call waits behind ours
+            store = _own_store()
+        if store is not None:
             thread = threading.Thread(target=_watch, args=(weakref.ref(self), store), daemon=True)
             thread.start()
             self.close = weakref.finalize(self, _end, self._ended, thread)  # at the latest when Python ends
@@ -62,6 +66,18 @@ class RollCall:
 
     def _state(self) -> dict:
         return {"call": self._call, "done": self._done, "at": "" if self._call else _place(self._main)}
+
+
+def _own_store():
+    """A connection of our own to the group's store, so that no other call waits behind ours; None, with a warning, where that
+    store has no second one."""
+    import torch.distributed as dist
+
+    try:
+        return dist.distributed_c10d._get_default_store().clone()
+    except (AttributeError, NotImplementedError, RuntimeError) as error:
+        warn(f"ranks that are missing in a step will not be named: the process group's store cannot be asked ({error})")
+        return None
 
 
 def _end(ended: threading.Event, thread: threading.Thread) -> None:
