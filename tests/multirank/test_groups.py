@@ -71,7 +71,9 @@ def test_weights_alone_are_those_of_the_tag_that_was_named(world_size, row, resu
 
 @pytest.mark.parametrize("world_size, row", [on(2, "engines destroyed", "engines_destroyed", engines=6)])
 def test_threads_and_descriptors_end_with_their_engine(world_size, row, result):
-    assert all(count == result["counts"][1] for count in result["counts"][2:]), result["counts"]
+    _, second, *later = result["counts"]
+    # What engines of other rows had may still end meanwhile.
+    assert all(n <= most for count in later for n, most in zip(count, second)), result["counts"]
 
 
 @pytest.mark.parametrize("world_size, row", [on(2, "a key that nobody reads", "unread_key")])

@@ -258,30 +258,39 @@ HOOKS = (
     Mutation(
         "Newton-Schulz once per micro-batch",
         "python/zeromuon/optimizer/optimizer.py",
-        "        self._binding.executor.step(tasks)\n",
-        "        micro_batches = self._binding.zero3.gradient_accumulation_steps\n"
-        "        part = [dataclasses.replace(v, lr=v.lr / micro_batches) for v in values]\n"
-        "        still = [dataclasses.replace(v, lr=0.0, weight_decay=0.0) for v in values]\n"
-        "        unused = [{k: torch.as_tensor(v).clone() for k, v in state.items()} for state in states]\n"
-        "        muon = [r.sub_group.role == 'muon' for r in requests]\n"
-        "        for again in range(micro_batches):\n"
-        "            self._binding.executor.step(\n"
-        "                [make_task(r, u if again and not m else s, p if m else n if again else v, self._options)\n"
-        "                 for r, s, u, v, p, n, m in zip(requests, states, unused, values, part, still, muon)])\n",
+        "            self._binding.executor.step(tasks)\n",
+        "            micro_batches = self._binding.zero3.gradient_accumulation_steps\n"
+        "            unused = [{k: torch.as_tensor(v).clone() for k, v in state.items()} for state in states]\n"
+        "            for again in range(micro_batches):\n"
+        "                tasks = []\n"
+        "                for r, state, other, count in zip(requests, states, unused, counts):\n"
+        "                    told, muon = dict(values[r.sub_group.group]), r.sub_group.role == 'muon'\n"
+        "                    if muon:\n"
+        "                        told['lr'] /= micro_batches\n"
+        "                    elif again:\n"
+        "                        told['lr'] = told['weight_decay'] = 0.0\n"
+        "                    used = other if again and not muon else state\n"
+        "                    tasks.append(make_task(r, used, self._options, told, count, self._decoupled_decay))\n"
+        "                self._binding.executor.step(tasks)\n",
         PYTEST,
         _ACCUMULATED,
     ),
     Mutation(
         "clipping after the orthogonalisation",
         "python/zeromuon/optimizer/optimizer.py",
-        "        tasks = [make_task(r, s, v, self._options) for r, s, v in zip(requests, states, values)]\n",
+        "        tasks = [\n"
+        "            make_task(r, state, self._options, values[r.sub_group.group], count, self._decoupled_decay)\n",
         "        zero3 = self._binding.zero3\n"
-        "        norm = float(zero3._global_grad_norm)\n"
-        "        clip = min(1.0, zero3.clip_grad / (norm + 1e-6)) if zero3.clip_grad > 0 else 1.0\n"
-        "        clips = [clip if r.sub_group.role == 'muon' else 1.0 for r in requests]\n"
-        "        requests = [dataclasses.replace(r, gradient_scale=r.gradient_scale / c) for r, c in zip(requests, clips)]\n"
-        "        values = [dataclasses.replace(v, lr=v.lr * c) for v, c in zip(values, clips)]\n"
-        "        tasks = [make_task(r, s, v, self._options) for r, s, v in zip(requests, states, values)]\n",
+        "        clip = min(1.0, zero3.clip_grad / (float(zero3._global_grad_norm) + 1e-6)) if zero3.clip_grad > 0 else 1.0\n"
+        "        for i, r in enumerate(requests):\n"
+        "            if r.sub_group.role == 'muon':\n"
+        "                requests[i] = dataclasses.replace(r, gradient_scale=r.gradient_scale / clip)\n"
+        "        values = {\n"
+        "            r.sub_group.group: {**values[r.sub_group.group], 'lr': values[r.sub_group.group]['lr'] * (clip if r.sub_group.role == 'muon' else 1.0)}\n"
+        "            for r in requests\n"
+        "        }\n"
+        "        tasks = [\n"
+        "            make_task(r, state, self._options, values[r.sub_group.group], count, self._decoupled_decay)\n",
         PYTEST,
         _ACCUMULATED,
     ),
