@@ -99,8 +99,10 @@ def finetune(arguments: list[str]) -> int:
     options = vars(finetune_parser().parse(arguments))
     out, wants_resume = options.pop("out"), options.pop("resume")
     given = settings_given(options)
-    from .finetune import launch, run_folder
+    from .finetune import joined, launch, run_folder
 
+    if joined.by_torchrun():
+        return joined.run(given, out, wants_resume, new_settings)
     if wants_resume:
         return launch.resume(run_folder.unfinished_folder(out), given)
     settings = new_settings(given)

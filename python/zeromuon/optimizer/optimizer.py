@@ -275,7 +275,7 @@ class ZeroMuon(torch.optim.Optimizer):
             make_task(r, state, self._options, values[r.sub_group.group], count, self._decoupled_decay)
             for r, state, count in zip(requests, states, counts)
         ]
-        with waits_in(self._binding.zero3, ""):
+        with waits_in(self._binding.zero3, "the step of ZeroMuon"):
             self._binding.executor.step(tasks)
         # The counts are written back last: a step that raises has not happened.
         for state, count in zip(states, counts):

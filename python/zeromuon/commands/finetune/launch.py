@@ -24,8 +24,8 @@ SAVE_FAILED = "SaveFailed"  # of a rank: says itself what is left and what to do
 LOG_LINES = 15  # of the ranks' log, shown when a rank died without saying why
 
 
-def check(settings: Settings) -> list[str]:
-    """Looks at everything that can be wrong before a rank is started or a file written.
+def check(settings: Settings, ranks_here: int | None = None) -> list[str]:
+    """Looks at everything that can be wrong before a rank is started or a file written. ranks_here: on this machine; None: all.
 
     Returns sentences to warn with. Raises ValueError for a bad model, data, configuration, number of ranks, or too little memory.
     """
@@ -43,8 +43,9 @@ def check(settings: Settings) -> list[str]:
         check_trace_file(Path(settings.trace))
     model.check_length(settings.seq_len)
     gpus = machine.gpu_count()
-    warnings = check_ranks(settings.ranks, machine.core_count(), gpus)
-    require_memory(machine.available_memory_bytes(), model, settings, on_gpu=gpus > 0)
+    here = ranks_here or settings.ranks
+    warnings = check_ranks(here, machine.core_count(), gpus)
+    require_memory(machine.available_memory_bytes(), model, settings, on_gpu=gpus > 0, ranks_here=here)
     return warnings
 
 
@@ -54,10 +55,10 @@ def check_trace_file(path: Path) -> None:
         raise ValueError(f"--trace {path}: expected a file in a folder that exists and can be written; choose another")
 
 
-def rank_environment(settings: Settings) -> dict[str, str]:
-    """The environment of the ranks; what the user has set stays."""
+def rank_environment(ranks_here: int) -> dict[str, str]:
+    """The environment of the ranks of this machine; what the user has set stays."""
     chosen = {
-        "OMP_NUM_THREADS": str(threads_of(settings.ranks)),
+        "OMP_NUM_THREADS": str(threads_of(ranks_here)),
         "TORCHDYNAMO_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
@@ -86,7 +87,7 @@ class Launcher:
                 f"{__package__}.worker",
                 self.folder.path,
                 ranks=self.settings.ranks,
-                environment=rank_environment(self.settings),
+                environment=rank_environment(self.settings.ranks),
                 log=self.folder.log,
                 shows_output=True,
             ) as self._ranks:
@@ -147,12 +148,25 @@ class Launcher:
 
 def start(folder: RunFolder, settings: Settings) -> int:
     """A new run: checks, creates the folder, runs. Returns the exit status; raises ValueError before anything is written."""
-    warnings = check(settings)
+    lock, warnings = prepare_start(folder, settings)
+    with lock:
+        return _launch(folder, settings, warnings, lock)
+
+
+def prepare_start(
+    folder: RunFolder, settings: Settings, ranks_here: int | None = None
+) -> tuple[durable.Lock, list[str]]:
+    """Checks and makes the folder of a new run, which is locked then. Returns sentences to warn with, too."""
+    warnings = check(settings, ranks_here)
     durable.make_folder(folder.path)
-    with durable.Lock(folder.path) as lock:
+    lock = durable.Lock(folder.path)
+    try:
         run_folder.require_unused(folder)
         settings.save(folder.settings)
-        return _launch(folder, settings, warnings, lock)
+    except BaseException:
+        lock.close()
+        raise
+    return lock, warnings
 
 
 def resume(folder: RunFolder, given: dict) -> int:
@@ -160,10 +174,12 @@ def resume(folder: RunFolder, given: dict) -> int:
     ranks (and with it the batch), which must be that of the newest checkpoint. Raises ValueError otherwise.
     """
     with durable.Lock(folder.path) as lock:
-        return _resume(folder, given, lock)
+        settings, warnings = prepare_resume(folder, given)
+        return _launch(folder, settings, warnings, lock)
 
 
-def _resume(folder: RunFolder, given: dict, lock: durable.Lock) -> int:
+def prepare_resume(folder: RunFolder, given: dict, ranks_here: int | None = None) -> tuple[Settings, list[str]]:
+    """Settings to go on with in a folder that is locked, and sentences to warn with."""
     settings = Settings.load(folder.settings)
     moved = {name: given[name] for name in MOVABLE if name in given} if "ranks" in given else {}
     differences = settings.differences({name: value for name, value in given.items() if name not in moved})
@@ -172,12 +188,12 @@ def _resume(folder: RunFolder, given: dict, lock: durable.Lock) -> int:
         raise ValueError(f"--resume {folder.path}: expected the options of the run, {found}")
     resumed = replace(settings, **moved)
     require_same_ranks(folder, resumed.ranks)
-    warnings = check(resumed)
+    warnings = check(resumed, ranks_here)
     if resumed != settings:
         now = f"{_in_words(resumed.ranks)} x {resumed.batch} sequences a micro-batch"
         warnings.append(f"{now}, where the run had {settings.ranks} x {settings.batch}; --batch with --ranks sets it")
         resumed.save(folder.settings)
-    return _launch(folder, resumed, warnings, lock)
+    return resumed, warnings
 
 
 def require_same_ranks(folder: RunFolder, ranks: int) -> None:

@@ -115,9 +115,12 @@ def _parsed_header(file: Path, content: bytes) -> dict:
         raise ValueError(f"{file}: expected a safetensors header, found {error}; {remedy}") from error
 
 
-def require_memory(available_bytes: int, model: ModelFolder, settings: Settings, on_gpu: bool) -> None:
-    """Raises ValueError, with what takes how much, if a run is estimated to need more than `available_bytes`."""
-    parts = bytes_by_part(model, settings, on_gpu)
+def require_memory(
+    available_bytes: int, model: ModelFolder, settings: Settings, on_gpu: bool, ranks_here: int | None = None
+) -> None:
+    """Raises ValueError, with what takes how much, if a run is estimated to need more than `available_bytes` of this machine,
+    which has `ranks_here` of its ranks; None: all."""
+    parts = bytes_by_part(model, settings, on_gpu, ranks_here or settings.ranks)
     needed = sum(parts.values())
     if needed > available_bytes:
         table = ", ".join(f"{name} {in_gib(size)}" for name, size in parts.items())
@@ -127,18 +130,19 @@ def require_memory(available_bytes: int, model: ModelFolder, settings: Settings,
         )
 
 
-def bytes_by_part(model: ModelFolder, settings: Settings, on_gpu: bool) -> dict[str, int]:
-    """Over all ranks, at the highest point, for fp32 master weights, gradients and two fp32 states at most, offloaded.
+def bytes_by_part(model: ModelFolder, settings: Settings, on_gpu: bool, ranks: int) -> dict[str, int]:
+    """Over `ranks` ranks of the run, at the highest point, for fp32 master weights, gradients and two fp32 states at most, offloaded.
 
     Each rank loads the whole model in fp32 before ZeRO-3 takes its shard. Activations count on a CPU only.
     """
-    numel, ranks = model.parameters, settings.ranks
+    numel = model.parameters
+    sharded = -(-numel * ranks // settings.ranks)
     parts = {
         "processes": PROCESS_BYTES * ranks,
         "loading": 4 * numel * ranks,
-        "weights and master weights": 8 * numel,
-        "gradients": 4 * numel,
-        "optimizer state": 8 * numel,
+        "weights and master weights": 8 * sharded,
+        "gradients": 4 * sharded,
+        "optimizer state": 8 * sharded,
     }
     if not on_gpu:
         hidden = model.number("hidden_size", "n_embd", "d_model")

@@ -227,6 +227,12 @@ def state_bytes(engine, ranks: Ranks) -> tuple[int, int]:
     return tuple(int(total) for total in ranks.sum([counted["resident"], counted["adamw"]]))
 
 
+def log_traceback(folder: RunFolder) -> None:
+    """Of the exception that is being handled."""
+    with contextlib.suppress(OSError), open(folder.log, "a") as log:  # the disk may be what is full
+        traceback.print_exc(file=log)
+
+
 def main(argv: list[str]) -> int:
     """Runs the rank of the run folder `argv[0]`; if it fails, tells the parent why and leaves the traceback in the log."""
     folder = RunFolder(Path(argv[0]))
@@ -237,8 +243,7 @@ def main(argv: list[str]) -> int:
     except Exception as error:
         kind = type(error).__name__
         tell(message=str(error) or kind, kind=kind, user_error=isinstance(error, ValueError))
-        with contextlib.suppress(OSError), open(folder.log, "a") as log:  # the disk may be what is full
-            traceback.print_exc(file=log)
+        log_traceback(folder)
         return 1  # and no process group is destroyed: another rank may wait in a collective
     torch.distributed.destroy_process_group()
     return 0

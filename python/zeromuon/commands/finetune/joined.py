@@ -1,0 +1,132 @@
+"""`zeromuon finetune` as a command of torchrun, on one machine or several: every process of it is a rank.
+
+Rank 0 looks at the options and makes the run folder, which all machines must see; the others hear of it, or of what is wrong. A
+restart by torchrun goes on from the newest whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ...base import durable
+from ...ranks.leave import leave
+from . import launch, run_folder
+from .run_folder import FAILED, INTERRUPTED, RunFolder
+from .settings import Settings
+
+
+def by_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
+
+
+def run(given: dict, out: str | None, wants_resume: bool, new_settings: Callable[[dict], Settings]) -> int:
+    """The life of this rank, with torchrun's number of ranks. new_settings: of a new run, from what was given.
+
+    Returns the exit status, the same on all ranks where they end together: 0 finished, 130 stopped and saved, 2 bad input.
+    """
+    os.environ.update(launch.rank_environment(_number("LOCAL_WORLD_SIZE")))
+    import torch
+
+    from ...ranks.connect import connect
+
+    ranks = connect()
+    lock, told = None, [None]
+    if ranks.rank == 0:
+        lock, told[0] = _prepared(given, out, wants_resume, new_settings)
+    torch.distributed.broadcast_object_list(told, src=0)
+    error = told[0].get("error") or _not_seen_everywhere(Path(told[0]["folder"]))
+    if error:
+        if ranks.rank == 0:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        torch.distributed.destroy_process_group()
+        leave(2)
+    folder = RunFolder(Path(told[0]["folder"]))
+    if ranks.rank == 0:
+        for sentence in told[0]["warnings"]:
+            print(f"warning: {sentence}", file=sys.stderr)
+        print(f"run folder: {folder.path}", flush=True)
+    _train(folder, ranks, lock)
+
+
+def _prepared(given: dict, out: str | None, wants_resume: bool, new_settings: Callable) -> tuple:
+    """(the lock of the run folder, what the other ranks are told): the folder and warnings, or an error."""
+    try:
+        if not out:
+            raise ValueError("--out is missing: under torchrun name a folder that every machine sees")
+        world_size, here = _number("WORLD_SIZE"), _number("LOCAL_WORLD_SIZE")
+        if given.get("ranks", world_size) != world_size:
+            raise ValueError(f"--ranks {given['ranks']}: torchrun started {world_size}; leave --ranks out")
+        given = {**given, "ranks": world_size}
+        restarted = _number("TORCHELASTIC_RESTART_COUNT") > 0 and RunFolder(Path(out).absolute()).settings.exists()
+        if wants_resume or restarted:
+            folder = run_folder.unfinished_folder(out)
+            lock = durable.Lock(folder.path)
+            warnings = launch.prepare_resume(folder, given, here)[1]
+        else:
+            settings = new_settings(given)
+            folder = run_folder.new_folder(out, settings.model_name)
+            lock, warnings = launch.prepare_start(folder, settings, here)
+        lock.share()
+        folder.stop_request.unlink(missing_ok=True)
+        return lock, {"folder": str(folder.path), "warnings": warnings}
+    except OSError as error:
+        return None, {"error": f"--out {out}: {error.strerror}; choose a folder that can be written"}
+    except ValueError as error:
+        return None, {"error": str(error)}
+
+
+def _number(variable: str) -> int:
+    return int(os.environ.get(variable, "0"))
+
+
+def _not_seen_everywhere(folder: Path) -> str:
+    """An error where a machine does not see the run folder, the same on all ranks; else ""."""
+    import torch.distributed as dist
+
+    seen: list = [None] * dist.get_world_size()
+    dist.all_gather_object(seen, (socket.gethostname(), RunFolder(folder).settings.is_file()))
+    blind = sorted({host for host, sees in seen if not sees})
+    if not blind:
+        return ""
+    return f"--out {folder}: not there on {', '.join(blind)}; name a folder that all machines share"
+
+
+def _train(folder: RunFolder, ranks, lock) -> None:
+    """Does not return. lock: of rank 0; it is held until this process ends."""
+    import torch
+
+    from . import worker
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _frame: _ask_to_stop(folder, number))
+    settings = Settings.load(folder.settings)
+    try:
+        held = lock or durable.Lock(folder.path, shared=True)
+        worker.train(folder, settings, ranks)
+        held.close()
+    except Exception as error:
+        worker.log_traceback(folder)
+        print(f"error: rank {ranks.rank}: {error}; the traceback is in {folder.log}", file=sys.stderr, flush=True)
+        if ranks.rank == 0:
+            folder.set_status(FAILED, folder.status()["step"])
+        leave(2 if isinstance(error, ValueError) else 1)
+    status = folder.status()
+    stopped = status["state"] == INTERRUPTED
+    if stopped and ranks.rank == 0:
+        print(f"stopped after step {status['step']} of {settings.steps}, saved in {folder.path}")
+        print("go on with: the same command and --resume", flush=True)
+    ranks.barrier()
+    torch.distributed.destroy_process_group()
+    leave(130 if stopped else 0)
+
+
+def _ask_to_stop(folder: RunFolder, number: int) -> None:
+    """All ranks see it after their step. A second signal ends this process at once."""
+    signal.signal(number, signal.SIG_DFL)
+    folder.stop_request.touch()

@@ -1,0 +1,164 @@
+"""A run on two hosts: network namespaces of this machine with a link between them, a name each, and the commands of the documents."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.python.commands.finetune.conftest import KEPT_MEMORY
+from tests.python.commands.finetune.test_runs import metrics, weights
+
+pytestmark = pytest.mark.full
+HOSTS = {"zeromuon-a": "10.77.0.1", "zeromuon-b": "10.77.0.2"}
+STEPS, STAGE_TIMEOUT_S = 8, 4
+# In rank 0: takes the link down in the third step of ZeroMuon, when its exchanges begin.
+CUT = """
+import os, subprocess, sys, threading, time
+
+def _patch():
+    while "zeromuon.optimizer.optimizer" not in sys.modules:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    optimizer = sys.modules["zeromuon.optimizer.optimizer"].ZeroMuon
+    step, calls = optimizer.step_requests, []
+    def cut(self, requests):
+        calls.append(1)
+        if len(calls) == 3:
+            subprocess.run(["ip", "link", "set", "link", "down"], check=True)
+        return step(self, requests)
+    optimizer.step_requests = cut
+
+if os.environ.get("RANK") == "0" and os.environ.get("TEST_CUT"):
+    threading.Thread(target=_patch, daemon=True).start()
+"""
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+def remove_hosts() -> None:
+    for host in HOSTS:
+        with contextlib.suppress(subprocess.CalledProcessError, FileNotFoundError):
+            ip("netns", "del", host)
+
+
+@pytest.fixture
+def hosts():
+    """Namespaces with a link of their own; skipped where this process may not make them."""
+    remove_hosts()
+    try:
+        for host in HOSTS:
+            ip("netns", "add", host)
+        a, b = HOSTS
+        ip("link", "add", "link", "netns", a, "type", "veth", "peer", "name", "link", "netns", b)
+        for host, address in HOSTS.items():
+            ip("-n", host, "addr", "add", f"{address}/24", "dev", "link")
+            for device in ("link", "lo"):
+                ip("-n", host, "link", "set", device, "up")
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        remove_hosts()
+        pytest.skip("this process may not make network namespaces")
+    yield HOSTS
+    remove_hosts()
+
+
+def start(host: str, rendezvous: str, arguments: list, log: Path, **variables) -> subprocess.Popen:
+    """torchrun on one host, as docs/integration.md shows it."""
+    address, first = HOSTS[host], next(iter(HOSTS.values()))
+    torchrun = ["--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-id", rendezvous]
+    torchrun += ["--rdzv-endpoint", f"{first}:29500", "--local-addr", address]
+    command = [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "zeromuon", "finetune"]
+    inside = ["ip", "netns", "exec", host, "unshare", "--uts", "sh", "-c", f'hostname {host}; exec "$@"', "sh"]
+    own = {"GLOO_SOCKET_IFNAME": "link", "OMP_NUM_THREADS": "1", **KEPT_MEMORY, **variables}
+    with open(log, "w") as file:
+        return subprocess.Popen(
+            [*inside, *command, *map(str, arguments)], env={**os.environ, **own}, stdout=file, stderr=subprocess.STDOUT
+        )
+
+
+def ranks_of(started: list[subprocess.Popen]) -> list[psutil.Process]:
+    """Processes that run a rank."""
+    found = []
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = psutil.Process(process.pid).children(recursive=True)
+            found += [child for child in family if "torch.distributed.run" not in " ".join(child.cmdline())]
+    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def options(model: Path, text_file: Path) -> list:
+    sizes = ["--batch", 4, "--seq-len", 16, "--steps", STEPS, "--save-every", 2]
+    timeout = f"optimizer.params.stage_timeout_s={STAGE_TIMEOUT_S}"
+    return ["--model", model, "--data", text_file, *sizes, "--set", "bf16.enabled=false", "--set", timeout]
+
+
+@pytest.fixture(scope="module")
+def on_one_host(command, masked_model, text_file, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("one") / "run"
+    status, output = command(*options(masked_model, text_file), "--ranks", 4, "--out", out).finish()
+    assert status == 0, output
+    return out
+
+
+def losses(run: Path) -> list[float]:
+    return [entry["loss"] for entry in metrics(run) if "loss" in entry]
+
+
+def run_on_both(hosts, rendezvous: str, arguments: list, folder: Path, **variables) -> tuple[list, list[Path]]:
+    logs = [folder / f"{rendezvous}-{host}.log" for host in hosts]
+    return [start(host, rendezvous, arguments, log, **variables) for host, log in zip(hosts, logs)], logs
+
+
+def finish(started: list[subprocess.Popen], logs: list[Path]) -> None:
+    for process, log in zip(started, logs):
+        assert process.wait(300) == 0, log.read_text()[-4000:]
+
+
+def test_two_hosts_end_with_the_bits_of_one(hosts, masked_model, text_file, on_one_host, tmp_path):
+    out = tmp_path / "run"
+    finish(*run_on_both(hosts, "whole", [*options(masked_model, text_file), "--out", out], tmp_path))
+    assert weights(out) == weights(on_one_host) and losses(out) == losses(on_one_host)
+
+
+def test_a_link_that_goes_down_in_a_step_ends_all_ranks_with_a_cause_and_a_resume_goes_on(
+    hosts, masked_model, text_file, on_one_host, tmp_path
+):
+    out, hook = tmp_path / "run", tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(CUT)
+    paths = os.pathsep.join(filter(None, [str(hook), os.environ.get("PYTHONPATH")]))
+    arguments = [*options(masked_model, text_file), "--out", out]
+    started, logs = run_on_both(hosts, "cut", arguments, tmp_path, TEST_CUT="1", PYTHONPATH=paths)
+    try:
+        deadline = time.monotonic() + 240
+        while not (out / "metrics.jsonl").exists() or len(losses(out)) < 2:
+            assert time.monotonic() < deadline and all(p.poll() is None for p in started), logs[0].read_text()[-4000:]
+            time.sleep(0.05)
+        cut_at = time.monotonic()
+        while ranks_of(started) and time.monotonic() < cut_at + 120:
+            time.sleep(0.1)
+        seconds = time.monotonic() - cut_at
+        said = [log.read_text() for log in logs]
+        assert seconds <= 2.5 * STAGE_TIMEOUT_S + 10, f"{seconds:.0f} s: {said[0][-3000:]} {said[1][-3000:]}"
+        for text in said:
+            assert "no progress for" in text and "(stage_timeout_s)" in text, text[-4000:]
+        assert "rank 2 does not answer" in said[0] and "rank 3 does not answer" in said[0], said[0][-4000:]
+    finally:
+        for process in started:
+            for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            process.kill()
+            process.wait()
+    for host in hosts:
+        ip("-n", host, "link", "set", "link", "up")
+    finish(*run_on_both(hosts, "again", ["--resume", "--out", out], tmp_path))
+    assert weights(out) == weights(on_one_host) and losses(out) == losses(on_one_host)
