@@ -42,9 +42,9 @@ def watch_engine(optimizer, zero3) -> None:
 
 def waits_in(zero3, call: str):
     """A context in which this rank waits for the others in `call`: longer than stage_timeout_s, and those that are missing
-    are named. call: "" for one that watches itself."""
+    are named. It gives a function that tells them: "" for a call that did not take so long."""
     watch = _watch_of(zero3)
-    return contextlib.nullcontext() if watch is None else watch.roll_call.inside(call)
+    return contextlib.nullcontext(lambda: "") if watch is None else watch.roll_call.inside(call)
 
 
 def end_watch(zero3) -> None:

@@ -275,8 +275,12 @@ class ZeroMuon(torch.optim.Optimizer):
             make_task(r, state, self._options, values[r.sub_group.group], count, self._decoupled_decay)
             for r, state, count in zip(requests, states, counts)
         ]
-        with waits_in(self._binding.zero3, "the step of ZeroMuon"):
-            self._binding.executor.step(tasks)
+        with waits_in(self._binding.zero3, "the step of ZeroMuon") as who_is_missing:
+            try:
+                self._binding.executor.step(tasks)
+            except _core.StepError as error:
+                missing = who_is_missing()
+                raise _core.StepError(f"{error}; {missing}" if missing else str(error)) from None
         # The counts are written back last: a step that raises has not happened.
         for state, count in zip(states, counts):
             state["step"] = count

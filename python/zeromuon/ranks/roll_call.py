@@ -10,16 +10,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import sys
 import sysconfig
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..base.warn import warn
 
 _LOOKS_PER_LIMIT = 4
+_LOOKS_TO_ANSWER = 2
 _LONGEST_PAUSE_S = 5.0
 _END_S = 1.0  # for a thread that is in a call of the store
 _numbers = itertools.count()  # of this process; equal on all ranks, which make the same ones in the same order
@@ -41,25 +43,47 @@ class RollCall:
         self._main = threading.get_ident()
         self._call, self._since, self._done = "", 0.0, 0
         self._ended = threading.Event()
-        self.close = lambda: None
+        self._looked = threading.Event()  # set once in each call that takes longer than the limit, with what was found
+        self._found = ""
+        self.close: Callable = lambda: None
         store = None
         if limit_s > 0 and self._world_size > 1:
             store = _own_store()
+        self._watched = store is not None
         if store is not None:
             thread = threading.Thread(target=_watch, args=(weakref.ref(self), store), daemon=True)
             thread.start()
             self.close = weakref.finalize(self, _end, self._ended, thread)  # at the latest when Python ends
 
     @contextlib.contextmanager
-    def inside(self, call: str) -> Iterator[None]:
-        """While this rank is in `call`, which all ranks make the same number of times. call: "" where it is watched otherwise."""
+    def inside(self, call: str) -> Iterator[Callable[[], str]]:
+        """While this rank is in `call`, which all ranks make the same number of times.
+
+        What it gives says, within the call, who is missing: "" where the call has not taken longer than the limit, else after
+        a few looks at most.
+        """
         before = self._call
+        self._looked.clear()
         self._since, self._call = time.monotonic(), call
         try:
-            yield
+            yield self._who_is_missing
         finally:
             self._call, self._since = before, time.monotonic()
             self._done += 1
+
+    def _who_is_missing(self) -> str:
+        if not self._watched or time.monotonic() - self._since <= self._limit_s:
+            return ""
+        if self._looked.wait((_LOOKS_TO_ANSWER + 2) * self.pause_s()):
+            return self._found
+        host = os.environ.get("MASTER_ADDR", "rank 0's host")
+        return f"the store of the process group, at {host}, does not answer: the host, or the connection to it, is down"
+
+    def found(self, question: str, who: str) -> None:
+        """What the thread heard on `question`, unless this rank has gone on since."""
+        if question == f"{self._done} {self._call}":
+            self._found = who
+            self._looked.set()
 
     def pause_s(self) -> float:
         return min(self._limit_s / _LOOKS_PER_LIMIT, _LONGEST_PAUSE_S)
@@ -100,10 +124,17 @@ def _watch(held: weakref.ref[RollCall], store) -> None:
             if waits and asked != question:
                 asked = question
                 store.set(f"{prefix}/{question}/{rank}", json.dumps(state))
-                if store.compare_set(f"{prefix}/{question}", "", str(rank)).decode() == str(rank):
+                asks = store.compare_set(f"{prefix}/{question}", "", str(rank)).decode() == str(rank)
+                if asks:
                     store.set(f"{prefix}/asked", question)
-                    ended.wait(2 * pause_s)
-                    _say(state["call"], limit_s, rank, _answers(store, f"{prefix}/{question}", world_size), state)
+                ended.wait(_LOOKS_TO_ANSWER * pause_s)
+                who = _missing(_answers(store, f"{prefix}/{question}", world_size), state)
+                if asks:
+                    said = f"zeromuon: rank {rank} has waited for more than {limit_s:g} s in {state['call']}: {who}"
+                    print(said, file=sys.stderr, flush=True)
+                if (roll_call := held()) is not None:
+                    roll_call.found(question, who)
+                    del roll_call
             elif store.check([f"{prefix}/asked"]):
                 question = store.get(f"{prefix}/asked").decode()
                 if question != answered:
@@ -118,7 +149,8 @@ def _answers(store, key: str, world_size: int) -> list[dict | None]:
     return [json.loads(store.get(key)) if store.check([key]) else None for key in keys]
 
 
-def _say(call: str, limit_s: float, rank: int, answers: list[dict | None], mine: dict) -> None:
+def _missing(answers: list[dict | None], mine: dict) -> str:
+    """answers: of each rank, None where it gave none. mine: where the asking rank is."""
     missing = []
     for other, state in enumerate(answers):
         if state is None:
@@ -126,11 +158,11 @@ def _say(call: str, limit_s: float, rank: int, answers: list[dict | None], mine:
         elif (state["call"], state["done"]) != (mine["call"], mine["done"]):
             where = f"in {state['call']}" if state["call"] else f"at {state['at']}"
             behind = mine["done"] - state["done"]
-            missing.append(
-                f"rank {other} is {where}, " + (f"{behind} calls behind" if behind > 0 else "before this call")
+            how_far = (
+                f"{behind} calls behind" if behind > 0 else "after this call" if behind < 0 else "before this call"
             )
-    who = "; ".join(missing) or "all ranks are in it: the connection between them, or the slowest of them, holds it up"
-    print(f"zeromuon: rank {rank} has waited for more than {limit_s:g} s in {call}: {who}", file=sys.stderr, flush=True)
+            missing.append(f"rank {other} is {where}, {how_far}")
+    return "; ".join(missing) or "all ranks are in it: the connection between them, or the slowest of them, holds it up"
 
 
 def _place(thread: int) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,22 +20,24 @@ from tests.python.commands.finetune.test_runs import metrics, weights
 pytestmark = pytest.mark.full
 HOSTS = {"zeromuon-a": "10.77.0.1", "zeromuon-b": "10.77.0.2"}
 STEPS, STAGE_TIMEOUT_S = 8, 4
-# In rank 0: takes the link down in the third step of ZeroMuon, when its exchanges begin.
+ERROR = re.compile(r"^error: (rank .*)$", re.MULTILINE)
+OURS, DEEPSPEEDS = "zeromuon.optimizer.optimizer ZeroMuon step_requests", "zeromuon.deepspeed.watch _Watch pre_step"
+# In rank 0: takes the link down when the method that TEST_CUT names is called for the third time.
 CUT = """
 import os, subprocess, sys, threading, time
 
 def _patch():
-    while "zeromuon.optimizer.optimizer" not in sys.modules:
+    module, kind, name = os.environ["TEST_CUT"].split()
+    while not hasattr(sys.modules.get(module), kind):
         time.sleep(0.01)
-    time.sleep(0.2)
-    optimizer = sys.modules["zeromuon.optimizer.optimizer"].ZeroMuon
-    step, calls = optimizer.step_requests, []
-    def cut(self, requests):
+    kind = getattr(sys.modules[module], kind)
+    method, calls = getattr(kind, name), []
+    def cut(*given):
         calls.append(1)
         if len(calls) == 3:
-            subprocess.run(["ip", "link", "set", "link", "down"], check=True)
-        return step(self, requests)
-    optimizer.step_requests = cut
+            subprocess.run(["ip", "link", "set", "wire", "down"], check=True)
+        return method(*given)
+    setattr(kind, name, cut)
 
 if os.environ.get("RANK") == "0" and os.environ.get("TEST_CUT"):
     threading.Thread(target=_patch, daemon=True).start()
@@ -58,14 +62,16 @@ def hosts():
         for host in HOSTS:
             ip("netns", "add", host)
         a, b = HOSTS
-        ip("link", "add", "link", "netns", a, "type", "veth", "peer", "name", "link", "netns", b)
+        ip("link", "add", "name", "wire", "netns", a, "type", "veth", "peer", "name", "wire", "netns", b)
         for host, address in HOSTS.items():
-            ip("-n", host, "addr", "add", f"{address}/24", "dev", "link")
-            for device in ("link", "lo"):
+            ip("-n", host, "addr", "add", f"{address}/24", "dev", "wire")
+            for device in ("wire", "lo"):
                 ip("-n", host, "link", "set", device, "up")
-    except (subprocess.CalledProcessError, FileNotFoundError):
+    except FileNotFoundError:
+        pytest.skip("iproute2 is missing: no network namespaces")
+    except subprocess.CalledProcessError as error:
         remove_hosts()
-        pytest.skip("this process may not make network namespaces")
+        pytest.skip(f"this process may not make network namespaces: {error.stderr.decode().strip()}")
     yield HOSTS
     remove_hosts()
 
@@ -76,8 +82,11 @@ def start(host: str, rendezvous: str, arguments: list, log: Path, **variables) -
     torchrun = ["--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-id", rendezvous]
     torchrun += ["--rdzv-endpoint", f"{first}:29500", "--local-addr", address]
     command = [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "zeromuon", "finetune"]
-    inside = ["ip", "netns", "exec", host, "unshare", "--uts", "sh", "-c", f'hostname {host}; exec "$@"', "sh"]
-    own = {"GLOO_SOCKET_IFNAME": "link", "OMP_NUM_THREADS": "1", **KEPT_MEMORY, **variables}
+    names = log.with_name("hosts")
+    names.write_text("".join(f"{address} {name}\n" for name, address in {"localhost": "127.0.0.1", **HOSTS}.items()))
+    as_host = f'hostname {host}; mount --bind {names} /etc/hosts; exec "$@"'
+    inside = ["ip", "netns", "exec", host, "unshare", "--uts", "--mount", "sh", "-c", as_host, "sh"]
+    own = {"GLOO_SOCKET_IFNAME": "wire", "OMP_NUM_THREADS": "1", **KEPT_MEMORY, **variables}
     with open(log, "w") as file:
         return subprocess.Popen(
             [*inside, *command, *map(str, arguments)], env={**os.environ, **own}, stdout=file, stderr=subprocess.STDOUT
@@ -117,6 +126,39 @@ def run_on_both(hosts, rendezvous: str, arguments: list, folder: Path, **variabl
     return [start(host, rendezvous, arguments, log, **variables) for host, log in zip(hosts, logs)], logs
 
 
+def bytes_sent(host: str) -> int:
+    """Over the link, since it was made."""
+    said = subprocess.run(
+        ["ip", "-n", host, "-s", "-j", "link", "show", "wire"], check=True, capture_output=True
+    ).stdout
+    return json.loads(said)[0]["stats64"]["tx"]["bytes"]
+
+
+@contextlib.contextmanager
+def cut_run(hosts, cut: str, arguments: list, out: Path, folder: Path):
+    """A run whose link goes down in the third step. Gives its processes and logs once two steps are done; ends them after."""
+    hook = folder / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(CUT)
+    paths = os.pathsep.join(filter(None, [str(hook), os.environ.get("PYTHONPATH")]))
+    started, logs = run_on_both(hosts, "cut", [*arguments, "--out", out], folder, TEST_CUT=cut, PYTHONPATH=paths)
+    try:
+        deadline = time.monotonic() + 240
+        while not (out / "metrics.jsonl").exists() or len(losses(out)) < 2:
+            assert time.monotonic() < deadline and all(p.poll() is None for p in started), logs[0].read_text()[-4000:]
+            time.sleep(0.05)
+        yield started, logs
+    finally:
+        for process in started:
+            for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            process.kill()
+            process.wait()
+        for host in hosts:
+            ip("-n", host, "link", "set", "wire", "up")
+
+
 def finish(started: list[subprocess.Popen], logs: list[Path]) -> None:
     for process, log in zip(started, logs):
         assert process.wait(300) == 0, log.read_text()[-4000:]
@@ -126,39 +168,44 @@ def test_two_hosts_end_with_the_bits_of_one(hosts, masked_model, text_file, on_o
     out = tmp_path / "run"
     finish(*run_on_both(hosts, "whole", [*options(masked_model, text_file), "--out", out], tmp_path))
     assert weights(out) == weights(on_one_host) and losses(out) == losses(on_one_host)
+    # Each host keeps half of the weights, and the other gathers them in each step at least once.
+    assert all(bytes_sent(host) > STEPS * len(weights(out)) / 2 for host in hosts), "the link was used"
 
 
 def test_a_link_that_goes_down_in_a_step_ends_all_ranks_with_a_cause_and_a_resume_goes_on(
     hosts, masked_model, text_file, on_one_host, tmp_path
 ):
-    out, hook = tmp_path / "run", tmp_path / "hook"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(CUT)
-    paths = os.pathsep.join(filter(None, [str(hook), os.environ.get("PYTHONPATH")]))
-    arguments = [*options(masked_model, text_file), "--out", out]
-    started, logs = run_on_both(hosts, "cut", arguments, tmp_path, TEST_CUT="1", PYTHONPATH=paths)
-    try:
-        deadline = time.monotonic() + 240
-        while not (out / "metrics.jsonl").exists() or len(losses(out)) < 2:
-            assert time.monotonic() < deadline and all(p.poll() is None for p in started), logs[0].read_text()[-4000:]
-            time.sleep(0.05)
+    out, limit_s = tmp_path / "run", 2.5 * STAGE_TIMEOUT_S + 10
+    with cut_run(hosts, OURS, options(masked_model, text_file), out, tmp_path) as (started, logs):
         cut_at = time.monotonic()
         while ranks_of(started) and time.monotonic() < cut_at + 120:
             time.sleep(0.1)
         seconds = time.monotonic() - cut_at
         said = [log.read_text() for log in logs]
-        assert seconds <= 2.5 * STAGE_TIMEOUT_S + 10, f"{seconds:.0f} s: {said[0][-3000:]} {said[1][-3000:]}"
-        for text in said:
-            assert "no progress for" in text and "(stage_timeout_s)" in text, text[-4000:]
-        assert "rank 2 does not answer" in said[0] and "rank 3 does not answer" in said[0], said[0][-4000:]
-    finally:
-        for process in started:
-            for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
-            process.kill()
-            process.wait()
-    for host in hosts:
-        ip("-n", host, "link", "set", "link", "up")
+        assert seconds <= limit_s, f"{seconds:.0f} s: {said[0][-3000:]} {said[1][-3000:]}"
+    for host, text in enumerate(said):
+        assert errors_of(text) == {f"rank {2 * host}", f"rank {2 * host + 1}"}, text[-4000:]
+        assert "no progress for" in text and "(stage_timeout_s)" in text, text[-4000:]
+    for error in ERROR.findall(said[0]):
+        assert "rank 2 does not answer" in error and "rank 3 does not answer" in error, error
+    for error in ERROR.findall(said[1]):
+        assert f"the store of the process group, at {HOSTS['zeromuon-a']}, does not answer" in error, error
     finish(*run_on_both(hosts, "again", ["--resume", "--out", out], tmp_path))
     assert weights(out) == weights(on_one_host) and losses(out) == losses(on_one_host)
+
+
+def errors_of(text: str) -> set[str]:
+    return {error.partition(":")[0] for error in ERROR.findall(text)}
+
+
+def test_ranks_that_a_collective_of_deepspeed_waits_for_are_named(hosts, masked_model, text_file, tmp_path):
+    out = tmp_path / "run"
+    with cut_run(hosts, DEEPSPEEDS, options(masked_model, text_file), out, tmp_path) as (_, logs):
+        deadline, text = time.monotonic() + 2.5 * STAGE_TIMEOUT_S + 10, ""
+        while "rank 3 does not answer" not in text:
+            assert time.monotonic() < deadline, text[-4000:]
+            time.sleep(0.1)
+            text = logs[0].read_text()
+    assert re.search(
+        r"has waited for more than 4 s in DeepSpeed's part of engine.step\(\): rank 2 does not answer", text
+    )
