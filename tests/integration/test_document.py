@@ -12,7 +12,7 @@ from zeromuon.deepspeed import muon_params, watch
 from zeromuon.optimizer import state
 
 TEXT = doc_blocks.DOCUMENT.read_text()
-OTHERS = {"trainer_resume", "convert"}  # run in test_hosts.py, too
+OTHERS = {"trainer_resume", "convert", "several_machines"}  # run in test_hosts.py, too, the last in test_two_hosts.py
 
 
 def test_every_block_is_a_file_or_a_command_that_a_test_runs():

@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from ...base import durable
 from ...ranks.leave import leave
@@ -25,10 +26,10 @@ def by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
 
 
-def run(given: dict, out: str | None, wants_resume: bool, new_settings: Callable[[dict], Settings]) -> int:
+def run(given: dict, out: str | None, wants_resume: bool, new_settings: Callable[[dict], Settings]) -> NoReturn:
     """The life of this rank, with torchrun's number of ranks. new_settings: of a new run, from what was given.
 
-    Returns the exit status, the same on all ranks where they end together: 0 finished, 130 stopped and saved, 2 bad input.
+    Does not return: it leaves with the exit status, 0 when finished or stopped and saved, 2 for bad input, 1 for what failed.
     """
     os.environ.update(launch.rank_environment(_number("LOCAL_WORLD_SIZE")))
     import torch
@@ -74,11 +75,21 @@ def _prepared(given: dict, out: str | None, wants_resume: bool, new_settings: Ca
             lock, warnings = launch.prepare_start(folder, settings, here)
         lock.share()
         folder.stop_request.unlink(missing_ok=True)
-        return lock, {"folder": str(folder.path), "warnings": warnings}
+        return lock, {"folder": str(folder.path), "warnings": [*warnings, *_restarts_that_may_fail()]}
     except OSError as error:
         return None, {"error": f"--out {out}: {error.strerror}; choose a folder that can be written"}
     except ValueError as error:
         return None, {"error": str(error)}
+
+
+def _restarts_that_may_fail() -> list[str]:
+    """A warning where torchrun may restart ranks with the store of those before, in which gloo looks up addresses."""
+    if _number("TORCHELASTIC_MAX_RESTARTS") < 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return []
+    return [
+        "a restart by this torchrun may find the addresses of the ranks before it and end with 'Connection refused': export "
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, on all machines, gives each restart a store of its own"
+    ]
 
 
 def _number(variable: str) -> int:
@@ -97,8 +108,8 @@ def _not_seen_everywhere(folder: Path) -> str:
     return f"--out {folder}: not there on {', '.join(blind)}; name a folder that all machines share"
 
 
-def _train(folder: RunFolder, ranks, lock) -> None:
-    """Does not return. lock: of rank 0; it is held until this process ends."""
+def _train(folder: RunFolder, ranks, lock) -> NoReturn:
+    """lock: of rank 0; it is held until this process ends."""
     import torch
 
     from . import worker
@@ -123,7 +134,7 @@ def _train(folder: RunFolder, ranks, lock) -> None:
         print("go on with: the same command and --resume", flush=True)
     ranks.barrier()
     torch.distributed.destroy_process_group()
-    leave(130 if stopped else 0)
+    leave(0)  # also when stopped: torchrun would restart what ends with another status
 
 
 def _ask_to_stop(folder: RunFolder, number: int) -> None:

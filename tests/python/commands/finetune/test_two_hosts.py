@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.integration import doc_blocks
 from tests.python.commands.finetune.conftest import KEPT_MEMORY
 from tests.python.commands.finetune.test_runs import metrics, weights
 
@@ -76,21 +78,32 @@ def hosts():
     remove_hosts()
 
 
-def start(host: str, rendezvous: str, arguments: list, log: Path, **variables) -> subprocess.Popen:
-    """torchrun on one host, as docs/integration.md shows it."""
-    address, first = HOSTS[host], next(iter(HOSTS.values()))
-    torchrun = ["--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-id", rendezvous]
-    torchrun += ["--rdzv-endpoint", f"{first}:29500", "--local-addr", address]
-    command = [sys.executable, "-m", "torch.distributed.run", *torchrun, "-m", "zeromuon", "finetune"]
+def start(
+    host: str, rendezvous: str, options: list, out: Path, log: Path, restarts: int = 0, **variables
+) -> subprocess.Popen:
+    """The command of docs/integration.md on one host, with more options at its end."""
+    first = next(iter(HOSTS.values()))
+    script = doc_blocks.command("several_machines").rstrip()
+    for written, meant in {
+        "=eth0": "=wire",
+        "my-run": rendezvous,
+        "10.0.0.1:": f"{first}:",
+        "10.0.0.2": HOSTS[host],
+        "MODEL": options[1],
+        "TEXT": options[3],
+        "/shared/run": out,
+        " -m zeromuon": f" --max-restarts {restarts} -m zeromuon",
+    }.items():
+        assert script.count(written) == 1, written
+        script = script.replace(written, str(meant))
     names = log.with_name("hosts")
     names.write_text("".join(f"{address} {name}\n" for name, address in {"localhost": "127.0.0.1", **HOSTS}.items()))
-    as_host = f'hostname {host}; mount --bind {names} /etc/hosts; exec "$@"'
-    inside = ["ip", "netns", "exec", host, "unshare", "--uts", "--mount", "sh", "-c", as_host, "sh"]
-    own = {"GLOO_SOCKET_IFNAME": "wire", "OMP_NUM_THREADS": "1", **KEPT_MEMORY, **variables}
+    script = f"hostname {host}\nmount --bind {names} /etc/hosts\n{script} {shlex.join(map(str, options[4:]))}"
+    inside = ["ip", "netns", "exec", host, "unshare", "--uts", "--mount", "bash", "-e", "-c", script]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    own = {"OMP_NUM_THREADS": "1", "PATH": path, **KEPT_MEMORY, **variables}
     with open(log, "w") as file:
-        return subprocess.Popen(
-            [*inside, *command, *map(str, arguments)], env={**os.environ, **own}, stdout=file, stderr=subprocess.STDOUT
-        )
+        return subprocess.Popen(inside, env={**os.environ, **own}, stdout=file, stderr=subprocess.STDOUT)
 
 
 def ranks_of(started: list[subprocess.Popen]) -> list[psutil.Process]:
@@ -99,7 +112,11 @@ def ranks_of(started: list[subprocess.Popen]) -> list[psutil.Process]:
     for process in started:
         with contextlib.suppress(psutil.NoSuchProcess):
             family = psutil.Process(process.pid).children(recursive=True)
-            found += [child for child in family if "torch.distributed.run" not in " ".join(child.cmdline())]
+            found += [
+                child
+                for child in family
+                if "-m zeromuon" in (line := " ".join(child.cmdline())) and "torchrun" not in line
+            ]
     return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -121,9 +138,11 @@ def losses(run: Path) -> list[float]:
     return [entry["loss"] for entry in metrics(run) if "loss" in entry]
 
 
-def run_on_both(hosts, rendezvous: str, arguments: list, folder: Path, **variables) -> tuple[list, list[Path]]:
-    logs = [folder / f"{rendezvous}-{host}.log" for host in hosts]
-    return [start(host, rendezvous, arguments, log, **variables) for host, log in zip(hosts, logs)], logs
+def run_on_both(
+    hosts, rendezvous: str, options: list, out: Path, restarts: int = 0, **variables
+) -> tuple[list, list[Path]]:
+    logs = [out.with_name(f"{rendezvous}-{host}.log") for host in hosts]
+    return [start(host, rendezvous, options, out, log, restarts, **variables) for host, log in zip(hosts, logs)], logs
 
 
 def bytes_sent(host: str) -> int:
@@ -135,19 +154,33 @@ def bytes_sent(host: str) -> int:
 
 
 @contextlib.contextmanager
-def cut_run(hosts, cut: str, arguments: list, out: Path, folder: Path):
+def cut_run(hosts, cut: str, options: list, out: Path):
     """A run whose link goes down in the third step. Gives its processes and logs once two steps are done; ends them after."""
-    hook = folder / "hook"
+    hook = out.with_name("hook")
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(CUT)
     paths = os.pathsep.join(filter(None, [str(hook), os.environ.get("PYTHONPATH")]))
-    started, logs = run_on_both(hosts, "cut", [*arguments, "--out", out], folder, TEST_CUT=cut, PYTHONPATH=paths)
+    started, logs = run_on_both(hosts, "cut", options, out, TEST_CUT=cut, PYTHONPATH=paths)
     try:
-        deadline = time.monotonic() + 240
-        while not (out / "metrics.jsonl").exists() or len(losses(out)) < 2:
-            assert time.monotonic() < deadline and all(p.poll() is None for p in started), logs[0].read_text()[-4000:]
-            time.sleep(0.05)
-        yield started, logs
+        with ended_with_their_ranks(started):
+            wait_for_two_steps(out, started, logs)
+            yield started, logs
+    finally:
+        for host in hosts:
+            ip("-n", host, "link", "set", "wire", "up")
+
+
+def wait_for_two_steps(out: Path, started: list[subprocess.Popen], logs: list[Path]) -> None:
+    deadline = time.monotonic() + 240
+    while not (out / "metrics.jsonl").exists() or len(losses(out)) < 2:
+        assert time.monotonic() < deadline and all(p.poll() is None for p in started), logs[0].read_text()[-4000:]
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def ended_with_their_ranks(started: list[subprocess.Popen]):
+    try:
+        yield
     finally:
         for process in started:
             for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
@@ -155,8 +188,6 @@ def cut_run(hosts, cut: str, arguments: list, out: Path, folder: Path):
                     child.kill()
             process.kill()
             process.wait()
-        for host in hosts:
-            ip("-n", host, "link", "set", "wire", "up")
 
 
 def finish(started: list[subprocess.Popen], logs: list[Path]) -> None:
@@ -166,7 +197,7 @@ def finish(started: list[subprocess.Popen], logs: list[Path]) -> None:
 
 def test_two_hosts_end_with_the_bits_of_one(hosts, masked_model, text_file, on_one_host, tmp_path):
     out = tmp_path / "run"
-    finish(*run_on_both(hosts, "whole", [*options(masked_model, text_file), "--out", out], tmp_path))
+    finish(*run_on_both(hosts, "whole", options(masked_model, text_file), out))
     assert weights(out) == weights(on_one_host) and losses(out) == losses(on_one_host)
     # Each host keeps half of the weights, and the other gathers them in each step at least once.
     assert all(bytes_sent(host) > STEPS * len(weights(out)) / 2 for host in hosts), "the link was used"
@@ -176,7 +207,7 @@ def test_a_link_that_goes_down_in_a_step_ends_all_ranks_with_a_cause_and_a_resum
     hosts, masked_model, text_file, on_one_host, tmp_path
 ):
     out, limit_s = tmp_path / "run", 2.5 * STAGE_TIMEOUT_S + 10
-    with cut_run(hosts, OURS, options(masked_model, text_file), out, tmp_path) as (started, logs):
+    with cut_run(hosts, OURS, options(masked_model, text_file), out) as (started, logs):
         cut_at = time.monotonic()
         while ranks_of(started) and time.monotonic() < cut_at + 120:
             time.sleep(0.1)
@@ -190,7 +221,7 @@ def test_a_link_that_goes_down_in_a_step_ends_all_ranks_with_a_cause_and_a_resum
         assert "rank 2 does not answer" in error and "rank 3 does not answer" in error, error
     for error in ERROR.findall(said[1]):
         assert f"the store of the process group, at {HOSTS['zeromuon-a']}, does not answer" in error, error
-    finish(*run_on_both(hosts, "again", ["--resume", "--out", out], tmp_path))
+    finish(*run_on_both(hosts, "again", [*options(masked_model, text_file), "--resume"], out))
     assert weights(out) == weights(on_one_host) and losses(out) == losses(on_one_host)
 
 
@@ -200,7 +231,7 @@ def errors_of(text: str) -> set[str]:
 
 def test_ranks_that_a_collective_of_deepspeed_waits_for_are_named(hosts, masked_model, text_file, tmp_path):
     out = tmp_path / "run"
-    with cut_run(hosts, DEEPSPEEDS, options(masked_model, text_file), out, tmp_path) as (_, logs):
+    with cut_run(hosts, DEEPSPEEDS, options(masked_model, text_file), out) as (_, logs):
         deadline, text = time.monotonic() + 2.5 * STAGE_TIMEOUT_S + 10, ""
         while "rank 3 does not answer" not in text:
             assert time.monotonic() < deadline, text[-4000:]
@@ -209,3 +240,18 @@ def test_ranks_that_a_collective_of_deepspeed_waits_for_are_named(hosts, masked_
     assert re.search(
         r"has waited for more than 4 s in DeepSpeed's part of engine.step\(\): rank 2 does not answer", text
     )
+
+
+def test_a_rank_that_is_killed_on_one_host_restarts_all_and_the_bits_are_the_same(
+    hosts, masked_model, text_file, on_one_host, tmp_path
+):
+    out = tmp_path / "run"
+    started, logs = run_on_both(
+        hosts, "killed", options(masked_model, text_file), out, restarts=1, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"
+    )
+    with ended_with_their_ranks(started):
+        wait_for_two_steps(out, started, logs)
+        next(rank for rank in ranks_of(started) if rank.environ().get("RANK") == "3").kill()
+        finish(started, logs)
+    assert "going on from the checkpoint of step" in logs[0].read_text()
+    assert weights(out) == weights(on_one_host) and losses(out) == losses(on_one_host)
