@@ -54,6 +54,22 @@ def _momentum_dtypes(engine) -> list[str]:
     return sorted({str(optimizer.state[flat]["exp_avg"].dtype) for flat in muon})
 
 
+def module_only() -> dict:
+    """Whether load_module_only, alone and with load_optimizer_states, brings back the weights of a checkpoint."""
+    loaded = {}
+    for how, options in (("alone", {}), ("told", {"load_optimizer_states": False})):
+        case = Case("module only", sub_group=150)
+        model, engine = world.build_engine(case)
+        saved = world.whole_weights(model)
+        folder = str(_folder("module_only"))
+        engine.save_checkpoint(folder)
+        world.train(engine, models.batches(case, dist.get_world_size()), range(1))
+        engine.load_checkpoint(folder, load_module_only=True, **options)
+        weights = world.whole_weights(model)
+        loaded[how] = all(torch.equal(weights[name], saved[name]) for name in saved)
+    return loaded
+
+
 def other_momentum_dtype(saved: str, loaded: str) -> dict:
     """Saved with one data type of the momentum, loaded by a run with another: the momenta then, and what is said."""
 

@@ -55,6 +55,42 @@ def offload_states() -> dict:
     return on_ranks(engine.offload_states)
 
 
+# ---- what the documents say of DeepSpeed -------------------------------------------------------------
+
+
+def gradient_after_a_step(fused_step: str) -> dict:
+    """How long a gradient is that safe_get_full_grad shows after a clipped step with offload, and before it."""
+    from deepspeed.utils import safe_get_full_grad
+
+    case = Case("clipped", sub_group=150, offload=True, clip=1e-3, options={"fused_step": fused_step})
+    model, engine = world.build_engine(case)
+    batch = models.batches(case, dist.get_world_size())[0][0][dist.get_rank()]
+    engine.backward(world.loss_of(engine, batch))
+    norms = []
+    for _ in range(2):
+        norms.append(float(torch.stack([safe_get_full_grad(p).norm() for p in model.parameters()]).norm()))
+        engine.step()
+    return {"before": norms[0], "after": norms[1]}
+
+
+def batch_size_that_is_set() -> dict:
+    """Micro-batches of each step around a change from 2 to 3 of them."""
+    case = Case("set", sub_group=150, accumulation=2)
+    _, engine = world.build_engine(case)
+    batch = models.batches(case, dist.get_world_size())[0][0][dist.get_rank()]
+    lengths, count = [], 0
+    for micro_step in range(4 + 2 + 3):
+        if micro_step == 4:
+            engine.set_train_batch_size(3 * 4 * dist.get_world_size())
+        before, count = engine.global_steps, count + 1
+        engine.backward(world.loss_of(engine, batch))
+        engine.step()
+        if engine.global_steps > before:
+            lengths.append(count)
+            count = 0
+    return {"lengths": lengths}
+
+
 # ---- warnings ------------------------------------------------------------------------------------
 
 

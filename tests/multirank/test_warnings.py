@@ -1,4 +1,4 @@
-"""What DeepSpeed does wrong for every optimizer is said once, with the remedy."""
+"""What DeepSpeed does wrong for every optimizer is said once, with the remedy, or stands in the documents."""
 
 import pytest
 
@@ -36,3 +36,22 @@ def test_a_parameter_that_is_stepped_with_an_old_gradient_is_named_once(world_si
     assert "requires_grad_(False)" in first[0]
     assert second == []
     assert result["moved"] > 1e-3, "DeepSpeed does step it: when it no longer does, the warning must go"
+
+
+@pytest.mark.parametrize(
+    "world_size, row",
+    [on(f"gradient after a step, fused {f}", "gradient_after_a_step", fused_step=f) for f in ("on", "off")],
+)
+def test_a_gradient_that_is_read_after_a_fused_step_is_not_clipped(world_size, row, result):
+    clipped = 1e-3 if row["arguments"]["fused_step"] == "off" else result["before"]
+    assert result["before"] > 0.1 and result["after"] == pytest.approx(clipped, rel=1e-4)
+
+
+@pytest.mark.parametrize("world_size, row", [on("module only", "module_only")])
+def test_load_module_only_needs_to_be_told_that_there_are_no_states(world_size, row, result):
+    assert (result["alone"], result["told"]) == (False, True)
+
+
+@pytest.mark.parametrize("world_size, row", [on("batch size set", "batch_size_that_is_set")])
+def test_a_batch_size_set_between_its_multiples_cuts_the_next_step_short(world_size, row, result):
+    assert result["lengths"] == [2, 2, 2, 3]
