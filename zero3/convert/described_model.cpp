@@ -27,18 +27,49 @@ std::string without_numbers(const std::string& name) {
   return out;
 }
 
+using Shapes = std::map<std::string, std::vector<int64_t>>;
+
+// What stands before the names of a model without a head where it is a part of a model with one:
+// of the prefixes with which a name is found, the one that finds the most; "" where names are found
+// as they are, or none is.
+std::string prefix_of(const std::vector<DescribedTensor>& tensors, const Shapes& found) {
+  const auto finds = [&](const std::string& prefix) {
+    return std::count_if(tensors.begin(), tensors.end(), [&](const DescribedTensor& tensor) {
+      return found.contains(prefix + tensor.name);
+    });
+  };
+  std::string best;
+  auto most = finds("");
+  if (most > 0 || tensors.empty()) return best;
+  const std::string ending = "." + tensors.front().name;
+  for (const auto& [name, shape] : found) {
+    if (!name.ends_with(ending)) continue;
+    const std::string prefix = name.substr(0, name.size() - tensors.front().name.size());
+    if (const auto count = finds(prefix); count > most) {
+      most = count;
+      best = prefix;
+    }
+  }
+  return best;
+}
+
 }  // namespace
 
-void DescribedModel::check(const std::map<std::string, std::vector<int64_t>>& found,
-                           bool whole) const {
-  std::set<std::string> names, kinds;
+void DescribedModel::check(const Shapes& found, bool whole) const {
+  const std::string prefix = prefix_of(tensors, found);
+  std::set<std::string> names, kinds, found_kinds;
   std::vector<std::string> missing, more;
+  for (const auto& [name, shape] : found) found_kinds.insert(without_numbers(name));
   for (const DescribedTensor& tensor : tensors) {
-    names.insert(tensor.name);
-    kinds.insert(without_numbers(tensor.name));
-    const auto here = found.find(tensor.name);
+    const std::string name = prefix + tensor.name, kind = without_numbers(name);
+    names.insert(name);
+    kinds.insert(kind);
+    const auto here = found.find(name);
     if (here == found.end()) {
-      if (tensor.needed) missing.push_back(tensor.name);
+      // With a head a model may do without a part, as a pooler, but not without a layer.
+      if (tensor.needed && (prefix.empty() || found_kinds.contains(kind))) {
+        missing.push_back(tensor.name);
+      }
       continue;
     }
     require(here->second == tensor.shape, folder, ": its config.json describes another model: \"",

@@ -21,7 +21,8 @@ struct DescribedModel {
 
   // found: name -> shape of what a checkpoint has; whole: they are all of it. Raises ValueError for
   // shapes that differ, and where they are all for tensors that one side lacks: of the found ones
-  // those that are named as the model's are but for a number (a further layer).
+  // those that are named as the model's are but for a number (a further layer). The model may be
+  // the base of the checkpoint's, whose names then have a prefix ("bert.") and more beside them.
   void check(const std::map<std::string, std::vector<int64_t>>& found, bool whole) const;
 };
 

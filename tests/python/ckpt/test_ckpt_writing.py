@@ -114,6 +114,37 @@ def test_export_compares_the_weights_with_the_model_whose_config_goes_with_them(
     assert status == 0, "a part is what was asked for"
 
 
+@pytest.mark.parametrize(
+    "change, found",
+    [
+        (lambda base: base, ""),
+        (lambda base: {**base, "pooler.weight": torch.zeros(3)}, ""),
+        (
+            lambda base: {**base, "layers.2.w": torch.zeros(2, 3)},
+            '1 tensors are there and not in the checkpoint, "layers.2.w"',
+        ),
+        (
+            lambda base: {name: value for name, value in base.items() if "1" not in name},
+            'in the checkpoint and not there, "bert.layers.1.w"',
+        ),
+        (
+            lambda base: {**base, "layers.1.w": torch.zeros(2, 4)},
+            '"layers.1.w" is 2x4 there, and 2x3 in the checkpoint',
+        ),
+    ],
+    ids=["its own", "a pooler more", "a layer more", "a layer less", "wider"],
+)
+def test_the_model_may_be_the_base_of_the_one_that_was_trained(ckpt, tmp_path, change, found):
+    base = {"emb.weight": torch.zeros(5, 3), **{f"layers.{i}.w": torch.zeros(2, 3) for i in range(2)}}
+    source, trained = tmp_path / "source", tmp_path / "trained.safetensors"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    save_file({**{f"bert.{name}": value for name, value in base.items()}, "head.weight": torch.zeros(5)}, trained)
+    save_file(change(base), source / "model.safetensors")
+    status, _, err = ckpt("export", trained, "-o", tmp_path / "out", "--config-from", source)
+    assert (status, found in err) == (2 if found else 0, True), err
+
+
 # ---- reshard, universal, convert-optimizer -------------------------------------------------------
 
 

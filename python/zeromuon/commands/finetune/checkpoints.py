@@ -44,13 +44,16 @@ def seed_random(seed: int, rank: int) -> None:
     torch.manual_seed(value)
 
 
-def save(engine, ranks: Ranks, folder: Path, step: int, position: int) -> None:
+def save(engine, ranks: Ranks, folder: Path, step: int, position: int, before: Path | None = None) -> None:
     """Writes checkpoint `step<N>` under `folder`; every rank must call it. It is whole, and `latest` names it, once all that
-    every rank wrote is on disk. Raises SaveFailed when a file cannot be written."""
+    every rank wrote is on disk. before: a file of rank 0 that is on disk when it is. Raises SaveFailed when a file cannot be
+    written."""
     tag = folder / f"step{step}"
     client = {KEY: {"step": step, "position": position, "random": random_state(), "rank": ranks.rank}}
     try:
         if ranks.rank == 0:
+            if before is not None:
+                durable.sync(before)
             durable.make_folder(folder)
             saved.unmark(tag)
         ranks.barrier()

@@ -169,7 +169,8 @@ class Trainer:
 
     def _save(self) -> None:
         self.progress.note(f"saving checkpoint at step {self.step}")
-        checkpoints.save(self.engine, self.ranks, self.folder.checkpoints, self.step, self.batches.position)
+        metrics, folder = self.folder.metrics, self.folder.checkpoints
+        checkpoints.save(self.engine, self.ranks, folder, self.step, self.batches.position, before=metrics)
         if self.ranks.rank == 0:
             saved.drop_old(self.folder.checkpoints, self.settings.keep_checkpoints)
         self.ranks.barrier()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import random
 import signal
@@ -139,3 +140,63 @@ def no_command_outlives_its_test():
     yield
     while Command.unfinished:
         Command.unfinished.pop().end()
+
+
+class Disk:
+    """An ext4 of its own in the file `image`, mounted at `folder`."""
+
+    def __init__(self, image: Path, folder: Path):
+        self.image, self.folder = image, folder
+        folder.mkdir()
+        _run("mount", "-o", "loop", image, folder)
+
+    def copy_of_what_is_written(self, target: Path) -> None:
+        """The bytes that have reached the disk, as a power cut would leave them; what only the kernel's memory has is absent.
+
+        Copied until two copies in a row are the same.
+        """
+        again = target.with_suffix(".again")
+        _copy(self.image, again)
+        for _ in range(50):
+            _copy(self.image, target)
+            if filecmp.cmp(again, target, shallow=False):
+                break
+            target.rename(again)
+        again.unlink(missing_ok=True)
+        assert target.exists(), "the disk does not rest"
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "-l", self.folder], check=False)
+
+
+def _run(*words) -> None:
+    subprocess.run([str(word) for word in words], check=True, capture_output=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    _run("cp", "--sparse=always", source, target)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 64 MiB; skipped where this process may not mount."""
+    image = tmp_path / "disk.img"
+    with open(image, "wb") as file:
+        file.truncate(64 << 20)
+    try:
+        _run("mkfs.ext4", "-q", "-m", "0", image)
+        made = Disk(image, tmp_path / "disk")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this process may not mount a file system")
+    yield made
+    made.unmount()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(command, masked_model, text_file, tmp_path_factory) -> Path:
+    from tests.python.commands.finetune import short_runs
+
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    status, output = command(*short_runs.options(masked_model, text_file, out)).finish()
+    assert status == 0, output
+    return out

@@ -7,14 +7,12 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.python.commands.finetune.test_runs import metrics, weights
+from tests.python.commands.finetune.short_runs import EVERY, STEPS, expect_to_go_on, options
 
-STEPS, EVERY = 12, 4
 # In each rank: counts what Python does below checkpoints/ (it is no time, so that moments repeat), and kills the rank there.
 HOOK = """
 import os, signal, sys
@@ -38,24 +36,6 @@ if _mine and "TEST_UNDER" in os.environ:
 """
 
 
-def options(model: Path, text_file: Path, out: Path):
-    sizes = ["--ranks", 2, "--batch", 4, "--seq-len", 16, "--steps", STEPS, "--save-every", EVERY]
-    # So that no collective of DeepSpeed's at the end of a save happens to be a barrier.
-    given = ["bf16.enabled=false", "zero_optimization.stage3_param_persistence_threshold=0"]
-    kept = ["--keep-checkpoints", 1]
-    return [
-        "--model",
-        model,
-        "--data",
-        text_file,
-        "--out",
-        out,
-        *sizes,
-        *kept,
-        *(w for v in given for w in ("--set", v)),
-    ]
-
-
 @pytest.fixture
 def hooked(tmp_path, monkeypatch):
     """Sets the hook for the runs that follow, below a folder; a number of 0 only counts, in a file."""
@@ -71,24 +51,6 @@ def hooked(tmp_path, monkeypatch):
         return count
 
     yield set_hook
-
-
-@pytest.fixture(scope="module")
-def undisturbed(command, masked_model, text_file, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
-    status, output = command(*options(masked_model, text_file, out)).finish()
-    assert status == 0, output
-    return out
-
-
-def losses(run: Path) -> list[float]:
-    return [entry["loss"] for entry in metrics(run) if "loss" in entry]
-
-
-def expect_to_go_on(command, out: Path, undisturbed: Path) -> None:
-    status, output = command("--resume", "--out", out).finish()
-    assert status == 0, output
-    assert weights(out) == weights(undisturbed) and losses(out) == losses(undisturbed)
 
 
 # Of about 60 operations of rank 0 and 25 of rank 1 below checkpoints/ in three saves.
@@ -112,23 +74,6 @@ def test_a_rank_killed_at_any_operation_of_a_save_costs_no_bit(
     expect_to_go_on(command, out, undisturbed)
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A disk of 64 MiB of its own; skipped where this process may not mount."""
-    image, folder = tmp_path / "disk.img", tmp_path / "disk"
-    folder.mkdir()
-    with open(image, "wb") as file:
-        file.truncate(64 << 20)
-    made = subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], capture_output=True, text=True, check=False)
-    mounted = subprocess.run(["mount", "-o", "loop", image, folder], capture_output=True, text=True, check=False)
-    if made.returncode or mounted.returncode:
-        pytest.skip("this process may not mount a file system")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=False)
-
-
 def fill(filler: Path, leave: int) -> None:
     """Takes all of the disk but for some bytes; what the file system needs itself is tried out."""
     for less in range(leave, leave + (4 << 20), 32 << 10):
@@ -145,10 +90,10 @@ def test_a_disk_that_fills_in_a_save_names_the_checkpoint_that_is_whole(
     """part: of the bytes of one save that still fit when the second begins."""
     saved = undisturbed / "checkpoints" / f"step{STEPS}"
     save_bytes = sum(file.stat().st_size for file in saved.iterdir())
-    out = disk / "run"
+    out = disk.folder / "run"
     first = command(*options(masked_model, text_file, out))
     first.wait_for(lambda: (out / "checkpoints" / f"step{EVERY}" / "whole.json").exists())
-    filler = disk / "filler"
+    filler = disk.folder / "filler"
     fill(filler, leave=int(part * save_bytes))
     status, output = first.finish()
     assert status == 1, output
