@@ -6,6 +6,7 @@ restart by torchrun goes on from the newest whole checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -115,7 +116,7 @@ def _train(folder: RunFolder, ranks, lock) -> NoReturn:
     from . import worker
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _frame: _ask_to_stop(folder, number))
+        signal.signal(number, lambda *_: _ask_to_stop(folder))
     settings = Settings.load(folder.settings)
     try:
         held = lock or durable.Lock(folder.path, shared=True)
@@ -137,7 +138,7 @@ def _train(folder: RunFolder, ranks, lock) -> NoReturn:
     leave(0)  # also when stopped: torchrun would restart what ends with another status
 
 
-def _ask_to_stop(folder: RunFolder, number: int) -> None:
-    """All ranks see it after their step. A second signal ends this process at once."""
-    signal.signal(number, signal.SIG_DFL)
-    folder.stop_request.touch()
+def _ask_to_stop(folder: RunFolder) -> None:
+    """All ranks see it after their step. torchrun sends more than one signal, and kills after 30 seconds itself."""
+    with contextlib.suppress(OSError):  # a full disk: the rank goes on, or says so when it saves
+        folder.stop_request.touch()
