@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 
+import deepspeed
 import torch
 import torch.distributed as dist
 from zeromuon.commands.compare import kit
@@ -116,11 +119,12 @@ class _Skipping(torch.nn.Module):
         super().__init__()
         self.first, self.middle, self.last = torch.nn.Linear(16, 16), torch.nn.Linear(16, 16), torch.nn.Linear(16, 5)
         self.never = torch.nn.Linear(4, 4)
-        self.use_middle = True
+        self.use_middle, self.with_zeros = True, False
 
     def forward(self, x):
         x = torch.tanh(self.first(x))
-        return self.last(self.middle(x) if self.use_middle else x)
+        y = self.last(self.middle(x) if self.use_middle else x)
+        return y + 0 * self.middle(x).sum() if self.with_zeros else y
 
 
 def unused_parameter(offload: bool) -> dict:
@@ -135,6 +139,44 @@ def unused_parameter(offload: bool) -> dict:
     unused = _warnings_of(lambda: world.train(engine, data, range(2, 4)))
     moved = (world.whole_weights(model)["middle.weight"] - before).abs().max().item()
     return {"used": world.on_all_ranks(used), "unused": world.on_all_ranks(unused), "moved": moved}
+
+
+def unused_parameter_remedied(remedy: str, offload: bool) -> dict:
+    """The same with a remedy that the warning names: what is warned of then, and how the middle layer moved unused."""
+    import zeromuon
+
+    case = Case("unused", offload=offload, route="groups")
+    torch.manual_seed(0)
+    model = _Skipping()
+    middle = list(model.middle.parameters())
+    for param in model.parameters():
+        param.use_muon = param.ndim == 2
+    if remedy == "frozen before":
+        model.middle.requires_grad_(False)
+    others = [p for p in model.parameters() if p.requires_grad and all(p is not m for m in middle)]
+    groups = [{"params": others}, *([{"params": middle}] if remedy != "frozen before" else [])]
+    with contextlib.redirect_stdout(io.StringIO()):
+        optimizer = zeromuon.ZeroMuon(groups, lr=LR)
+    engine = world.initialize(model, deepspeed_config(case), None, optimizer)
+    data = models.batches(case, dist.get_world_size())
+    world.train(engine, data, range(2))
+    before = _middle_of(model)
+    if remedy == "takes part":
+        model.with_zeros = True
+    if remedy == "a group of lr 0":
+        for group in optimizer.param_groups[2:]:
+            group["lr"] = 0.0
+    model.use_middle = False
+    said = _warnings_of(lambda: world.train(engine, data, range(2, 4)))
+    return {"unused": world.on_all_ranks(said), "moved": (_middle_of(model) - before).abs().max().item()}
+
+
+def _middle_of(model) -> torch.Tensor:
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    with deepspeed.zero.GatheredParameters([model.middle.weight]):
+        whole = safe_get_full_fp32_param(model.middle.weight)
+        return (model.middle.weight if whole is None else whole).detach().clone()
 
 
 # ---- "type": "Muon" ------------------------------------------------------------------------------

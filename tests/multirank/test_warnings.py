@@ -40,6 +40,24 @@ def test_a_parameter_that_is_stepped_with_an_old_gradient_is_named_once(world_si
 
 @pytest.mark.parametrize(
     "world_size, row",
+    [
+        on(f"unused, {remedy}, offload {o}", "unused_parameter_remedied", remedy=remedy, offload=o)
+        for remedy in ("frozen before", "a group of lr 0", "takes part")
+        for o in (False, True)
+    ],
+)
+def test_each_remedy_of_that_warning_does_what_it_says(world_size, row, result):
+    remedy = row["arguments"]["remedy"]
+    if remedy != "a group of lr 0":
+        assert result["unused"] == [[], []]
+    if remedy == "takes part":
+        assert result["moved"] > 1e-3, "the documents say so: Muon goes on along its momentum"
+    else:
+        assert result["moved"] == 0
+
+
+@pytest.mark.parametrize(
+    "world_size, row",
     [on(f"gradient after a step, fused {f}", "gradient_after_a_step", fused_step=f) for f in ("on", "off")],
 )
 def test_a_gradient_that_is_read_after_a_fused_step_is_not_clipped(world_size, row, result):

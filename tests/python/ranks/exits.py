@@ -1,0 +1,108 @@
+"""Ranks that train one step as a user's script does and end in Python's own way: `exits.py ORDER LAUNCHES`.
+
+Each launch is two processes that are forked here, where torch and DeepSpeed are imported already, and that return from this
+module: the interpreter is torn down. Prints a line for every exit that was none.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+
+
+def trained(steps: int = 1):
+    """An engine after some steps."""
+    import deepspeed
+    import torch
+    import zeromuon
+
+    zeromuon.register()
+    torch.manual_seed(0)
+    config = {
+        "train_micro_batch_size_per_gpu": 4,
+        "optimizer": {"type": "ZeroMuon", "params": {"lr": 1e-3}},
+        "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}},
+    }
+    layers = (torch.nn.Linear(16, 16) for _ in range(4))
+    model = torch.nn.Sequential(*layers)
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)
+    zeromuon.attach(engine)
+    for _ in range(steps):
+        engine.backward(engine(torch.ones(4, 16)).square().mean())
+        engine.step()
+    return engine
+
+
+def destroyed_while_the_engine_lives():
+    import torch.distributed as dist
+
+    engine = trained()
+    dist.destroy_process_group()
+    return engine
+
+
+def not_destroyed():
+    return trained()
+
+
+def engine_first():
+    import torch.distributed as dist
+
+    trained().destroy()
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def bound_and_never_stepped():
+    import torch.distributed as dist
+
+    engine = trained(steps=0)
+    dist.destroy_process_group()
+    return engine
+
+
+ORDERS = {
+    f.__name__: f for f in (destroyed_while_the_engine_lives, not_destroyed, engine_first, bound_and_never_stepped)
+}
+
+
+def be_rank(rank: int, port: int, order: str) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    import deepspeed
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    deepspeed.init_distributed("gloo")
+    global kept
+    kept = ORDERS[order]()
+
+
+def main(order: str, launches: int) -> None:
+    import deepspeed
+    import deepspeed.ops
+    import torch.distributed  # noqa: F401
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    threads = len(os.listdir("/proc/self/task"))
+    assert threads == 1, f"{threads} threads: forking is not safe"
+    for launch in range(launches):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        ranks = []
+        for rank in range(2):
+            pid = os.fork()
+            if pid == 0:
+                return be_rank(rank, port, order)
+            ranks.append(pid)
+        for rank, pid in enumerate(ranks):
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if status:
+                print(f"launch {launch}, rank {rank}: {order} ended with {status}", flush=True)
+    print(f"{2 * launches} exits", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
