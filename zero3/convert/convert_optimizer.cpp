@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <set>
 #include <utility>
 
@@ -356,7 +357,8 @@ OutputReport convert_optimizer(const ConvertOptimizerOptions& options) {
   options.model.check(shapes, true);
   const ConvertedOptimizer plan(source, options);
   OutputReport report;
-  report.notes = plan.notes();
+  report.notes = source.warnings;
+  std::ranges::copy(plan.notes(), std::back_inserter(report.notes));
   if (source.kind == Kind::kUniversal) {
     write_universal(plan, options.output, describe(options), options.run, report);
     return report;

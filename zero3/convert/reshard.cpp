@@ -27,6 +27,7 @@ OutputReport reshard(const ReshardOptions& options) {
   const std::string tag = options.tag.empty() ? source.tag : options.tag;
   const std::string what = concat("reshard ", options.world_size, " ", size, " ", tag);
   OutputReport report;
+  report.notes = source.warnings;
   const auto ranks = static_cast<int>(source.model_files.size());
   if (options.world_size > ranks) {
     report.notes.push_back(note_of_more_ranks(ranks, options.world_size));
@@ -40,6 +41,7 @@ OutputReport universal(const UniversalOptions& options) {
   const Checkpoint source = open_checkpoint(options.source.path, options.source.tag);
   check_verb(source, "universal");
   OutputReport report;
+  report.notes = source.warnings;
   if (source.optimizer == Optimizer::kDeepSpeedMuon) {
     report.notes.push_back(
         "momentum_buffer is written as exp_avg, the only name that DeepSpeed's loader knows; that "

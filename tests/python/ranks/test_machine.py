@@ -162,3 +162,12 @@ def test_the_optimizer_counts_a_control_group_s_memory(monkeypatch):
 
     monkeypatch.setattr(machine, "available_memory_bytes", lambda: 6 * GIB)
     assert bind._free_bytes("cpu", 2) == 3 * GIB
+
+
+def test_hosts_of_one_name_are_told_apart_by_their_kernel(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.socket, "gethostname", lambda: "node")
+    ids = [machine.host_id(tmp_path / name) for name in ("a", "b")]
+    assert ids == ["node", "node"], "a kernel that tells nothing"
+    for name in ("a", "b"):
+        write(tmp_path / name / "proc/sys/kernel/random/boot_id", f"boot of {name}")
+    assert [machine.host_id(tmp_path / name) for name in ("a", "b")] == ["boot of a", "boot of b"]
