@@ -35,3 +35,10 @@ def test_the_laboratory_brings_the_core_whose_errors_it_raises():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'kind of product: expected gram, square or apply, got "sum"' in done.stdout, done.stderr
+
+
+def test_the_core_is_loaded_after_torch_wherever_that_is_installed():
+    """Its libraries are found by the loader because torch has loaded them."""
+    code = "import sys\nfrom zeromuon import StepError\nassert 'torch' in sys.modules, 'torch was not imported'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

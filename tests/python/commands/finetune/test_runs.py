@@ -193,3 +193,11 @@ def test_a_text_too_short_for_one_step_is_refused_by_the_ranks_with_the_reason(c
     status, output = command(*options(masked_model, tmp_path / "short.txt", tmp_path / "run")).finish()
     assert status == 2, output
     assert "expected at least 8 training sequences of 16 tokens" in output and "Traceback" not in output
+
+
+@pytest.mark.full
+def test_the_type_muon_is_ours_too(command, masked_model, text_file, tmp_path):
+    out = tmp_path / "run"
+    status, output = command(*options(masked_model, text_file, out, steps=3), "--set", "optimizer.type=Muon").finish()
+    assert status == 0, output
+    assert json.loads((out / "result.json").read_text())["state_bytes"] > 0, "only ZeroMuon counts them"
