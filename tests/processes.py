@@ -80,8 +80,18 @@ def left_after(mark: str, seconds: float) -> dict[int, str]:
 
 def mark_of(process: int) -> str:
     """ "" if it has none. Raises OSError if it is gone or somebody else's."""
-    variables = _text(Path(f"/proc/{process}/environ")).split("\0")
+    variables = _environment(Path(f"/proc/{process}")).split("\0")
     return next((v.removeprefix(f"{MARK}=") for v in variables if v.startswith(f"{MARK}=")), "")
+
+
+def _environment(folder: Path) -> str:
+    """The kernel shows none for a moment of a process that is in the middle of an exec: looked at again for so long."""
+    end = time.monotonic() + 0.2
+    while not (text := _text(folder / "environ")) and time.monotonic() < end:
+        if _text(folder / "statm").startswith("0 "):  # no memory: a thread of the kernel, or a zombie
+            break
+        time.sleep(0.001)
+    return text
 
 
 def _text(path: Path) -> str:

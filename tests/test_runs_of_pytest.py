@@ -1,6 +1,7 @@
 """What tests/conftest.py asks of every run: skips that are on the list, and no process left. Shown on small runs."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -71,6 +72,12 @@ def test_a_run_that_leaves_a_process_names_it_and_fails(run):
     assert status == 1 and "1 passed" in output
     (process,) = re.findall(r"left by the tests and killed: process (\d+): .*time.sleep\(600\)", output)
     assert not processes.runs(int(process))
+
+
+def test_a_process_is_known_by_its_mark_from_its_first_moment():
+    for _ in range(300):
+        with processes.running(["sleep", "60"]) as started:
+            assert processes.mark_of(started.pid).startswith(os.environ[processes.MARK])
 
 
 def test_a_test_that_fails_leaves_no_process(run):

@@ -258,20 +258,20 @@ HOOKS = (
     Mutation(
         "Newton-Schulz once per micro-batch",
         "python/zeromuon/optimizer/optimizer.py",
-        "            self._binding.executor.step(tasks)\n",
-        "            micro_batches = self._binding.zero3.gradient_accumulation_steps\n"
-        "            unused = [{k: torch.as_tensor(v).clone() for k, v in state.items()} for state in states]\n"
-        "            for again in range(micro_batches):\n"
-        "                tasks = []\n"
-        "                for r, state, other, count in zip(requests, states, unused, counts):\n"
-        "                    told, muon = dict(values[r.sub_group.group]), r.sub_group.role == 'muon'\n"
-        "                    if muon:\n"
-        "                        told['lr'] /= micro_batches\n"
-        "                    elif again:\n"
-        "                        told['lr'] = told['weight_decay'] = 0.0\n"
-        "                    used = other if again and not muon else state\n"
-        "                    tasks.append(make_task(r, used, self._options, told, count, self._decoupled_decay))\n"
         "                self._binding.executor.step(tasks)\n",
+        "                micro_batches = self._binding.zero3.gradient_accumulation_steps\n"
+        "                unused = [{k: torch.as_tensor(v).clone() for k, v in state.items()} for state in states]\n"
+        "                for again in range(micro_batches):\n"
+        "                    tasks = []\n"
+        "                    for r, state, other, count in zip(requests, states, unused, counts):\n"
+        "                        told, muon = dict(values[r.sub_group.group]), r.sub_group.role == 'muon'\n"
+        "                        if muon:\n"
+        "                            told['lr'] /= micro_batches\n"
+        "                        elif again:\n"
+        "                            told['lr'] = told['weight_decay'] = 0.0\n"
+        "                        used = other if again and not muon else state\n"
+        "                        tasks.append(make_task(r, used, self._options, told, count, self._decoupled_decay))\n"
+        "                    self._binding.executor.step(tasks)\n",
         PYTEST,
         _ACCUMULATED,
     ),

@@ -1,4 +1,4 @@
-"""Ranks that train one step as a user's script does and end in Python's own way: `exits.py ORDER LAUNCHES`.
+"""Ranks that train one step as a user's script does and end in Python's own way: `exits.py LAUNCHES`, in each order in turn.
 
 Each launch is two processes that are forked here, where torch and DeepSpeed are imported already, and that return from this
 module: the interpreter is torn down. Prints a line for every exit that was none.
@@ -7,6 +7,7 @@ module: the interpreter is torn down. Prints a line for every exit that was none
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import socket
 import sys
@@ -80,15 +81,17 @@ def be_rank(rank: int, port: int, order: str) -> None:
     kept = ORDERS[order]()
 
 
-def main(order: str, launches: int) -> None:
+def main(launches: int) -> None:
     import deepspeed
     import deepspeed.ops
+    import torch._dynamo  # noqa: F401  (torch would import it in each rank)
     import torch.distributed  # noqa: F401
+    import zeromuon.optimizer.optimizer  # noqa: F401
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     threads = len(os.listdir("/proc/self/task"))
     assert threads == 1, f"{threads} threads: forking is not safe"
-    for launch in range(launches):
+    for order in itertools.islice(itertools.cycle(ORDERS), launches):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         ranks = []
@@ -100,9 +103,9 @@ def main(order: str, launches: int) -> None:
         for rank, pid in enumerate(ranks):
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             if status:
-                print(f"launch {launch}, rank {rank}: {order} ended with {status}", flush=True)
+                print(f"rank {rank} of {order} ended with {status}", flush=True)
     print(f"{2 * launches} exits", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(int(sys.argv[1]))
