@@ -104,7 +104,13 @@ void Journal::read_old(const std::vector<std::string>& outputs) {
 
 void Journal::add(const std::string& output) {
   if (!lines_.is_open()) {
-    formats::write_text(path_, head_ + kept_lines_, true);
+    try {
+      formats::write_text(path_, head_ + kept_lines_, true);
+    } catch (...) {  // nobody would know that this file is of this run
+      std::error_code ignored;
+      fs::remove(output, ignored);
+      throw;
+    }
     lines_.open(path_, std::ios::app);
   }
   lines_ << size_on_disk(output) << " " << output << std::endl;

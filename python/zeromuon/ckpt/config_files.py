@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -59,9 +60,9 @@ class ConfigFiles:
 
     def copy(self) -> list[str]:
         """Copies them, each under a temporary name first. Returns the paths. Raises ValueError if one cannot be written."""
-        return [self._copy(name) for name in self._names]
+        return [self._copy(name, self._names[index:]) for index, name in enumerate(self._names)]
 
-    def _copy(self, name: str) -> str:
+    def _copy(self, name: str, left: list[str]) -> str:
         target = self._output / name
         try:
             with whole_file(target) as part:
@@ -69,8 +70,9 @@ class ConfigFiles:
                 with open(part, "rb+") as copied:
                     os.fsync(copied.fileno())
         except OSError as error:
+            rest = shlex.join(["cp", *(str(self._source / name) for name in left), str(self._output)])
             raise ValueError(
-                f"{target}: expected to copy {self._source / name} there, got: {error.strerror}; make room, or choose"
-                " another output"
+                f"{target}: expected to copy {self._source / name} there, got: {error.strerror}; the weights are written: "
+                f"make room, then {rest}"
             ) from error
         return str(target)

@@ -18,8 +18,6 @@ _SPREAD: dict[str | None, tuple[str, ...]] = {
     "WarmupDecayLR": ("warmup_min_lr", "warmup_max_lr"),
     "OneCycle": ("cycle_min_lr", "cycle_max_lr"),
     "LRRangeTest": ("lr_range_test_min_lr",),
-    "OneCycleLR": ("max_lr",),
-    "CyclicLR": ("base_lr", "max_lr"),
 }
 
 

@@ -320,8 +320,8 @@ class ZeroMuon(torch.optim.Optimizer):
     def state_dict(self) -> dict:
         """As torch's, with a ``zeromuon`` entry (roles, hyper-parameters) and, in Muon sub-groups, an
         ``exp_avg_sq`` of zeros that takes no memory: DeepSpeed's converters expect one."""
-        self._bound()
         try:
+            self._bound()
             self._adopt_universal()
             self.raise_if_poisoned("not saved")
         except Exception:
@@ -336,8 +336,8 @@ class ZeroMuon(torch.optim.Optimizer):
 
         Raises ValueError when another optimizer wrote it or the roles differ; changes nothing then.
         """
-        self._bound()
         try:
+            self._bound()
             stripped = load_entry(state_dict, self._binding, self._options, len(self.param_groups))
             super().load_state_dict(stripped)
         except Exception:

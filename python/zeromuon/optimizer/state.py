@@ -111,7 +111,7 @@ def _check_cut(state_dict: dict, binding) -> None:
         raise ValueError(
             f"the checkpoint's parameters are cut into {counts[0]} flat shards a rank, this run's into {counts[1]}, of other "
             f"sizes: zero_optimization.sub_group_size has changed; set it as it was, or write the checkpoint anew: zeromuon "
-            f"ckpt reshard CHECKPOINT -o FOLDER --ranks N --sub-group-size ELEMENTS"
+            f"ckpt reshard CHECKPOINT -o FOLDER --world-size N --sub-group-size ELEMENTS"
         )
 
 

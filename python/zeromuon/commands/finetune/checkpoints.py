@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import pickle
 import random
+import shlex
 import shutil
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from . import saved
 
 KEY = "zeromuon_finetune"
 TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "file write failed")  # in errors of torch.save
+TORCH_CANNOT_READ = ("PytorchStreamReader", "zip archive", "unexpected EOF")  # ... of torch.load
 LEAST_FREE_BYTES = 1 << 20  # with less than this a disk counts as full
 
 
@@ -83,6 +86,13 @@ def _why_not_saved(error: Exception, folder: Path, step: int, ranks: int) -> str
     return f"{reason} on {folder} while saving step {step}; {last}; make room, and go on with --resume"
 
 
+def _why_not_loaded(error: Exception, tag: Path) -> str:
+    others = [path.name for path in saved.whole(tag.parent) if path != tag]
+    back = f"write {others[-1]} into {tag.parent / saved.LATEST} to go on from there" if others else "no other is whole"
+    look = shlex.join(["zeromuon", "ckpt", "verify", str(tag.parent), "--tag", tag.name])
+    return f"{tag}: cannot be loaded ({str(error).splitlines()[0] if str(error) else type(error).__name__}); {look} tells more; {back}"
+
+
 def load(engine, ranks: Ranks, folder: Path, seed: int, note) -> dict | None:
     """Loads the checkpoint under `folder` that saved.choose() gives into `engine`; every rank must call it.
 
@@ -96,7 +106,12 @@ def load(engine, ranks: Ranks, folder: Path, seed: int, note) -> dict | None:
         return None
     if why:
         note(why)
-    path, client = engine.load_checkpoint(str(folder), tag=tag.name)
+    try:
+        path, client = engine.load_checkpoint(str(folder), tag=tag.name)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_CANNOT_READ):
+            raise
+        raise ValueError(_why_not_loaded(error, tag)) from error
     if path is None or KEY not in client:
         raise ValueError(f"{folder}: expected a checkpoint of zeromuon finetune, found another's; start a new run")
     state = client[KEY]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 from pathlib import Path
 
 from .settings import Settings
@@ -54,20 +55,56 @@ def check_config(config: dict, whose: str) -> None:
 
     whose: the file's name, for the message. Raises ValueError.
     """
-    stage = config.get("zero_optimization", {}).get("stage", 0)
-    if stage != 3:
+    for section in (
+        "zero_optimization",
+        "optimizer",
+        "optimizer.params",
+        "scheduler",
+        "scheduler.params",
+        "bf16",
+        "fp16",
+    ):
+        _section(config, section, whose)
+    accumulation = config.get("gradient_accumulation_steps", 1)
+    if accumulation != "auto" and (type(accumulation) is not int or accumulation < 1):
+        raise ValueError(f"{whose}: gradient_accumulation_steps is {accumulation!r}, expected a number from 1 on")
+    stage = _section(config, "zero_optimization", whose).get("stage", 0)
+    if stage != 3 or isinstance(stage, bool):
         raise ValueError(
-            f"{whose}: zero_optimization.stage is {stage}, expected 3; ZeroMuon works on ZeRO-3's shards:"
+            f"{whose}: zero_optimization.stage is {json.dumps(stage)}, expected 3; ZeroMuon works on ZeRO-3's shards:"
             " set it to 3, or use DeepSpeed's own Muon below stage 3"
         )
     optimizer = config.get("optimizer", {})
+    if not isinstance(optimizer.get("type", ""), str):
+        raise ValueError(f'{whose}: optimizer.type is {json.dumps(optimizer["type"])}, expected the text "ZeroMuon"')
     if "type" not in optimizer:
         raise ValueError(f'{whose}: expected an optimizer, found none; add {{"optimizer": {{"type": "ZeroMuon"}}}}')
     if optimizer["type"].lower() == "zeromuon" and optimizer["type"] != "ZeroMuon":
         raise ValueError(f'{whose}: optimizer type is "{optimizer["type"]}", expected "ZeroMuon" (capital Z and M)')
     lr = optimizer.get("params", {}).get("lr", 1e-3)
-    if not isinstance(lr, (int, float)) or isinstance(lr, bool) or lr < 0:
+    if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not 0 <= lr < math.inf:
         raise ValueError(f"{whose}: optimizer.params.lr is {lr!r}, expected a number that is not negative")
+
+
+def differing_keys(a: dict, b: dict, path: str = "") -> list[str]:
+    """Paths, as "a.b.c", of the values that two configurations do not share."""
+    found = []
+    for key in sorted({*a, *b}):
+        where = f"{path}.{key}" if path else key
+        if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
+            found += differing_keys(a[key], b[key], where)
+        elif key not in a or key not in b or a[key] != b[key]:
+            found.append(where)
+    return found
+
+
+def _section(config: dict, path: str, whose: str) -> dict:
+    """The object at `path`; {} where there is none. Raises ValueError where something else is there."""
+    for part in path.split("."):
+        config = config.get(part, {})
+        if not isinstance(config, dict):
+            raise ValueError(f"{whose}: {path} is {json.dumps(config)}, expected an object")
+    return config
 
 
 def fill_auto(config: dict, settings: Settings, bf16: bool) -> dict:

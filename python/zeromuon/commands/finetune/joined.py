@@ -7,6 +7,7 @@ restart by torchrun goes on from the newest whole checkpoint.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ...base import durable
+from ...ranks import machine
 from ...ranks.leave import leave
 from . import launch, run_folder
 from .run_folder import FAILED, INTERRUPTED, RunFolder
@@ -45,10 +47,13 @@ def run(given: dict, out: str | None, wants_resume: bool, new_settings: Callable
     error = told[0].get("error") or _not_seen_everywhere(Path(told[0]["folder"]))
     if error:
         if ranks.rank == 0:
+            for sentence in _restarts_that_may_fail():
+                print(f"warning: {sentence}", file=sys.stderr)
             print(f"error: {error}", file=sys.stderr, flush=True)
         torch.distributed.destroy_process_group()
         leave(2)
     folder = RunFolder(Path(told[0]["folder"]))
+    _note_agents(folder)
     if ranks.rank == 0:
         for sentence in told[0]["warnings"]:
             print(f"warning: {sentence}", file=sys.stderr)
@@ -65,8 +70,7 @@ def _prepared(given: dict, out: str | None, wants_resume: bool, new_settings: Ca
         if given.get("ranks", world_size) != world_size:
             raise ValueError(f"--ranks {given['ranks']}: torchrun started {world_size}; leave --ranks out")
         given = {**given, "ranks": world_size}
-        restarted = _number("TORCHELASTIC_RESTART_COUNT") > 0 and RunFolder(Path(out).absolute()).settings.exists()
-        if wants_resume or restarted:
+        if wants_resume or _is_restart_of(RunFolder(Path(out).absolute())):
             folder = run_folder.unfinished_folder(out)
             lock = durable.Lock(folder.path)
             warnings = launch.prepare_resume(folder, given, here)[1]
@@ -76,11 +80,36 @@ def _prepared(given: dict, out: str | None, wants_resume: bool, new_settings: Ca
             lock, warnings = launch.prepare_start(folder, settings, here)
         lock.share()
         folder.stop_request.unlink(missing_ok=True)
+        durable.write_text(folder.started_by, json.dumps([_agent()]) + "\n")
         return lock, {"folder": str(folder.path), "warnings": [*warnings, *_restarts_that_may_fail()]}
     except OSError as error:
         return None, {"error": f"--out {out}: {error.strerror}; choose a folder that can be written"}
     except ValueError as error:
         return None, {"error": str(error)}
+
+
+def _agent() -> str:
+    """The torchrun of this machine that started this rank."""
+    return machine.identity(os.getppid())
+
+
+def _is_restart_of(folder: RunFolder) -> bool:
+    """Whether a torchrun that had this run before has restarted its ranks: what it was refused once stays refused."""
+    if _number("TORCHELASTIC_RESTART_COUNT") < 1 or not folder.settings.exists():
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        return _agent() in json.loads(folder.started_by.read_text())
+    return False
+
+
+def _note_agents(folder: RunFolder) -> None:
+    """Rank 0 may be on another machine after a restart. Every rank must call it."""
+    import torch.distributed as dist
+
+    agents: list = [None] * dist.get_world_size()
+    dist.all_gather_object(agents, _agent())
+    if dist.get_rank() == 0:
+        durable.write_text(folder.started_by, json.dumps(sorted(set(agents))) + "\n")
 
 
 def _restarts_that_may_fail() -> list[str]:
@@ -131,7 +160,7 @@ def _train(folder: RunFolder, ranks, lock) -> NoReturn:
     status = folder.status()
     stopped = status["state"] == INTERRUPTED
     if stopped and ranks.rank == 0:
-        print(f"stopped after step {status['step']} of {settings.steps}, saved in {folder.path}")
+        print(launch.stopped_text(status["step"], settings.steps, folder))
         print("go on with: the same command and --resume", flush=True)
     ranks.barrier()
     torch.distributed.destroy_process_group()

@@ -68,6 +68,11 @@ def rank_environment(ranks_here: int) -> dict[str, str]:
     return {**chosen, **os.environ}
 
 
+def stopped_text(step: int, steps: int, folder: RunFolder) -> str:
+    where = f"saved in {folder.path}" if step else "nothing to save yet"
+    return f"stopped after step {step} of {steps}, {where}"
+
+
 class Launcher:
     """One run of the ranks. Thread: the main thread only (it handles signals)."""
 
@@ -124,7 +129,7 @@ class Launcher:
 
     def _stopped(self, state: dict) -> int:
         if state["state"] == INTERRUPTED:
-            print(f"stopped after step {state['step']} of {self.settings.steps}, saved in {self.folder.path}")
+            print(stopped_text(state["step"], self.settings.steps, self.folder))
         else:
             self._note(INTERRUPTED, state["step"])
             print(f"killed; what was saved before is in {self.folder.path}")

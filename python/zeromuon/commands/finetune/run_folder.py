@@ -31,6 +31,8 @@ class RunFolder:
     checkpoints = property(lambda self: self.path / "checkpoints")
     log = property(lambda self: self.path / "ranks.log")
     stop_request = property(lambda self: self.path / "stop")
+    started_by = property(lambda self: self.path / "torchrun.json")  # where that starts the ranks: which ones
+    inputs = property(lambda self: self.path / "inputs.json")  # what text and configuration the run began with
 
     def set_status(self, state: str, step: int) -> None:
         durable.write_text(self.status_file, json.dumps({"state": state, "step": step}) + "\n")

@@ -69,12 +69,17 @@ def choose(checkpoints: Path, ranks: int) -> tuple[Path | None, str]:
     latest = named_by_latest(checkpoints)
     if latest and is_whole(latest):
         return latest, ""
-    whole = sorted(filter(is_whole, _ours(checkpoints)), key=time_of)
-    of_ranks = [checkpoint for checkpoint in whole if ranks_of(checkpoint) == ranks]
-    chosen = next(reversed(of_ranks or whole), None)
+    found = whole(checkpoints)
+    of_ranks = [checkpoint for checkpoint in found if ranks_of(checkpoint) == ranks]
+    chosen = next(reversed(of_ranks or found), None)
     if chosen is None or latest is None and not (checkpoints / LATEST).exists():
         return chosen, f"{checkpoints} has no file {LATEST}: {chosen.name} is the newest whole one" if chosen else ""
     return chosen, f"{checkpoints / LATEST} names no whole checkpoint: {chosen.name} is the newest that is"
+
+
+def whole(checkpoints: Path) -> list[Path]:
+    """Those of this run that are whole, in the order of saving."""
+    return sorted(filter(is_whole, _ours(checkpoints)), key=time_of)
 
 
 def _ours(checkpoints: Path) -> list[Path]:
@@ -111,12 +116,11 @@ def finish(checkpoint: Path, step: int) -> None:
 def drop_old(checkpoints: Path, keep: int) -> None:
     """Removes torn checkpoints and all but the `keep` that were saved last; never what `latest` names, the newest whole one, or
     a folder of another name."""
-    ours = _ours(checkpoints)
-    whole = sorted(filter(is_whole, ours), key=time_of)
-    if not whole:
+    found = whole(checkpoints)
+    if not found:
         return
-    kept = {*whole[-max(1, keep) :], named_by_latest(checkpoints)}
-    for checkpoint in sorted(set(ours) - kept, key=lambda path: (path in whole, time_of(path))):
+    kept = {*found[-max(1, keep) :], named_by_latest(checkpoints)}
+    for checkpoint in sorted(set(_ours(checkpoints)) - kept, key=lambda path: (path in found, time_of(path))):
         unmark(checkpoint)
         shutil.rmtree(checkpoint)
     durable.sync(checkpoints)

@@ -45,12 +45,12 @@ class Settings:
     def differences(self, given: dict) -> list[str]:
         """Sentences for each option in `given` (name -> value as asked now) that this run was not started with.
 
-        Of `overrides` those given need only be among the run's.
+        Of `overrides` those given need only be among the run's; of one key the last counts.
         """
         return [
             f"{name} is {getattr(self, name)} there and {value} here"
             for name, value in given.items()
-            if not (set(value) <= set(self.overrides) if name == "overrides" else getattr(self, name) == value)
+            if not (_last(value) <= _last(self.overrides) if name == "overrides" else getattr(self, name) == value)
         ]
 
     @property
@@ -58,3 +58,8 @@ class Settings:
         """A short name of the model: its folder's, or the one above where that is only "model"."""
         path = Path(self.model)
         return path.parent.name if path.name == "model" else path.name
+
+
+def _last(overrides: tuple[str, ...]) -> set:
+    """(key, value) of each key."""
+    return set({key: value for key, _, value in (override.partition("=") for override in overrides)}.items())

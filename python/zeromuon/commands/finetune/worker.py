@@ -24,7 +24,7 @@ from ...ranks.connect import Ranks, connect
 from ...ranks.leave import leave
 from ...selection.language_model import CAUSAL
 from . import baseline, checkpoints, data, evaluation, model_io, report
-from .ds_config import check_config, fill_auto, override, read_config
+from .ds_config import check_config, differing_keys, fill_auto, override, read_config
 from .model_folder import DEMO_PACKAGE
 from .model_io import LoadedModel
 from .run_folder import FINISHED, INTERRUPTED, RUNNING, RunFolder
@@ -44,6 +44,7 @@ class Prepared:
     held_out: evaluation.HeldOut
     baseline: float  # nats per token, over the whole held-out text
     baseline_of_targets: float  # the same model, over the tokens that the held-out loss is taken over
+    text_sha256: str
     repeated: float | None  # share of the held-out tokens in passages that training has too
 
 
@@ -58,6 +59,7 @@ def train(folder: RunFolder, settings: Settings, ranks: Ranks) -> None:
     """Loads, trains, and saves, to the end or to an agreed stop."""
     say = functools.partial(print, flush=True) if ranks.rank == 0 else lambda words: None
     prepared = prepare(settings, say)
+    require_same_inputs(folder, ranks, prepared.text_sha256, settings)
     engine = build_engine(prepared.loaded, settings, folder, ranks)
     dtype = str(next(iter(prepared.loaded.model.parameters())).dtype).removeprefix("torch.")
     say(f"computing in {dtype} on {ranks.device.partition(':')[0]}, {ranks.world_size} ranks")
@@ -89,11 +91,33 @@ def prepare(settings: Settings, say) -> Prepared:
     counts_only = baseline.unigram_cross_entropy(corpus.train, corpus.held_out, vocab_size)
     of_targets = baseline.unigram_cross_entropy(corpus.train, held_out.targets(), vocab_size)
     repeated = data.repeated_fraction(corpus)
-    describe_text(text, corpus, repeated, counts_only, settings, say)
-    return Prepared(loaded, layout, chunks, held_out, counts_only, of_targets, repeated)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    describe_text(text, digest, corpus, repeated, counts_only, settings, say)
+    return Prepared(loaded, layout, chunks, held_out, counts_only, of_targets, digest, repeated)
 
 
-def describe_text(text: str, corpus: data.Corpus, repeated: float | None, counts_only: float, settings, say):
+def require_same_inputs(folder: RunFolder, ranks: Ranks, text_sha256: str, settings: Settings) -> None:
+    """Raises ValueError where text or configuration are not those that the run began with."""
+    now = {"text_sha256": text_sha256, "config": read_config(Path(settings.config))}
+    try:
+        before = json.loads(folder.inputs.read_text())
+    except OSError:  # a new run, or one of a zeromuon that did not note them
+        if ranks.rank == 0:
+            durable.write_text(folder.inputs, json.dumps(now, indent=2) + "\n")
+        return
+    changed = differing_keys(before["config"], now["config"])
+    what = [f"{settings.config} ({', '.join(changed)})"] if changed else []
+    what += [settings.data] if before["text_sha256"] != text_sha256 else []
+    if what:
+        raise ValueError(
+            f"--resume {folder.path}: expected the text and the configuration that the run began with, found changes in "
+            f"{' and '.join(what)}; take them back, or start a new run"
+        )
+
+
+def describe_text(
+    text: str, digest: str, corpus: data.Corpus, repeated: float | None, counts_only: float, settings, say
+):
     """Says how much text there is, how much of the held-out part is repeated, and whether the demo's is on record."""
     counts = f"{len(corpus.train)} training tokens, {len(corpus.held_out)} held out (the last tenth)"
     say(f"data: {len(text)} characters, {counts}")
@@ -103,7 +127,7 @@ def describe_text(text: str, corpus: data.Corpus, repeated: float | None, counts
             " that also occur in the training text: there the loss measures memory"
         )
     if settings.data == data.DEMO_DATA:
-        digest, own_model = hashlib.sha256(text.encode()).hexdigest(), settings.model_name != DEMO_PACKAGE
+        own_model = settings.model_name != DEMO_PACKAGE
         say(baseline.describe_demo_text(digest, platform.python_version(), own_model, counts_only))
 
 

@@ -102,3 +102,21 @@ def test_a_disk_that_fills_in_a_save_names_the_checkpoint_that_is_whole(
     assert f"step{whole['step']} is whole" in output
     filler.unlink()
     expect_to_go_on(command, out, undisturbed)
+
+
+@pytest.mark.full
+def test_a_checkpoint_that_was_cut_later_is_named_with_the_way_back(
+    command, masked_model, text_file, undisturbed, tmp_path
+):
+    out = tmp_path / "run"
+    first = command(*options(masked_model, text_file, out), "--keep-checkpoints", 2)
+    first.interrupt_after(out, step=EVERY * 2 + 1)
+    assert first.finish()[0] == 130
+    latest = out / "checkpoints" / (out / "checkpoints" / "latest").read_text()
+    cut = next(latest.glob("zero_pp_rank_1_*optim_states.pt"))
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    status, output = command("--resume", "--out", out).finish()
+    assert status == 2 and f"{latest}: cannot be loaded" in output and "zeromuon ckpt verify" in output, output
+    assert f"write step{2 * EVERY} into {out / 'checkpoints' / 'latest'} to go on from there" in output
+    (out / "checkpoints" / "latest").write_text(f"step{2 * EVERY}")
+    expect_to_go_on(command, out, undisturbed)

@@ -76,3 +76,34 @@ def test_every_key_that_deepspeed_asks_for_is_known(monkeypatch):
     DeepSpeedConfig(config)
     assert len(config.asked) > 40
     ds_keys.check_keys(dict.fromkeys(config.asked - {"optimizer", "scheduler"}), "the config of DeepSpeed")
+
+
+@pytest.mark.parametrize(
+    "assignment, words",
+    [
+        ("zero_optimization=3", "zero_optimization is 3, expected an object"),
+        ("zero_optimization=null", "zero_optimization is null, expected an object"),
+        ('zero_optimization.stage="3"', 'zero_optimization.stage is "3", expected 3'),
+        ("bf16=true", "bf16 is true, expected an object"),
+        ("scheduler.params=3", "scheduler.params is 3, expected an object"),
+        ("optimizer.type=5", 'optimizer.type is 5, expected the text "ZeroMuon"'),
+        ("optimizer.params.lr=NaN", "optimizer.params.lr is nan, expected a number"),
+        ("gradient_accumulation_steps=0", "gradient_accumulation_steps is 0, expected a number from 1 on"),
+        ("gradient_accumulation_steps=1.5", "gradient_accumulation_steps is 1.5, expected a number from 1 on"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_name(assignment, words):
+    with pytest.raises(ValueError) as error:
+        ds_config.check_config(ds_config.override(shipped(), (assignment,)), "c.json")
+    assert f"c.json: {words}" in str(error.value)
+
+
+def test_of_an_override_that_is_given_twice_the_last_counts():
+    settings = Settings(model="m", data="d", config="c", ranks=1, overrides=("a=1", "b=2", "a=3"))
+    assert settings.differences({"overrides": ("a=3",)}) == []
+    assert settings.differences({"overrides": ("a=1",)}) and settings.differences({"overrides": ("c=1",)})
+
+
+def test_keys_that_differ_are_named_with_their_path():
+    a, b = {"x": {"y": 1, "z": 2}, "same": [1]}, {"x": {"y": 3, "z": 2}, "same": [1], "new": None}
+    assert ds_config.differing_keys(a, b) == ["new", "x.y"]

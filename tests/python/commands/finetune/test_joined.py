@@ -61,6 +61,9 @@ def test_a_restart_by_torchrun_goes_on_and_a_run_of_somebody_else_is_locked(
     assert "expected no run there, found one" in refusal(given, out), "a start that torchrun did not repeat"
     lock.close()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    (out / "torchrun.json").write_text('["another torchrun, whose run it was"]')
+    assert "expected no run there, found one" in refusal(given, out), "what was refused once stays refused"
+    (out / "torchrun.json").write_text(json.dumps([joined._agent()]))
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     lock, told = joined._prepared(given, str(out), False, new_settings)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from zeromuon.base.shipped import config_file
 
 STEPS = 60  # some tens of milliseconds each: enough to be interrupted in the middle
 FRESH_LOGITS = """
@@ -68,6 +69,22 @@ def test_an_interrupted_and_resumed_run_ends_with_the_same_weights_bit_for_bit(
     assert weights(out) == weights(uninterrupted[0])
     losses = [[entry["loss"] for entry in metrics(run) if "loss" in entry] for run in (out, uninterrupted[0])]
     assert losses[0] == losses[1] and len(losses[0]) == STEPS
+
+
+def test_a_resume_with_another_text_or_configuration_is_refused_by_name(command, masked_model, text_file, tmp_path):
+    out, text, config = tmp_path / "run", tmp_path / "words.txt", tmp_path / "config.json"
+    text.write_bytes(text_file.read_bytes())
+    shipped = json.loads(config_file("zero3_muon_offload.json", "--config").read_text())
+    config.write_text(json.dumps(shipped))
+    first = command(*options(masked_model, text, out), "--config", config)
+    first.interrupt_after(out, step=2)
+    assert first.finish()[0] == 130
+    before = (out / "metrics.jsonl").read_text()
+    text.write_text(text.read_text()[::-1])
+    config.write_text(json.dumps({**shipped, "gradient_clipping": 0.01}))
+    status, output = command("--resume", "--out", out).finish()
+    assert status == 2 and f"found changes in {config} (gradient_clipping) and {text}" in output, output
+    assert (out / "metrics.jsonl").read_text() == before
 
 
 def test_a_second_interrupt_kills_the_ranks_and_the_run_can_start_over(
