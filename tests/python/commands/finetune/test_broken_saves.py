@@ -7,9 +7,12 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from zeromuon.commands import cli
 
 from tests.python.commands.finetune.short_runs import EVERY, STEPS, expect_to_go_on, options
 
@@ -120,3 +123,26 @@ def test_a_checkpoint_that_was_cut_later_is_named_with_the_way_back(
     assert f"write step{2 * EVERY} into {out / 'checkpoints' / 'latest'} to go on from there" in output
     (out / "checkpoints" / "latest").write_text(f"step{2 * EVERY}")
     expect_to_go_on(command, out, undisturbed)
+
+
+@pytest.mark.parametrize("room", range(9))
+def test_an_export_whose_disk_fills_goes_on_with_resume_once_there_is_room(causal_model, disk, capsys, room):
+    """room: KiB beside the weights, for the journal, config.json and tokenizer."""
+    out, filler = disk.folder / "out", disk.folder / "filler"
+    weights = causal_model / "model.safetensors"
+    words = ["ckpt", "export", str(weights), "-o", str(out), "--config-from", str(causal_model)]
+    fill(filler, leave=weights.stat().st_size + (room << 10))
+    status = cli.main(words)
+    said = capsys.readouterr().err
+    filler.unlink()
+    if status == 0:
+        return
+    if "; the weights are written: make room, then cp " in said:
+        subprocess.run(said[said.index("cp ") :].strip(), shell=True, check=True)
+    else:
+        assert "No space left" in said and cli.main([*words, "--resume"]) == 0, said
+    names = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+    assert {path.name for path in out.iterdir()} >= set(names)
+    for name in names[1:]:
+        assert (out / name).read_bytes() == (causal_model / name).read_bytes()
+    assert cli.main(["ckpt", "diff", str(out / names[0]), str(weights)]) == 0
