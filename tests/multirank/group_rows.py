@@ -49,6 +49,19 @@ def rates_at_the_start(schedule: str, **options) -> dict:
     }
 
 
+def rates_of_another_kind() -> dict:
+    config = deepspeed_config(PLAIN)
+    config["scheduler"] = {"type": "WarmupLR", "params": {"warmup_max_lr": "1e-2"}}
+    error = error_of(lambda: world.build_engine(PLAIN, config=config))
+    return {"errors": world.on_all_ranks(error)}
+
+
+def state_dict_between_steps() -> dict:
+    _, engine = world.build_engine(PLAIN)
+    world.train(engine, models.batches(PLAIN, dist.get_world_size()), range(1))
+    return {"errors": world.on_all_ranks(error_of(engine.optimizer.optimizer.state_dict))}
+
+
 def saved_by_hand() -> dict:
     """Values that were changed by hand, after a load into an engine that has the first ones."""
     case = Case("by hand", schedule="by hand")

@@ -49,6 +49,17 @@ def test_a_list_in_the_config_is_taken_as_it_is(world_size, row, result):
     assert result["rates"] == pytest.approx([0.02, 0.007])
 
 
+@pytest.mark.parametrize("world_size, row", [on(2, "rates: of another kind", "rates_of_another_kind")])
+def test_a_rate_in_the_config_that_is_no_number_is_refused_by_name(world_size, row, result):
+    for error in result["errors"]:
+        assert "scheduler WarmupLR: \"warmup_max_lr\" is '1e-2', expected a number" in error, error
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "between steps", "state_dict_between_steps")])
+def test_the_states_that_are_asked_for_between_steps_are_deepspeeds(world_size, row, result):
+    assert all("call engine.optimizer.state_dict()" in error for error in result["errors"])
+
+
 @pytest.mark.parametrize("world_size, row", [on(2, "values by hand, saved", "saved_by_hand")])
 def test_values_that_were_changed_come_back_with_a_checkpoint(world_size, row, result):
     assert result["loaded"] == result["saved"]

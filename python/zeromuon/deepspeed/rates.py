@@ -48,18 +48,21 @@ def _spread(name: str | None, told: dict, optimizer) -> dict:
                     f"{len(factors)} parameter groups: each that was given is split by role, Muon first"
                 )
             spread[key] = list(value)
-        elif isinstance(value, (int, float)):
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
             spread[key] = [value * factor for factor in factors]
+        elif value is not None:
+            raise ValueError(
+                f'scheduler {name}: "{key}" is {value!r}, expected a number, or one for each parameter group'
+            )
     return spread
 
 
 def _default(name: str, key: str):
     """None where the scheduler has none."""
-    import torch
     from deepspeed.runtime import lr_schedules
 
-    kind = getattr(lr_schedules, name, None) or getattr(torch.optim.lr_scheduler, name)
-    return inspect.signature(kind).parameters[key].default
+    default = inspect.signature(getattr(lr_schedules, name)).parameters[key].default
+    return None if default is inspect.Parameter.empty else default
 
 
 @contextlib.contextmanager

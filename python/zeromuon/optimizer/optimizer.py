@@ -327,6 +327,8 @@ class ZeroMuon(torch.optim.Optimizer):
         except Exception:
             self._empty_groups()
             raise
+        if not any(group["params"] for group in self.param_groups):
+            raise ValueError("DeepSpeed has the shards between steps; call engine.optimizer.state_dict()")
         out = with_placeholders(super().state_dict(), self._binding.sub_groups, self.param_groups)
         return save_entry(out, self._binding, self._options)
 
