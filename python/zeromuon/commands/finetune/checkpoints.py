@@ -65,12 +65,15 @@ def save(engine, ranks: Ranks, folder: Path, step: int, position: int, before: P
         ranks.barrier()
         if ranks.rank == 0:
             saved.finish(tag, step)
-    except OSError as error:
-        raise SaveFailed(_why_not_saved(error, folder, step, ranks.world_size)) from error
-    except RuntimeError as error:
-        if not any(word in str(error) for word in TORCH_CANNOT_WRITE):
+    except (OSError, RuntimeError) as error:
+        if not _is_of_files(error, TORCH_CANNOT_WRITE):
             raise
         raise SaveFailed(_why_not_saved(error, folder, step, ranks.world_size)) from error
+
+
+def _is_of_files(error: Exception, words: tuple[str, ...]) -> bool:
+    """False for a RuntimeError about something else: torch tells by words alone what it is about."""
+    return not isinstance(error, RuntimeError) or any(word in str(error) for word in words)
 
 
 class SaveFailed(RuntimeError):
@@ -109,7 +112,7 @@ def load(engine, ranks: Ranks, folder: Path, seed: int, note) -> dict | None:
     try:
         path, client = engine.load_checkpoint(str(folder), tag=tag.name)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_CANNOT_READ):
+        if not _is_of_files(error, TORCH_CANNOT_READ):
             raise
         raise ValueError(_why_not_loaded(error, tag)) from error
     if path is None or KEY not in client:

@@ -69,7 +69,7 @@ def check_config(config: dict, whose: str) -> None:
     if accumulation != "auto" and (type(accumulation) is not int or accumulation < 1):
         raise ValueError(f"{whose}: gradient_accumulation_steps is {accumulation!r}, expected a number from 1 on")
     stage = _section(config, "zero_optimization", whose).get("stage", 0)
-    if stage != 3 or isinstance(stage, bool):
+    if stage != 3:
         raise ValueError(
             f"{whose}: zero_optimization.stage is {json.dumps(stage)}, expected 3; ZeroMuon works on ZeRO-3's shards:"
             " set it to 3, or use DeepSpeed's own Muon below stage 3"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import ItemsView
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -60,6 +61,6 @@ class Settings:
         return path.parent.name if path.name == "model" else path.name
 
 
-def _last(overrides: tuple[str, ...]) -> set:
+def _last(overrides: tuple[str, ...]) -> ItemsView[str, str]:
     """(key, value) of each key."""
-    return set({key: value for key, _, value in (override.partition("=") for override in overrides)}.items())
+    return {key: value for key, _, value in (override.partition("=") for override in overrides)}.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.python.commands.finetune.test_runs import metrics, weights
+from tests.python.commands.finetune.test_runs import losses, weights
 
 STEPS, EVERY = 12, 4
 
@@ -25,10 +25,6 @@ def options(model: Path, text_file: Path, out: Path):
         *kept,
         *(w for v in given for w in ("--set", v)),
     ]
-
-
-def losses(run: Path) -> list[float]:
-    return [entry["loss"] for entry in metrics(run) if "loss" in entry]
 
 
 def expect_to_go_on(command, out: Path, undisturbed: Path) -> None:

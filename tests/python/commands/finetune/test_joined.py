@@ -16,7 +16,7 @@ import pytest
 
 from tests import processes
 from tests.python.commands.finetune.conftest import KEPT_MEMORY
-from tests.python.commands.finetune.test_runs import metrics, weights
+from tests.python.commands.finetune.test_runs import losses, weights
 from zeromuon.commands.cli import new_settings
 from zeromuon.commands.finetune import joined
 
@@ -122,10 +122,6 @@ def uninterrupted(command, options, tmp_path_factory) -> Path:
     status, output = command(*options, "--ranks", 2, "--out", out).finish()
     assert status == 0, output
     return out
-
-
-def losses(run: Path) -> list[float]:
-    return [entry["loss"] for entry in metrics(run) if "loss" in entry]
 
 
 @pytest.mark.full

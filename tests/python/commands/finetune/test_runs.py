@@ -52,6 +52,10 @@ def metrics(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def losses(run: Path) -> list[float]:
+    return [entry["loss"] for entry in metrics(run) if "loss" in entry]
+
+
 def test_an_interrupted_and_resumed_run_ends_with_the_same_weights_bit_for_bit(
     command, uninterrupted, masked_model, text_file, tmp_path
 ):
@@ -67,8 +71,7 @@ def test_an_interrupted_and_resumed_run_ends_with_the_same_weights_bit_for_bit(
     assert status == 0, output
     assert f"going on from the checkpoint of step {stopped_at['step']}" in output
     assert weights(out) == weights(uninterrupted[0])
-    losses = [[entry["loss"] for entry in metrics(run) if "loss" in entry] for run in (out, uninterrupted[0])]
-    assert losses[0] == losses[1] and len(losses[0]) == STEPS
+    assert losses(out) == losses(uninterrupted[0]) and len(losses(out)) == STEPS
 
 
 def test_a_resume_with_another_text_or_configuration_is_refused_by_name(command, masked_model, text_file, tmp_path):
@@ -101,8 +104,7 @@ def test_a_second_interrupt_kills_the_ranks_and_the_run_can_start_over(
     status, output = command("--resume", "--out", out).finish()
     assert status == 0, output
     assert "going on from the checkpoint" not in output
-    losses = [entry["loss"] for entry in metrics(out) if "loss" in entry]
-    assert losses == [entry["loss"] for entry in metrics(uninterrupted[0]) if "loss" in entry]
+    assert losses(out) == losses(uninterrupted[0])
     assert weights(out) == weights(uninterrupted[0])
 
 

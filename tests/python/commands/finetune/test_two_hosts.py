@@ -17,7 +17,7 @@ import pytest
 
 from tests.integration import doc_blocks
 from tests.python.commands.finetune.conftest import KEPT_MEMORY
-from tests.python.commands.finetune.test_runs import metrics, weights
+from tests.python.commands.finetune.test_runs import losses, weights
 
 pytestmark = pytest.mark.full
 HOSTS = {"zeromuon-a": "10.77.0.1", "zeromuon-b": "10.77.0.2"}
@@ -132,10 +132,6 @@ def on_one_host(command, masked_model, text_file, tmp_path_factory) -> Path:
     status, output = command(*options(masked_model, text_file), "--ranks", 4, "--out", out).finish()
     assert status == 0, output
     return out
-
-
-def losses(run: Path) -> list[float]:
-    return [entry["loss"] for entry in metrics(run) if "loss" in entry]
 
 
 def run_on_both(
