@@ -116,12 +116,16 @@ class Command:
         metrics = folder / "metrics.jsonl"
         self.wait_for(lambda: metrics.exists() and f'"step": {step}, "loss"' in metrics.read_text())
         if hold_the_ranks:
-            for process in psutil.Process(self.process.pid).children(recursive=True):
-                process.suspend()
+            self.hold_the_ranks()
         self.process.send_signal(signal.SIGINT)
         if hold_the_ranks:
             self.wait_for((folder / "stop").exists)
             self.process.send_signal(signal.SIGINT)
+
+    def hold_the_ranks(self) -> None:
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
+                process.suspend()
 
     def wait_for(self, condition) -> None:
         while not condition():

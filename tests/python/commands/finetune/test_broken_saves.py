@@ -8,8 +8,10 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from zeromuon.commands import cli
@@ -56,12 +58,12 @@ def hooked(tmp_path, monkeypatch):
     yield set_hook
 
 
-# Of about 60 operations of rank 0 and 25 of rank 1 below checkpoints/ in three saves.
-MOMENTS = [(0, 30), (1, 12), *((rank, at) for rank, last in ((0, 58), (1, 24)) for at in range(2, last, 3))]
+# Of 89 operations of rank 0 and 15 of rank 1 below checkpoints/ in three saves.
+MOMENTS = [(0, 30), *((0, at) for at in range(2, 90, 4) if at != 30), *((1, at) for at in range(1, 16, 2))]
 
 
 @pytest.mark.parametrize(
-    "rank, at", [pytest.param(*moment, marks=[pytest.mark.full] if i > 1 else []) for i, moment in enumerate(MOMENTS)]
+    "rank, at", [pytest.param(*moment, marks=[pytest.mark.full] if i else []) for i, moment in enumerate(MOMENTS)]
 )
 def test_a_rank_killed_at_any_operation_of_a_save_costs_no_bit(
     command, masked_model, text_file, undisturbed, hooked, tmp_path, monkeypatch, rank, at
@@ -75,6 +77,99 @@ def test_a_rank_killed_at_any_operation_of_a_save_costs_no_bit(
     if latest.exists():
         assert (latest.parent / latest.read_text() / "whole.json").exists(), "latest names what is whole"
     expect_to_go_on(command, out, undisturbed)
+
+
+# In rank 1: stands still when it is about to write its optimizer states of the second save.
+LATE = f"""
+import os, signal, sys, threading, time
+
+def _patch():
+    while not hasattr(sys.modules.get("torch"), "load"):
+        time.sleep(0.01)
+    import torch
+    save = torch.save
+    def late(value, file, *rest, **given):
+        if "step{2 * EVERY}" in str(file) and "optim" in str(file):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return save(value, file, *rest, **given)
+    torch.save = late
+
+if os.environ.get("RANK") == "1":
+    threading.Thread(target=_patch, daemon=True).start()
+"""
+
+
+def has_a_stopped_child(pid: int) -> bool:
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
+            if child.status() == psutil.STATUS_STOPPED:
+                return True
+    return False
+
+
+def test_a_save_that_one_rank_has_not_finished_costs_no_bit_when_all_are_killed(
+    command, masked_model, text_file, undisturbed, tmp_path, monkeypatch
+):
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "sitecustomize.py").write_text(LATE)
+    path = [str(tmp_path / "late"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    out = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setenv("PYTHONPATH", os.pathsep.join(path))
+        run = command(*options(masked_model, text_file, out))
+    run.wait_for(lambda: has_a_stopped_child(run.process.pid))
+    time.sleep(3)  # the other rank does what it would do without waiting
+    run.end()
+    expect_to_go_on(command, out, undisturbed)
+
+
+@pytest.mark.full
+def test_a_torn_checkpoint_of_a_later_step_never_outlives_a_whole_one(
+    command, masked_model, text_file, undisturbed, tmp_path
+):
+    out = tmp_path / "run"
+    first = command(*options(masked_model, text_file, out))
+    first.interrupt_after(out, step=EVERY + 1)
+    assert first.finish()[0] == 130
+    torn = out / "checkpoints" / f"step{10 * STEPS}"
+    shutil.copytree(out / "checkpoints" / (out / "checkpoints" / "latest").read_text(), torn)
+    for file in torn.iterdir():
+        if "rank_1" in file.name or file.suffix == ".json":
+            file.unlink()
+    second = command("--resume", "--out", out)
+    second.wait_for(lambda: f'"step": {2 * EVERY + 1}, "loss"' in (out / "metrics.jsonl").read_text())
+    second.end()
+    expect_to_go_on(command, out, undisturbed)
+
+
+@pytest.mark.full
+def test_a_run_that_was_killed_after_its_last_step_has_one_line_a_step(
+    command, masked_model, text_file, undisturbed, tmp_path
+):
+    out = tmp_path / "run"
+    run = command(*options(masked_model, text_file, out))
+    metrics = out / "metrics.jsonl"
+    run.wait_for(lambda: metrics.exists() and f'"step": {STEPS}, "held_out_loss"' in metrics.read_text())
+    run.hold_the_ranks()
+    run.end()
+    expect_to_go_on(command, out, undisturbed)
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    seen = [(line["step"], "held_out_loss" in line) for line in lines]
+    assert sorted(set(seen)) == sorted(seen)
+
+
+@pytest.mark.full
+def test_what_the_run_did_not_write_stays_in_its_checkpoints(command, masked_model, text_file, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    first = command(*options(masked_model, text_file, out))
+    first.interrupt_after(out, step=EVERY + 1)
+    assert first.finish()[0] == 130
+    checkpoints = out / "checkpoints"
+    best = checkpoints / f"step{2 * EVERY}-best"
+    shutil.copytree(checkpoints / (checkpoints / "latest").read_text(), best)
+    (checkpoints / "steps.txt").write_text("mine")
+    expect_to_go_on(command, out, undisturbed)
+    assert any(best.iterdir()) and (checkpoints / "steps.txt").read_text() == "mine"
 
 
 def fill(filler: Path, leave: int) -> None:

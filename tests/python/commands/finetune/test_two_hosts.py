@@ -167,8 +167,12 @@ def cut_run(hosts, cut: str, options: list, out: Path):
 
 
 def wait_for_two_steps(out: Path, started: list[subprocess.Popen], logs: list[Path]) -> None:
+    wait_for(lambda: (out / "metrics.jsonl").exists() and len(losses(out)) >= 2, started, logs)
+
+
+def wait_for(condition, started: list[subprocess.Popen], logs: list[Path]) -> None:
     deadline = time.monotonic() + 240
-    while not (out / "metrics.jsonl").exists() or len(losses(out)) < 2:
+    while not condition():
         assert time.monotonic() < deadline and all(p.poll() is None for p in started), logs[0].read_text()[-4000:]
         time.sleep(0.05)
 
@@ -246,7 +250,7 @@ def test_a_rank_that_is_killed_on_one_host_restarts_all_and_the_bits_are_the_sam
         hosts, "killed", options(masked_model, text_file), out, restarts=1, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"
     )
     with ended_with_their_ranks(started):
-        wait_for_two_steps(out, started, logs)
+        wait_for((out / "checkpoints" / "latest").exists, started, logs)
         next(rank for rank in ranks_of(started) if rank.environ().get("RANK") == "3").kill()
         finish(started, logs)
     assert "going on from the checkpoint of step" in logs[0].read_text()
