@@ -141,6 +141,23 @@ def unused_parameter(offload: bool) -> dict:
     return {"used": world.on_all_ranks(used), "unused": world.on_all_ranks(unused), "moved": moved}
 
 
+def unused_parameter_where_warnings_are_errors() -> dict:
+    """What every rank's steps raise when rank 0 alone has something to warn of."""
+    case = Case("unused")
+    model, engine = world.build_engine(case, model=_Skipping())
+    data = models.batches(case, dist.get_world_size())
+    world.train(engine, data, range(2))
+    model.use_middle = False
+    errors = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        try:
+            world.train(engine, data, range(2, 4))
+        except UserWarning as error:
+            errors.append(str(error))
+    return {"errors": world.on_all_ranks(errors)}
+
+
 def unused_parameter_remedied(remedy: str, offload: bool) -> dict:
     """The same with a remedy that the warning names: what is warned of then, and how the middle layer moved unused."""
     import zeromuon

@@ -39,6 +39,13 @@ def test_a_parameter_that_is_stepped_with_an_old_gradient_is_named_once(world_si
 
 
 @pytest.mark.parametrize(
+    "world_size, row", [on("unused, warnings are errors", "unused_parameter_where_warnings_are_errors")]
+)
+def test_where_warnings_are_errors_no_rank_stops_alone(world_size, row, result):
+    assert result["errors"] == [[], []]
+
+
+@pytest.mark.parametrize(
     "world_size, row",
     [
         on(f"unused, {remedy}, offload {o}", "unused_parameter_remedied", remedy=remedy, offload=o)
