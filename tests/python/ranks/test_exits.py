@@ -13,7 +13,7 @@ from tests import processes
 
 SCRIPT = Path(__file__).with_name("exits.py")
 FEW, MANY = 6, 100  # launches of two ranks
-SECONDS_PER_LAUNCH = 30  # of which it takes some 3, on a machine that has nothing else to do
+SECONDS_PER_LAUNCH = 30  # of which it takes some 6, on a machine that has nothing else to do
 
 
 @pytest.mark.parametrize("launches, whole", [(FEW, []), pytest.param(MANY, ["whole"], marks=pytest.mark.full)])

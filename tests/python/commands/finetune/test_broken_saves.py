@@ -41,15 +41,28 @@ if _mine and "TEST_UNDER" in os.environ:
 """
 
 
+def hook_python(monkeypatch, folder: Path, text: str) -> None:
+    """Every Python that starts from now on runs `text` first."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(text)
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(dict.fromkeys(paths)))
+
+
+def interrupted_run(command, model: Path, text_file: Path, out: Path) -> Path:
+    """A run that was asked to end after its first save, and saved once more; gives the folder of its checkpoints."""
+    run = command(*options(model, text_file, out))
+    run.interrupt_after(out, step=EVERY + 1)
+    assert run.finish()[0] == 130
+    return out / "checkpoints"
+
+
 @pytest.fixture
 def hooked(tmp_path, monkeypatch):
     """Sets the hook for the runs that follow, below a folder; a number of 0 only counts, in a file."""
-    (tmp_path / "hook").mkdir()
-    (tmp_path / "hook" / "sitecustomize.py").write_text(HOOK)
 
     def set_hook(out: Path, rank: int, at: int) -> Path:
-        paths = [str(tmp_path / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])]
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(dict.fromkeys(paths)))
+        hook_python(monkeypatch, tmp_path / "hook", HOOK)
         count = tmp_path / f"count-{rank}"
         for name, value in {"UNDER": out / "checkpoints", "KILLED_RANK": rank, "KILLED_AT": at, "COUNT": count}.items():
             monkeypatch.setenv(f"TEST_{name}", str(value))
@@ -110,12 +123,9 @@ def has_a_stopped_child(pid: int) -> bool:
 def test_a_save_that_one_rank_has_not_finished_costs_no_bit_when_all_are_killed(
     command, masked_model, text_file, undisturbed, tmp_path, monkeypatch
 ):
-    (tmp_path / "late").mkdir()
-    (tmp_path / "late" / "sitecustomize.py").write_text(LATE)
-    path = [str(tmp_path / "late"), *filter(None, [os.environ.get("PYTHONPATH")])]
     out = tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setenv("PYTHONPATH", os.pathsep.join(path))
+        hook_python(patched, tmp_path / "late", LATE)
         run = command(*options(masked_model, text_file, out))
     run.wait_for(lambda: has_a_stopped_child(run.process.pid))
     time.sleep(3)  # the other rank does what it would do without waiting
@@ -128,11 +138,9 @@ def test_a_torn_checkpoint_of_a_later_step_never_outlives_a_whole_one(
     command, masked_model, text_file, undisturbed, tmp_path
 ):
     out = tmp_path / "run"
-    first = command(*options(masked_model, text_file, out))
-    first.interrupt_after(out, step=EVERY + 1)
-    assert first.finish()[0] == 130
-    torn = out / "checkpoints" / f"step{10 * STEPS}"
-    shutil.copytree(out / "checkpoints" / (out / "checkpoints" / "latest").read_text(), torn)
+    checkpoints = interrupted_run(command, masked_model, text_file, out)
+    torn = checkpoints / f"step{10 * STEPS}"
+    shutil.copytree(checkpoints / (checkpoints / "latest").read_text(), torn)
     for file in torn.iterdir():
         if "rank_1" in file.name or file.suffix == ".json":
             file.unlink()
@@ -161,10 +169,7 @@ def test_a_run_that_was_killed_after_its_last_step_has_one_line_a_step(
 @pytest.mark.full
 def test_what_the_run_did_not_write_stays_in_its_checkpoints(command, masked_model, text_file, undisturbed, tmp_path):
     out = tmp_path / "run"
-    first = command(*options(masked_model, text_file, out))
-    first.interrupt_after(out, step=EVERY + 1)
-    assert first.finish()[0] == 130
-    checkpoints = out / "checkpoints"
+    checkpoints = interrupted_run(command, masked_model, text_file, out)
     best = checkpoints / f"step{2 * EVERY}-best"
     shutil.copytree(checkpoints / (checkpoints / "latest").read_text(), best)
     (checkpoints / "steps.txt").write_text("mine")
