@@ -308,6 +308,23 @@ def test_an_output_that_exists_is_replaced_only_with_force(ckpt, zero3, tmp_path
     assert ckpt(*command, "--force")[0] == 0
 
 
+def test_a_second_export_into_a_folder_that_is_being_written_is_refused_and_the_first_is_whole(ckpt, start, tmp_path):
+    source, out = tmp_path / "ones.safetensors", tmp_path / "out"
+    save_file({f"t{i}": torch.full((1 << 20,), float(i + 1)) for i in range(48)}, source)
+    command = [sys.executable, "-m", "zeromuon", "ckpt", "export", str(source), "-o", str(out), "--threads", "1"]
+    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first = start([*command, "--max-memory", "1MiB"], **given)
+    while not any(file.stat().st_blocks for file in out.glob("*model*")):
+        assert first.poll() is None, first.stderr.read()
+    first.send_signal(signal.SIGSTOP)
+    second = start(command, **given)
+    _, err = second.communicate(timeout=120)
+    assert second.returncode == 2 and "in use by" in err and str(first.pid) in err, err
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(timeout=120) == 0
+    assert ckpt("diff", source, out)[0] == 0
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_export_leaves_whole_files_only_and_resume_goes_on(ckpt, start, tmp_path, number, status):
     source, out = inputs.zeros(tmp_path / "zeros.safetensors", 60, 8 << 20), tmp_path / "out"

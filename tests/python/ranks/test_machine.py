@@ -1,12 +1,18 @@
-"""Cores and free memory, read from files of a machine that is made here: control groups of version 1 and 2, nested, unlimited."""
+"""Cores and free memory, read from files of a machine that is made here: control groups of version 1 and 2, nested, unlimited;
+which hosts are one."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests import processes
 from zeromuon.ranks import machine
 
 GIB = 1 << 30
@@ -162,6 +168,47 @@ def test_the_optimizer_counts_a_control_group_s_memory(monkeypatch):
 
     monkeypatch.setattr(machine, "available_memory_bytes", lambda: 6 * GIB)
     assert bind._free_bytes("cpu", 2) == 3 * GIB
+
+
+ON_A_KERNEL_OF_ITS_OWN = """mount --bind {boot} /proc/sys/kernel/random/boot_id || exit 77
+exec {python} {script} {memory}
+"""
+
+
+def said_on_hosts_of_one_name(folder: Path, boots: list[str], free_mib: int) -> list[str]:
+    """What each of two ranks says of its binding; all of this machine's free memory is so many MiB by then."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    memory = folder / "meminfo"
+    write(
+        memory, "".join(f"{name}: {free_mib << 10} kB\n" for name in ("MemTotal", "MemFree", "MemAvailable", "Buffers"))
+    )
+    script, ranks, said = Path(__file__).with_name("hosts_of_one_name.py"), [], []
+    with contextlib.ExitStack() as ends:
+        for rank, boot in enumerate(boots):
+            write(own := folder / f"boot{rank}", boot)
+            line = ON_A_KERNEL_OF_ITS_OWN.format(boot=own, python=sys.executable, script=script, memory=memory)
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            names |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": 1, "TORCHDYNAMO_DISABLE": 1}
+            given = {"env": {**os.environ, **{name: str(value) for name, value in names.items()}}}
+            given |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            ranks.append(ends.enter_context(processes.running(["unshare", "--mount", "bash", "-c", line], **given)))
+        for rank, process in enumerate(ranks):
+            output, _ = process.communicate(timeout=120)
+            if process.returncode in (1, 77) and ("unshare:" in output or "mount:" in output):
+                pytest.skip("this process may not make mount namespaces")
+            said += [line for line in output.splitlines() if line.startswith(f"rank {rank}: ")] or [output[-3000:]]
+    return said
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "boots, says", [(["a", "b"], ": bound"), (["a", "a"], "MiB are free for it")], ids=["two", "one"]
+)
+def test_ranks_on_two_hosts_of_one_name_have_the_memory_of_a_host_each(tmp_path, boots, says):
+    """Enough for one rank and not for two: 2048 x 2048 momenta, and the buffers of a matrix."""
+    said = said_on_hosts_of_one_name(tmp_path, boots, free_mib=220)
+    assert all(says in line for line in said), said
 
 
 def test_hosts_of_one_name_are_told_apart_by_their_kernel(tmp_path, monkeypatch):

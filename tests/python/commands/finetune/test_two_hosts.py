@@ -225,6 +225,41 @@ def test_a_link_that_goes_down_in_a_step_ends_all_ranks_with_a_cause_and_a_resum
     assert weights(out) == weights(on_one_host) and losses(out) == losses(on_one_host)
 
 
+def start_plain_ranks(hosts, folder: Path, hook: Path) -> tuple[list[subprocess.Popen], list[Path]]:
+    """Two on each host, of a script without a launcher; rank 0 takes the link down in its third step."""
+    first, script = next(iter(hosts.values())), Path(__file__).with_name("plain_rank.py")
+    started, logs = [], []
+    for rank, host in enumerate(host for host in hosts for _ in range(2)):
+        own = {"RANK": rank, "LOCAL_RANK": rank % 2, "WORLD_SIZE": 4, "MASTER_ADDR": first, "MASTER_PORT": 29500}
+        own |= {"GLOO_SOCKET_IFNAME": "wire", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": 1, "TEST_CUT": OURS}
+        own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(hook), os.environ.get("PYTHONPATH")]))
+        names = folder / "hosts"
+        names.write_text("".join(f"{a} {name}\n" for name, a in {"localhost": "127.0.0.1", **hosts}.items()))
+        line = f"hostname {host}; mount --bind {names} /etc/hosts; exec {sys.executable} {script} {STAGE_TIMEOUT_S}"
+        inside = ["ip", "netns", "exec", host, "unshare", "--uts", "--mount", "bash", "-c", line]
+        logs.append(folder / f"rank{rank}.log")
+        with open(logs[-1], "w") as file:
+            given = {"env": {**os.environ, **{k: str(v) for k, v in own.items()}}, "stdout": file, "stderr": file}
+            started.append(subprocess.Popen(inside, **given))
+    return started, logs
+
+
+def test_a_script_whose_link_goes_down_in_a_step_ends_on_all_ranks(hosts, tmp_path):
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(CUT)
+    started, logs = start_plain_ranks(hosts, tmp_path, hook)
+    with ended_with_their_ranks(started):
+        wait_for(lambda: "step 1\n" in logs[0].read_text(), started, logs)
+        cut_at, limit_s = time.monotonic(), 2.5 * STAGE_TIMEOUT_S + 10
+        while any(rank.poll() is None for rank in started) and time.monotonic() < cut_at + limit_s:
+            time.sleep(0.1)
+        statuses = [rank.poll() for rank in started]
+        said = [log.read_text() for log in logs]
+        assert None not in statuses, f"not ended after {limit_s:g} s: {statuses}, {said[2][-3000:]}"
+    assert all(status != 0 and "no progress for" in text for status, text in zip(statuses, said)), said
+
+
 def errors_of(text: str) -> set[str]:
     return {error.partition(":")[0] for error in ERROR.findall(text)}
 
