@@ -8,7 +8,7 @@
 # find_package(Torch) is not used: it turns CUDA on by itself and fails on CMake 3.25's idea of
 # C++20 in CUDA.
 
-set(ZEROMUON_OLDEST_TORCH 2.15)
+set(ZEROMUON_OLDEST_TORCH 2.11)
 
 find_package(Python3 3.11 REQUIRED COMPONENTS Interpreter Development.Module)
 
@@ -41,9 +41,15 @@ set(ZEROMUON_TORCH_LIBRARY_DIRS "${torch_dir}/lib")
 set(ZEROMUON_TORCH_RPATH "$ORIGIN/../torch/lib")
 string(REGEX MATCH "^[0-9]+" ZEROMUON_TORCH_CUDA_MAJOR "${ZEROMUON_TORCH_CUDA}")
 if(ZEROMUON_TORCH_CUDA_MAJOR)
-  # libcudart, which a CUDA wheel's libtorch_cpu needs too.
-  list(APPEND ZEROMUON_TORCH_LIBRARY_DIRS "${site_packages}/nvidia/cu${ZEROMUON_TORCH_CUDA_MAJOR}/lib")
-  list(APPEND ZEROMUON_TORCH_RPATH "$ORIGIN/../nvidia/cu${ZEROMUON_TORCH_CUDA_MAJOR}/lib")
+  # libcudart, which a CUDA wheel's libtorch_cpu needs too: in nvidia/cu13 for CUDA 13, in nvidia/cuda_runtime for 12.
+  file(GLOB cudart "${site_packages}/nvidia/*/lib/libcudart.so.${ZEROMUON_TORCH_CUDA_MAJOR}*")
+  if(cudart)
+    list(GET cudart 0 cudart)
+    cmake_path(GET cudart PARENT_PATH cudart_dir)
+    cmake_path(RELATIVE_PATH cudart_dir BASE_DIRECTORY "${site_packages}" OUTPUT_VARIABLE cudart_relative)
+    list(APPEND ZEROMUON_TORCH_LIBRARY_DIRS "${cudart_dir}")
+    list(APPEND ZEROMUON_TORCH_RPATH "$ORIGIN/../${cudart_relative}")
+  endif()
 endif()
 
 function(import_torch_library target file)

@@ -1,9 +1,10 @@
 # Decides whether the CUDA code is built, from ZEROMUON_CUDA, and enables the language.
-# Sets ZEROMUON_WITH_CUDA.
+# Sets ZEROMUON_WITH_CUDA, and where it is OFF the reason, cuda_missing.
 
 set(ZEROMUON_WITH_CUDA OFF)
 if(ZEROMUON_CUDA STREQUAL "OFF")
-  message(STATUS "CUDA: off, because ZEROMUON_CUDA is OFF")
+  set(cuda_missing "ZEROMUON_CUDA was OFF; leave it out")
+  message(STATUS "CUDA: off, because ${cuda_missing}")
   return()
 endif()
 
@@ -15,11 +16,12 @@ function(explain_missing_cuda nvcc reason)
     return()
   endif()
   execute_process(COMMAND "${nvcc}" --version OUTPUT_VARIABLE text ERROR_QUIET)
-  string(REGEX MATCH "release ([0-9]+)" _ "${text}")
-  # Two CUDA runtimes of different major versions would share one process.
-  if(NOT CMAKE_MATCH_1 STREQUAL ZEROMUON_TORCH_CUDA_MAJOR)
-    set(${reason} "torch is built for CUDA \"${ZEROMUON_TORCH_CUDA}\", ${nvcc} is CUDA \"${CMAKE_MATCH_1}\"; \
-install a toolkit and a torch of the same major version" PARENT_SCOPE)
+  string(REGEX MATCH "release (([0-9]+)\\.[0-9]+)" _ "${text}")
+  # Two CUDA runtimes of different major versions would share one process, and a newer toolkit's code may want what
+  # torch's runtime does not have.
+  if(NOT CMAKE_MATCH_2 STREQUAL ZEROMUON_TORCH_CUDA_MAJOR OR CMAKE_MATCH_1 VERSION_GREATER ZEROMUON_TORCH_CUDA)
+    set(${reason} "torch is built for CUDA '${ZEROMUON_TORCH_CUDA}' and ${nvcc} is of CUDA '${CMAKE_MATCH_1}'; \
+install a toolkit of the same major version that is not newer than torch's" PARENT_SCOPE)
   endif()
 endfunction()
 

@@ -27,7 +27,7 @@ class Device {
  public:
   virtual ~Device() = default;
 
-  // 64-byte aligned. Raises MemoryError's C++ form (std::bad_alloc or c10::Error) when there is
+  // Aligned to kBlockAlignment. Raises MemoryError's C++ form (std::bad_alloc or c10::Error) when there is
   // none.
   virtual Memory allocate(int64_t bytes) = 0;
 

@@ -27,14 +27,16 @@ void touch_by_team(std::byte* at, int64_t bytes) {
 
 }  // namespace
 
-PinnedArena::PinnedArena(int64_t bytes, Registrar* registrar, const FirstTouch& touch,
-                         int64_t segment_bytes)
+PinnedArena::PinnedArena(int64_t bytes, std::shared_ptr<Registrar> registrar,
+                         const FirstTouch& touch, int64_t segment_bytes)
     : pages_(bytes, Mapping::Access::kReadWrite,
              bytes >= kHugePageBytes ? kHugePageBytes : page_bytes()),
       planned_bytes_(bytes),
-      registrar_(registrar) {
+      registrar_(std::move(registrar)) {
   touch_pages(touch);
-  if (registrar_ != nullptr) register_segments(segment_bytes);
+  if (registrar_ == nullptr) return;
+  ::madvise(pages_.data(), static_cast<size_t>(pages_.bytes()), MADV_DONTFORK);
+  register_segments(segment_bytes);
 }
 
 PinnedArena& PinnedArena::operator=(PinnedArena&& other) noexcept {
@@ -42,7 +44,7 @@ PinnedArena& PinnedArena::operator=(PinnedArena&& other) noexcept {
   pages_ = std::move(other.pages_);
   planned_bytes_ = other.planned_bytes_;
   taken_bytes_ = other.taken_bytes_;
-  registrar_ = other.registrar_;
+  registrar_ = std::move(other.registrar_);
   registered_ = std::exchange(other.registered_, {});
   warning_ = std::move(other.warning_);
   return *this;
@@ -89,8 +91,7 @@ void PinnedArena::register_segments(int64_t segment_bytes) {
       warning_ = concat("pinned memory: ", bytes(), " bytes stay pageable, and copies to and from ",
                         "the GPU will be slower and block the CPU: registering ", length,
                         " of them, after ", begin, ", failed: ", why,
-                        "; raise the limit of locked memory (ulimit -l), or lower ",
-                        "max_bytes_in_flight");
+                        "; a lower max_bytes_in_flight needs less");
       return;
     }
     registered_.push_back(pages_.data() + begin);

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <initializer_list>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,13 +24,15 @@ class Registrar {
   virtual void unregister_memory(void* at) = 0;
 };
 
-// A part of an arena, 64-byte aligned; valid while the arena lives.
+// A part of an arena, aligned to kBlockAlignment; valid while the arena lives.
 struct PinnedBlock {
   std::byte* data = nullptr;
   int64_t bytes = 0;
 };
 
-// Owns its pages: mapped and touched once, registered once, in segments. Sizes are rounded up to
+// Owns its pages: mapped and touched once, registered once, in segments. Those of a registrar are
+// not the children's of a fork: on old kernels a child that writes to a page takes it from the
+// parent's copies; a child that touches one is ended by SIGSEGV. Sizes are rounded up to
 // the page only; registering is all or nothing, because a copy must not cross from registered
 // memory into other memory.
 // Thread: take() by one thread at a time; blocks by whoever holds them.
@@ -44,10 +47,10 @@ class PinnedArena {
   // Writes to every page of [at, at + bytes), so that each lies near who will work on it.
   using FirstTouch = std::function<void(std::byte* at, int64_t bytes)>;
 
-  // bytes: needed() of the blocks that will be taken. registrar: outlives the arena; null: memory
-  // for the CPU alone, never registered. Without `touch` an OpenMP team of the calling thread
+  // bytes: needed() of the blocks that will be taken. registrar: null: memory for the CPU alone,
+  // never registered. Without `touch` an OpenMP team of the calling thread
   // touches the pages.
-  PinnedArena(int64_t bytes, Registrar* registrar, const FirstTouch& touch = {},
+  PinnedArena(int64_t bytes, std::shared_ptr<Registrar> registrar, const FirstTouch& touch = {},
               int64_t segment_bytes = kSegmentBytes);
   PinnedArena(PinnedArena&& other) noexcept = default;
   PinnedArena& operator=(PinnedArena&& other) noexcept;
@@ -72,7 +75,7 @@ class PinnedArena {
 
   Mapping pages_;
   int64_t planned_bytes_ = 0, taken_bytes_ = 0;
-  Registrar* registrar_ = nullptr;
+  std::shared_ptr<Registrar> registrar_;
   std::vector<std::byte*> registered_;  // segments
   std::string warning_;
 };

@@ -6,7 +6,8 @@
 
 namespace zeromuon::offload {
 
-constexpr int64_t kBlockAlignment = 64;
+// What a GPU's kernels and NCCL's packs of 16 bytes want of a buffer, and no cache line is shared.
+constexpr int64_t kBlockAlignment = 128;
 constexpr int64_t aligned(int64_t bytes) {
   return (bytes + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
 }
@@ -61,11 +62,14 @@ struct BufferSizes {
   // A word for each AdamW worker, where the shard is: of the host (pinned), or of the compute
   // device.
   int64_t host_alarm_bytes = 0, device_alarm_bytes = 0;
-  int64_t record_bytes = 0;  // compute device and host: what ranks tell each other at the end
+  int64_t record_bytes = 0;  // compute device: what ranks tell each other at the end
+  // Host: what is read of flags, alarms and records. Pinned where they lie on another device.
+  int64_t word_bytes = 0;
+  bool pins_words = false;
 
   int64_t host_bytes() const {
     return slots * slot.host_bytes() + aligned(adamw_low_precision_bytes) +
-           aligned(host_alarm_bytes);
+           aligned(host_alarm_bytes) + (pins_words ? aligned(word_bytes) : 0);
   }
   int64_t device_bytes() const {
     return slots * slot.device_bytes() + aligned(4 * matrix_numel) + aligned(4 * scratch_numel) +

@@ -4,7 +4,7 @@ namespace zeromuon::offload {
 
 StepBuffers::StepBuffers(const BufferSizes& sizes, Backend& backend) {
   if (sizes.host_bytes() > 0) {
-    arena_ = std::make_unique<PinnedArena>(sizes.host_bytes(), backend.registrar.get(),
+    arena_ = std::make_unique<PinnedArena>(sizes.host_bytes(), backend.registrar,
                                            backend.first_touch);
   }
   const auto on_host_memory = [&](int64_t bytes) -> std::byte* {
@@ -32,6 +32,12 @@ StepBuffers::StepBuffers(const BufferSizes& sizes, Backend& backend) {
   matrices_ = reinterpret_cast<float*>(on_device(4 * sizes.matrix_numel));
   scratch_ = reinterpret_cast<float*>(on_device(4 * sizes.scratch_numel));
   records_ = on_device(sizes.record_bytes);
+  if (sizes.pins_words) {
+    words_ = on_host_memory(sizes.word_bytes);
+  } else {
+    own_words_.resize(static_cast<size_t>(sizes.word_bytes) / sizeof(uint64_t));
+    words_ = reinterpret_cast<std::byte*>(own_words_.data());
+  }
 }
 
 }  // namespace zeromuon::offload

@@ -30,6 +30,9 @@ class StepBuffers {
     return adamw_low_precision_ == nullptr ? nullptr : adamw_low_precision_ + worker * bytes;
   }
 
+  // word_bytes of the host.
+  std::byte* words() const { return words_; }
+
   // [workers] words of the shard's memory.
   uint64_t* alarm(int worker) const { return alarms_ + worker; }
 
@@ -44,7 +47,8 @@ class StepBuffers {
   std::vector<Slot> slots_;
   float *matrices_ = nullptr, *scratch_ = nullptr;
   uint64_t* alarms_ = nullptr;
-  std::byte *records_ = nullptr, *adamw_low_precision_ = nullptr;
+  std::byte *records_ = nullptr, *adamw_low_precision_ = nullptr, *words_ = nullptr;
+  std::vector<uint64_t> own_words_;  // where they need no pinning
 };
 
 }  // namespace zeromuon::offload

@@ -37,6 +37,19 @@ CpuIsa limited() {
 
 const char* name_of(CpuIsa isa) { return kNames[static_cast<int>(isa)]; }
 
+const char* name_of(CpuFamily family) {
+  constexpr const char* kFamilies[] = {"other", "amd", "intel"};
+  return kFamilies[static_cast<int>(family)];
+}
+
+CpuFamily cpu_family() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_is("amd")) return CpuFamily::kAmd;
+  if (__builtin_cpu_is("intel")) return CpuFamily::kIntel;
+#endif
+  return CpuFamily::kOther;
+}
+
 CpuIsa parse_cpu_isa(const std::string& name) {
   return static_cast<CpuIsa>(index_of(kNames, name, "CPU instruction set"));
 }

@@ -12,6 +12,13 @@ constexpr int kCpuIsas = 5;
 
 const char* name_of(CpuIsa isa);
 
+// Who makes the processor: what is quick on one family need not be on another of the same
+// instruction sets.
+enum class CpuFamily : uint8_t { kOther, kAmd, kIntel };
+
+const char* name_of(CpuFamily family);
+CpuFamily cpu_family();
+
 // Raises ValueError naming the valid names.
 CpuIsa parse_cpu_isa(const std::string& name);
 

@@ -25,11 +25,30 @@ at::Tensor bytes_at(const std::byte* data, int64_t numel, c10::Device device) {
                        at::TensorOptions().dtype(at::kByte).device(device));
 }
 
+// torch has had two names for it; up to 2.12 there is only the second.
+template <typename Group>
+c10::intrusive_ptr<c10d::Work> all_to_all(Group& group, at::Tensor& output, at::Tensor& input,
+                                          std::vector<int64_t>& output_splits,
+                                          std::vector<int64_t>& input_splits) {
+  if constexpr (requires { group.all_to_all_single(output, input, output_splits, input_splits); }) {
+    return group.all_to_all_single(output, input, output_splits, input_splits);
+  } else {
+    return group.alltoall_base(output, input, output_splits, input_splits);
+  }
+}
+
+bool is_nccl(c10d::ProcessGroup& group, c10::Device device) {
+  return group.getBackend(device.type())->getBackendName().find("nccl") != std::string::npos;
+}
+
 }  // namespace
 
 C10dCollectives::C10dCollectives(c10::intrusive_ptr<c10d::ProcessGroup> group, c10::Device device,
                                  const std::string& name)
-    : group_(std::move(group)), device_(device), cause_key_(kCauseKey + name) {}
+    : group_(std::move(group)),
+      device_(device),
+      is_nccl_(is_nccl(*group_, device)),
+      cause_key_(kCauseKey + name) {}
 
 void C10dCollectives::do_all_to_all_v(const Exchange& exchange) {
   send_splits_.assign(exchange.send_bytes.begin(), exchange.send_bytes.end());
@@ -39,7 +58,7 @@ void C10dCollectives::do_all_to_all_v(const Exchange& exchange) {
   at::Tensor output = bytes_at(exchange.receive, received, device_);
   at::Tensor input = bytes_at(exchange.send, sent, device_);
   try {
-    wait(group_->all_to_all_single(output, input, receive_splits_, send_splits_));
+    wait(all_to_all(*group_, output, input, receive_splits_, send_splits_));
   } catch (const Aborted&) {
     throw;
   } catch (const std::exception&) {
@@ -47,9 +66,10 @@ void C10dCollectives::do_all_to_all_v(const Exchange& exchange) {
   }
 }
 
-// gloo's own wait is not ended by an abort, but by its timeout of half an hour.
+// gloo's own wait is not ended by an abort, but by its timeout of half an hour, wherever its
+// tensors are.
 void C10dCollectives::wait(const c10::intrusive_ptr<c10d::Work>& work) {
-  if (device_.is_cpu()) {
+  if (!is_nccl_) {
     Waiting& waiting = *waiting_;
     std::unique_lock lock(waiting.mutex);
     waiting.done = false;

@@ -48,6 +48,7 @@ class C10dCollectives final : public Collectives {
 
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
   c10::Device device_;
+  bool is_nccl_;
   std::string cause_key_;
   std::vector<int64_t> send_splits_, receive_splits_;
   std::shared_ptr<Waiting> waiting_ = std::make_shared<Waiting>();

@@ -29,8 +29,30 @@ void check(cudaError_t status, const char* what) {
   throw std::runtime_error(concat("CUDA: ", what, ": ", describe(status)));
 }
 
+Event::Event() {
+  cudaEvent_t made;
+  check(cudaEventCreateWithFlags(&made, cudaEventBlockingSync | cudaEventDisableTiming),
+        "make an event");
+  handle_ = made;
+}
+
+Event::~Event() {
+  if (cudaEventDestroy(static_cast<cudaEvent_t>(handle_)) != cudaSuccess) cudaGetLastError();
+}
+
+void Event::record(StreamRef stream) {
+  check(cudaEventRecord(static_cast<cudaEvent_t>(handle_), static_cast<cudaStream_t>(stream.handle)),
+        "record an event");
+}
+
+void Event::wait() {
+  check(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)), "wait for the stream");
+}
+
 void synchronize(StreamRef stream) {
-  check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream.handle)), "wait for the stream");
+  Event event;
+  event.record(stream);
+  event.wait();
 }
 
 void copy_to_device(StreamRef stream, void* device, const void* host, int64_t bytes) {

@@ -15,8 +15,27 @@ struct StreamRef {
   void* handle = nullptr;  // null: the default stream of the current device
 };
 
-// Blocks the host until all work of the stream is done. Nothing else here waits on purpose; copies
-// of memory that is not registered may.
+// A place in the order of a stream. Who waits for it sleeps: a thread that spins takes a core from
+// the kernels of the CPU.
+// Thread: one at a time.
+class Event {
+ public:
+  // Of the current device.
+  Event();
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record(StreamRef stream);
+  // Blocks the host until the work of the stream before record() is done.
+  void wait();
+
+ private:
+  void* handle_ = nullptr;
+};
+
+// Blocks the host until all work of the stream is done. Nothing else here but Event::wait() waits on
+// purpose; copies of memory that is not registered may.
 void synchronize(StreamRef stream);
 
 // Host memory of a copy lies either in one registered range or in none.

@@ -107,8 +107,10 @@ Backend make_fake_backend(const FakeDeviceOptions& options) {
   const auto plot = std::make_shared<const Plot>(
       Plot{options.faults, options.calls ? options.calls : std::make_shared<StageCalls>()});
   Backend backend;
+  const auto registrar = std::make_shared<FakeRegistrar>(options.registration_refused);
   backend.shard_memory = std::make_unique<HostDevice>(options.kernels);
-  backend.compute = std::make_unique<FakeDevice>(options.kernels);
+  backend.compute = std::make_unique<FakeDevice>(options.kernels, registrar);
+  backend.registrar = registrar;
   for (int lane = 0; lane < kLaneKinds; ++lane) {
     const auto kind = static_cast<LaneKind>(lane);
     const Delays delays(options.seed, static_cast<uint64_t>(lane), options.longest_delay_us);

@@ -46,6 +46,7 @@ struct FakeDeviceOptions {
   int threads_per_lane = 1;        // of the OpenMP teams
   ops::CpuKernels kernels = ops::CpuKernels::kAuto;
   std::vector<Fault> faults = {};
+  std::string registration_refused = {};  // why host memory stays pageable; empty: it does not
   // Counts into it when given.
   std::shared_ptr<StageCalls> calls = nullptr;
 };

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "offload/fake/fake_memory.h"
+#include "offload/fake/fake_registrar.h"
 #include "offload/host_device.h"
 
 namespace zeromuon::offload {
@@ -14,17 +15,22 @@ namespace zeromuon::offload {
 class FakeDevice final : public Device {
  public:
   // Raises ValueError when this CPU cannot run such kernels.
-  explicit FakeDevice(ops::CpuKernels kernels = ops::CpuKernels::kAuto) : host_(kernels) {}
+  // registrar: is told of every copy; null: nobody is.
+  explicit FakeDevice(ops::CpuKernels kernels = ops::CpuKernels::kAuto,
+                      std::shared_ptr<FakeRegistrar> registrar = nullptr)
+      : host_(kernels), registrar_(std::move(registrar)) {}
 
   Memory allocate(int64_t bytes) override { return memory_->allocate(bytes); }
 
   void copy_to_device(void* device, const void* host, int64_t bytes) override {
     memory_->expect_host(host, bytes, {"copy_to_device", "source"});
+    if (registrar_) registrar_->copied(host, bytes);
     host_.copy_to_device(memory_->backing(device, bytes, 1, {"copy_to_device", "destination"}),
                          host, bytes);
   }
   void copy_to_host(void* host, const void* device, int64_t bytes) override {
     memory_->expect_host(host, bytes, {"copy_to_host", "destination"});
+    if (registrar_) registrar_->copied(host, bytes);
     host_.copy_to_host(host, memory_->backing(device, bytes, 1, {"copy_to_host", "source"}), bytes);
   }
 
@@ -138,6 +144,7 @@ class FakeDevice final : public Device {
   };
 
   HostDevice host_;
+  const std::shared_ptr<FakeRegistrar> registrar_;
   std::shared_ptr<FakeMemory> memory_ = std::make_shared<FakeMemory>();
 };
 

@@ -15,6 +15,7 @@ _EXPORTS = {
 }
 
 _MODULES = ("ckpt",)
+_WITH_TORCH = ("_core",)  # links torch's libraries; what else does is imported after it
 
 __all__ = [*_EXPORTS, *_MODULES, "__version__"]
 
@@ -22,9 +23,13 @@ __all__ = [*_EXPORTS, *_MODULES, "__version__"]
 def __getattr__(name):
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
+    if name in _WITH_TORCH:
+        importlib.import_module("torch")
+        importlib.import_module(".base.built", __name__).check_torch()
+        return importlib.import_module(f".{name}", __name__)
     if name not in _EXPORTS:
         raise AttributeError(f"module 'zeromuon' has no attribute {name!r}; it has {', '.join(__all__)}")
-    importlib.import_module("torch")  # whose libraries the modules in C++ link
+    __getattr__("_core")  # before what imports it
     value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
     globals()[name] = value
     return value

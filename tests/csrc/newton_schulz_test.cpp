@@ -164,18 +164,74 @@ ProductTarget bfloat16_target() { return this_cpu().has_bfloat16() ? this_cpu() 
 TEST(NewtonSchulz, BFloat16ProductsKeepTheSpectrumOfTheSetsThatAreSafeForTheForm) {
   at::manual_seed(8);
   for (const CoefficientSet& set : coefficient_sets()) {
-    if (set.bfloat16 == BFloat16Use::kNone) continue;
+    if (set.bfloat16 == RoundedUse::kNone) continue;
     for (const auto& u :
          {at::randn({128, 512}), with_spectrum(128, 512, 3), with_spectrum(128, 512, 5)}) {
       const at::Tensor exact = reference(u, set);
       const double largest = largest_singular_value(exact);
       for (const auto form : {kStandard, kGram, kGramRestarts}) {
-        if (form != kStandard && set.bfloat16 != BFloat16Use::kEveryForm) continue;
+        if (form != kStandard && set.bfloat16 != RoundedUse::kEveryForm) continue;
         const at::Tensor got = run(u, set, form, bfloat16_target(), NewtonSchulzDType::kBFloat16);
         EXPECT_NEAR(largest_singular_value(got), largest, 0.05) << set.name << " " << name_of(form);
         EXPECT_LE(relative(got, exact), 0.13) << set.name << " " << name_of(form);
       }
     }
+  }
+}
+
+// Also of an X whose entries are those of a far larger matrix: Note [Units].
+void expect_float16_keeps_the_spectrum(const CoefficientSet& set, NewtonSchulzForm form,
+                                       const at::Tensor& u) {
+  for (const double larger : {1.0, 16.0, 128.0}) {
+    CoefficientSet divided = set;
+    divided.safety *= larger;
+    const at::Tensor exact = reference(u, divided);
+    const auto plan = plan_of(u, divided, form, NewtonSchulzDType::kFloat16, cuda_target());
+    ASSERT_EQ(plan.dtype, DType::kFloat16);
+    const at::Tensor got = run(plan, {u})[0];
+    EXPECT_NEAR(largest_singular_value(got), largest_singular_value(exact), 0.05) << set.name;
+    EXPECT_LE(relative(got, exact), 0.13) << set.name << " " << name_of(form) << " " << larger;
+  }
+}
+
+TEST(NewtonSchulz, Float16ProductsKeepTheSpectrumOfEverySetInTheFormsThatItIsAllowed) {
+  at::manual_seed(8);
+  const auto inputs = {at::randn({128, 512}), with_spectrum(128, 512, 3),
+                       with_spectrum(128, 512, 5)};
+  int seen = 0;
+  for (const CoefficientSet& set : coefficient_sets()) {
+    for (const auto form : {kStandard, kGram, kGramRestarts}) {
+      const auto least = form == kStandard ? RoundedUse::kStandardForm
+                         : form == kGram   ? RoundedUse::kEveryForm
+                                           : RoundedUse::kRestarts;
+      if (set.float16 < least || !can_be_float16(set, form)) continue;
+      for (const auto& u : inputs) expect_float16_keeps_the_spectrum(set, form, u);
+      ++seen;
+    }
+  }
+  EXPECT_GE(seen, 20);  // of 27
+}
+
+TEST(NewtonSchulz, TriplesThatLeaveFloat16AreMultipliedInFloat32) {
+  const CoefficientSet steep = custom_coefficient_set(std::vector<Triple>(5, {8.0, -20.0, 13.0}));
+  const CoefficientSet tame = custom_coefficient_set(std::vector<Triple>(3, {2.0, -1.5, 0.5}));
+  const auto dtype_of = [](const CoefficientSet& set, NewtonSchulzForm form) {
+    return plan_newton_schulz(128, 512, {form, NewtonSchulzDType::kFloat16, set}, cuda_target())
+        .dtype;
+  };
+  EXPECT_EQ(dtype_of(steep, kStandard), DType::kFloat32);
+  EXPECT_EQ(dtype_of(tame, kStandard), DType::kFloat16);
+  EXPECT_EQ(dtype_of(tame, kGramRestarts), DType::kFloat16);
+}
+
+TEST(NewtonSchulz, Float16WithoutAGpuIsRefused) {
+  const NewtonSchulzRequest request{kAuto, NewtonSchulzDType::kFloat16,
+                                    find_coefficient_set("jordan")};
+  try {
+    plan_newton_schulz(64, 64, request, this_cpu());
+    FAIL() << "accepted";
+  } catch (const ValueError& error) {
+    EXPECT_NE(std::string(error.what()).find("float16 needs a GPU"), std::string::npos);
   }
 }
 
@@ -272,7 +328,7 @@ TEST(NewtonSchulz, UnknownNamesListTheValidOnes) {
   const std::vector<std::pair<std::function<void()>, const char*>> calls = {
       {[] { find_coefficient_set("jordon"); }, "jordan"},
       {[] { parse_form("grams"); }, "auto, standard, gram or gram_restarts"},
-      {[] { parse_newton_schulz_dtype("half"); }, "auto, float32 or bfloat16"}};
+      {[] { parse_newton_schulz_dtype("half"); }, "auto, float32, bfloat16 or float16"}};
   for (const auto& [call, listed] : calls) {
     try {
       call();
@@ -335,9 +391,19 @@ TEST(NewtonSchulz, TheTableChoosesFormAndDataTypeByShapeAndMachine) {
   // A form that is named takes no data type that is not safe in it.
   EXPECT_EQ(chosen(1024, 4096, bf16, "polar_express_6", kGramRestarts), "gram_restarts float32");
   EXPECT_EQ(chosen(1024, 4096, bf16, "jordan", kGramRestarts), "gram_restarts bfloat16");
-  EXPECT_EQ(chosen(1024, 2048, cuda_target()), "gram_restarts bfloat16");
+  EXPECT_EQ(chosen(1024, 2048, cuda_target()), "gram_restarts float16");
   // AMX has no rows of its own yet: those of the nearest machine below are taken.
   EXPECT_EQ(chosen(1024, 1024, {CpuIsa::kAmxBf16, true, false}), "standard bfloat16");
+  // A family on which bf16 was not measured stays in fp32, but for who names it.
+  for (const auto family : {CpuFamily::kIntel, CpuFamily::kOther}) {
+    ProductTarget same_isa = bf16;
+    same_isa.family = family;
+    EXPECT_EQ(chosen(1024, 1024, same_isa), "standard float32");
+    const auto named = plan_newton_schulz(
+        1024, 1024, {kAuto, NewtonSchulzDType::kBFloat16, find_coefficient_set("jordan")},
+        same_isa);
+    EXPECT_EQ(named.dtype, DType::kBFloat16);
+  }
 }
 
 TEST(NewtonSchulz, BFloat16WithoutTheHardwareIsRefusedAndSaysWhatAutoWouldTake) {

@@ -35,6 +35,11 @@ def _well_conditioned() -> nn.Sequential:
     return nn.Sequential(nn.Linear(5, 17), nn.LayerNorm(17), nn.Linear(17, 4))
 
 
+def _wide() -> nn.Sequential:
+    """A tall and a wide matrix, so large that processors with the hardware could multiply them in bf16."""
+    return nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64))
+
+
 def _convolutions() -> nn.Sequential:
     """A stem and a hidden convolution, and transformers' Conv1D, which is stored (in, out): a tall and a wide one."""
     from transformers.pytorch_utils import Conv1D
@@ -108,6 +113,7 @@ class Model:
 MODELS = {
     "small": Model(_small, (4, 16), 5),
     "well conditioned": Model(_well_conditioned, (64, 5), 4, classify=False),
+    "wide": Model(_wide, (256, 64), 64, classify=False),
     "convolutions": Model(
         _convolutions, (4, 2, 6, 6), 3, classify=False, adamw=("0.weight",), transposed=("5.weight", "7.weight")
     ),

@@ -25,6 +25,7 @@ def start() -> None:
     connect(logging.ERROR, seconds=60)
     if on_gpu:
         torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
     else:
         kit.allow_fp16_on_cpus()
     torch.set_printoptions(threshold=0, edgeitems=1)  # DeepSpeed makes a text of every parameter of every engine

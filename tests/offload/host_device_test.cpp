@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <limits>
 #include <vector>
@@ -20,9 +21,9 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 TEST(HostDevice, MemoryIsAlignedAndWritableToItsEnd) {
   HostDevice device;
-  for (const int64_t bytes : {0, 1, 63, 64, 65, 100000}) {
+  for (const int64_t bytes : {0, 1, 127, 128, 129, 100000}) {
     const Memory memory = device.allocate(bytes);
-    EXPECT_EQ(reinterpret_cast<uintptr_t>(memory.get()) % 64, 0u) << bytes;
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(memory.get()) % kBlockAlignment, 0u) << bytes;
     std::fill(memory.get(), memory.get() + bytes, std::byte{1});
   }
   EXPECT_THROW(device.allocate(-1), InternalError);
@@ -90,7 +91,26 @@ TEST(Backend, ADeviceThatTheBuildCannotUseIsAValueErrorThatSaysWhatToDo) {
   EXPECT_THAT(testing::error_of([] {
                 make_backend({at::kCPU, at::Device("meta")}, ops::CpuKernels::kAuto);
               }),
-              HasSubstr("cannot work on meta; rebuild it where nvcc is (ZEROMUON_CUDA=ON)"));
+              HasSubstr("cannot work on meta, whose code was not compiled"));
+}
+
+#ifdef ZEROMUON_WITH_CUDA
+// Making one calls no CUDA: a lane's stream is made in its thread, where an error waits for a task.
+TEST(Backend, OfAStagedGpuPinsWhatIsCopiedAndOneWithTheShardOnTheGpuHasNothingToPin) {
+  const at::Device gpu(at::kCUDA, 0);
+  EXPECT_NE(make_backend({at::kCPU, gpu}, ops::CpuKernels::kAuto).registrar, nullptr);
+  EXPECT_EQ(make_backend({gpu, gpu}, ops::CpuKernels::kAuto).registrar, nullptr);
+}
+#endif
+
+TEST(Backend, TheCpuWorksWithTheThreadsThatItIsTold) {
+  for (const int threads : {1, 3}) {
+    const Backend backend = make_backend({at::kCPU, at::kCPU}, ops::CpuKernels::kAuto, threads);
+    int found = 0;
+    testing::run_on(backend.lanes[LaneKind::kCpu],
+                    testing::task("count", [&] { found = omp_get_max_threads(); }));
+    EXPECT_EQ(found, threads);
+  }
 }
 
 }  // namespace

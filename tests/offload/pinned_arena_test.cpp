@@ -3,8 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -44,6 +48,11 @@ class RecordingRegistrar final : public Registrar {
   int refused_, calls_ = 0;
 };
 
+// Of a test, which outlives the arenas.
+std::shared_ptr<Registrar> known(RecordingRegistrar& registrar) {
+  return {&registrar, [](Registrar*) {}};
+}
+
 int64_t resident_bytes(std::byte* at, int64_t bytes) {
   std::vector<unsigned char> pages(bytes / page_bytes());
   EXPECT_EQ(::mincore(at, bytes, pages.data()), 0);
@@ -56,7 +65,7 @@ void touch_nothing(std::byte*, int64_t) {}
 TEST(PinnedArena, TakesThePlannedBytesUpToAPageAndNoPowerOfTwo) {
   RecordingRegistrar registrar;
   const int64_t planned = 5 * page_bytes() + 1;
-  const PinnedArena arena(planned, &registrar);
+  const PinnedArena arena(planned, known(registrar));
   EXPECT_EQ(arena.bytes(), 6 * page_bytes());
   EXPECT_EQ(arena.registered_bytes(), 6 * page_bytes());
   EXPECT_THAT(registrar.sizes, ElementsAre(6 * page_bytes()));
@@ -64,21 +73,21 @@ TEST(PinnedArena, TakesThePlannedBytesUpToAPageAndNoPowerOfTwo) {
 }
 
 TEST(PinnedArena, BlocksAreAlignedApartAndFillThePlanExactly) {
-  const std::vector<int64_t> sizes = {1, 64, 65, 0, 1000};
+  const std::vector<int64_t> sizes = {1, 128, 129, 0, 1000};
   const int64_t planned = PinnedArena::needed(sizes);
-  EXPECT_EQ(planned, 64 + 64 + 128 + 0 + 1024);
+  EXPECT_EQ(planned, 128 + 128 + 256 + 0 + 1024);
   PinnedArena arena(planned, nullptr);
   std::byte* end = nullptr;
   for (const int64_t size : sizes) {
     const PinnedBlock block = arena.take(size);
     EXPECT_EQ(block.bytes, size);
-    EXPECT_EQ(reinterpret_cast<uintptr_t>(block.data) % 64, 0u);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(block.data) % kBlockAlignment, 0u);
     EXPECT_GE(block.data, end);
     std::fill(block.data, block.data + size, std::byte{1});
     end = block.data + size;
   }
   EXPECT_THAT(testing::error_of([&] { arena.take(1); }),
-              HasSubstr("asked for 1 bytes with 1280 of 1280 planned bytes taken"));
+              HasSubstr("asked for 1 bytes with 1536 of 1536 planned bytes taken"));
   EXPECT_THROW(arena.take(-1), InternalError);
   EXPECT_EQ(arena.take(0).bytes, 0);
 }
@@ -91,7 +100,7 @@ TEST(PinnedArena, WithoutARegistrarItIsOrdinaryMemoryWithoutAWarning) {
 
 TEST(PinnedArena, RegistersSegmentsThatCoverItOnce) {
   RecordingRegistrar registrar;
-  const PinnedArena arena(2 * kGiB + 100, &registrar, touch_nothing, kGiB);
+  const PinnedArena arena(2 * kGiB + 100, known(registrar), touch_nothing, kGiB);
   EXPECT_THAT(registrar.sizes, ElementsAre(kGiB, kGiB, page_bytes()));
   ASSERT_EQ(registrar.begins.size(), 3u);
   EXPECT_EQ(registrar.begins[1] - registrar.begins[0], kGiB);
@@ -102,7 +111,7 @@ TEST(PinnedArena, RegistersSegmentsThatCoverItOnce) {
 
 TEST(PinnedArena, ASegmentThatIsRefusedLeavesEverythingPageableAndSaysWhy) {
   RecordingRegistrar registrar(2);
-  PinnedArena arena(2 * kGiB, &registrar, touch_nothing, kGiB);
+  PinnedArena arena(2 * kGiB, known(registrar), touch_nothing, kGiB);
   EXPECT_THAT(registrar.sizes, IsEmpty());
   EXPECT_EQ(arena.registered_bytes(), 0);
   EXPECT_THAT(arena.warning(), HasSubstr("2147483648 bytes stay pageable"));
@@ -113,18 +122,38 @@ TEST(PinnedArena, ASegmentThatIsRefusedLeavesEverythingPageableAndSaysWhy) {
 TEST(PinnedArena, UnregistersOnceWhateverMoves) {
   RecordingRegistrar registrar;
   {
-    PinnedArena first(page_bytes(), &registrar);
-    PinnedArena second(2 * page_bytes(), &registrar);
+    PinnedArena first(page_bytes(), known(registrar));
+    PinnedArena second(2 * page_bytes(), known(registrar));
     EXPECT_EQ(registrar.sizes.size(), 2u);
     std::byte* const data = first.take(64).data;
     PinnedArena third(std::move(first));
-    EXPECT_EQ(third.take(64).data, data + 64);
+    EXPECT_EQ(third.take(64).data, data + 128);
     second = std::move(third);
     EXPECT_THAT(registrar.sizes, ElementsAre(page_bytes()));
     EXPECT_EQ(second.bytes(), page_bytes());
-    EXPECT_EQ(second.take(64).data, data + 128);
+    EXPECT_EQ(second.take(64).data, data + 256);
   }
   EXPECT_THAT(registrar.sizes, IsEmpty());
+}
+
+// What a forked process sees when it writes to the arena: the signal that ended it, 0 for none.
+int signal_of_a_child_that_writes(std::byte* at) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::signal(SIGSEGV, SIG_DFL);  // sanitizers have a handler
+    *at = std::byte{1};
+    ::_exit(0);
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+TEST(PinnedArena, ThatIsRegisteredIsNotAChilds) {
+  RecordingRegistrar registrar;
+  PinnedArena pinned(page_bytes(), known(registrar)), pageable(page_bytes(), nullptr);
+  EXPECT_EQ(signal_of_a_child_that_writes(pinned.take(64).data), SIGSEGV);
+  EXPECT_EQ(signal_of_a_child_that_writes(pageable.take(64).data), 0);
 }
 
 TEST(PinnedArena, TheCallersFirstTouchGetsEveryPageBeforeTheyAreRegistered) {
@@ -132,7 +161,7 @@ TEST(PinnedArena, TheCallersFirstTouchGetsEveryPageBeforeTheyAreRegistered) {
   std::byte* touched = nullptr;
   int64_t touched_bytes = 0;
   size_t registered_then = 1;
-  const PinnedArena arena(3 * page_bytes(), &registrar, [&](std::byte* at, int64_t bytes) {
+  const PinnedArena arena(3 * page_bytes(), known(registrar), [&](std::byte* at, int64_t bytes) {
     touched = at;
     touched_bytes = bytes;
     registered_then = registrar.begins.size();

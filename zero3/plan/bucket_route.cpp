@@ -5,14 +5,15 @@
 namespace zeromuon::zero3 {
 namespace {
 
-constexpr int64_t kLineNumel = 16;  // fp32 elements in a cache line
+// fp32 elements between the beginnings of matrices
+constexpr int64_t kLineNumel = offload::kBlockAlignment / size_of(DType::kFloat32);
 
 // Appends the pieces of every block of `owner` that lies in `rank`'s shard; returns the bytes.
 int64_t append_segment(const StepPlan& plan, const SubGroupPlan& group, const Bucket& bucket,
                        int owner, int rank, int64_t wire_offset, std::vector<RoutePiece>& pieces) {
   const int64_t element_bytes = size_of(plan.options.wire_dtype);
   const int64_t begin = wire_offset;
-  wire_offset += kFlagBytes;
+  wire_offset += kSegmentAlignment;
   for (int b = bucket.begin; b < bucket.end; ++b) {
     if (group.blocks[b].owner != owner) continue;
     for (const StridedRun& run : group.layout.runs(group.blocks[b].block, rank)) {
@@ -20,9 +21,7 @@ int64_t append_segment(const StepPlan& plan, const SubGroupPlan& group, const Bu
       wire_offset += run.numel() * element_bytes;
     }
   }
-  // The next segment's flag word stays aligned.
-  wire_offset = (wire_offset + kFlagBytes - 1) / kFlagBytes * kFlagBytes;
-  return wire_offset - begin;
+  return offload::aligned(wire_offset - begin);
 }
 
 void add_to_shape(BucketRoute& route, int newton_schulz, int64_t matrix_offset) {
@@ -123,16 +122,27 @@ offload::BufferSizes buffer_sizes(const StepPlan& plan, int rank) {
   sizes.slots = std::clamp(buckets, 1, plan.options.slots);
   for (const StageRow& row : plan.stages.adamw) {
     if (row.buffers.empty()) continue;
-    sizes.adamw_low_precision_bytes = kAdamWWorkers * kCastBytes * kAdamWChunkNumel;
+    sizes.adamw_low_precision_bytes = kAdamWWorkers * kCastBytes * adamw_chunk_numel(plan.options);
   }
   (plan.options.flow.staged ? sizes.host_alarm_bytes : sizes.device_alarm_bytes) =
       kAdamWWorkers * kFlagBytes;
-  sizes.record_bytes = 2 * plan.options.world_size * kRecordBytes;
+  const int64_t world = plan.options.world_size;
+  sizes.record_bytes = 2 * world * kRecordBytes;
+  sizes.word_bytes =
+      sizes.record_bytes + kFlagBytes * (sizes.slots * words_per_slot(world) + kAdamWWorkers);
+  sizes.pins_words = plan.options.flow.staged || plan.options.target.cuda;
   return sizes;
 }
 
+int64_t adamw_chunk_numel(const PlanOptions& options) {
+  const bool on_gpu = options.target.cuda && !options.flow.staged;
+  return on_gpu ? int64_t{1} << 24 : int64_t{1} << 20;
+}
+
 // Joins what touches and decays alike, then cuts it.
-std::vector<AdamWChunk> adamw_chunks(const SubGroupPlan& group, int rank) {
+std::vector<AdamWChunk> adamw_chunks(const StepPlan& plan, int sub_group, int rank) {
+  const SubGroupPlan& group = plan.sub_groups[sub_group];
+  const int64_t most = adamw_chunk_numel(plan.options);
   std::vector<AdamWChunk> ranges, chunks;
   if (group.role != Role::kAdamW) return chunks;
   for (size_t p = 0; p < group.layout.params().size(); ++p) {
@@ -147,9 +157,8 @@ std::vector<AdamWChunk> adamw_chunks(const SubGroupPlan& group, int rank) {
     }
   }
   for (const auto& [range, decay] : ranges) {
-    for (int64_t done = 0; done < range.numel; done += kAdamWChunkNumel) {
-      chunks.push_back(
-          {{range.offset + done, std::min(kAdamWChunkNumel, range.numel - done)}, decay});
+    for (int64_t done = 0; done < range.numel; done += most) {
+      chunks.push_back({{range.offset + done, std::min(most, range.numel - done)}, decay});
     }
   }
   return chunks;

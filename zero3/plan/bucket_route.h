@@ -1,7 +1,9 @@
 // What one rank sends and receives for one bucket: pure data, derived from the plan.
 //
 // A segment is what one shard holds of the blocks of one owner. It starts with a flag word (see
-// Note [Flag word]), then the runs of those blocks, block by block, in the wire dtype. The first
+// Note [Flag word]), in a head of its own, then the runs of those blocks, block by block, in the
+// wire dtype. Segments and payloads are aligned (kSegmentAlignment): NCCL copies what is not in
+// packs of 16 bytes on both sides byte by byte. The first
 // all-to-all carries segments from shards to owners, the second carries them back: same sizes, same
 // order.
 //
@@ -23,6 +25,7 @@ namespace zeromuon::zero3 {
 
 using FlagWord = uint64_t;
 constexpr int64_t kFlagBytes = sizeof(FlagWord);
+constexpr int64_t kSegmentAlignment = offload::kBlockAlignment;  // of begin, payload and end
 
 // The flag word of a rank that cannot go on, whatever the block.
 constexpr FlagWord kFailedFlag = ~FlagWord{0};
@@ -66,9 +69,10 @@ struct BucketRoute {
 
 BucketRoute route_of(const StepPlan& plan, int sub_group, int bucket, int rank);
 
-// AdamW ranges are worked on in chunks of at most this many elements, by this many workers: one
-// computes while the cast weights of others wait for a bucket's copy on the link.
-constexpr int64_t kAdamWChunkNumel = int64_t{1} << 20;
+// AdamW ranges are worked on in chunks of at most so many elements, by so many workers: one
+// computes while the cast weights of others wait for a bucket's copy on the link. On a GPU, where a
+// chunk of the CPU's size would take less time than its launch, they are larger.
+int64_t adamw_chunk_numel(const PlanOptions& options);
 constexpr int kAdamWWorkers = 8;
 
 // A contiguous range of a flat shard without padding, decayed alike.
@@ -78,9 +82,12 @@ struct AdamWChunk {
 };
 
 // The real elements of a sub-group on a rank, in rising order; none of a Muon sub-group.
-std::vector<AdamWChunk> adamw_chunks(const SubGroupPlan& group, int rank);
+std::vector<AdamWChunk> adamw_chunks(const StepPlan& plan, int sub_group, int rank);
 
 constexpr int64_t kCastBytes = 2;  // of a low-precision weight
+
+// What the host reads of a bucket in flight: the flag word of each peer, and the alarm.
+constexpr int64_t words_per_slot(int64_t world_size) { return world_size + 1; }
 
 // What each rank tells each other when a call ends.
 constexpr int64_t kRecordBytes = 512;

@@ -52,7 +52,7 @@ std::array<double, offload::kLaneKinds> busy_seconds(const StepPlan& plan, int r
       const BucketRoute route = route_of(plan, static_cast<int>(g), static_cast<int>(k), rank);
       for (const StageRow& row : rows) add(row, bucket_cost(row, group, route, rank));
     }
-    for (const AdamWChunk& chunk : adamw_chunks(group, rank)) {
+    for (const AdamWChunk& chunk : adamw_chunks(plan, static_cast<int>(g), rank)) {
       for (const StageRow& row : plan.stages.adamw) add(row, chunk_cost(row, chunk.range.numel));
     }
   }

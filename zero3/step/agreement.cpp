@@ -82,14 +82,14 @@ boost::asio::awaitable<void> Agreement::close(LanesInUse& lanes) {
   if (outcome.error) {
     lose(row.stage, {}, outcome.error);
   } else {
-    fault_ = first_fault(std::span(resources_.records).subspan(world * kRecordBytes));
+    fault_ = first_fault(resources_.records.subspan(world * kRecordBytes));
     leave_with_others();
   }
 }
 
 // On the collective lane.
 void Agreement::exchange_records() {
-  std::vector<std::byte>& records = resources_.records;
+  const std::span<std::byte> records = resources_.records;
   const int world = resources_.plan.options.world_size;
   const int64_t bytes = world * kRecordBytes;
   const std::vector<int64_t> sizes(world, kRecordBytes);

@@ -60,11 +60,16 @@ asio::awaitable<void> Conductor::run_bucket(int number) {
   const BucketRoute& route = resources_.routes[call->sub_group][index];
 
   const SlotQueue::Lease slot = co_await slots_.acquire(number);
-  FlagWord alarm = 0;
-  const BucketStages stages{
-      resources_.plan, resources_.plan.sub_groups[call->sub_group], route,  resources_.backend,
-      *call,           resources_.buffers->slots()[slot.index],     bench_, &alarm};
-  std::vector<FlagWord>& flags = resources_.flags[slot.index];
+  const BucketStages stages{resources_.plan,
+                            resources_.plan.sub_groups[call->sub_group],
+                            route,
+                            resources_.backend,
+                            *call,
+                            resources_.buffers->slots()[slot.index],
+                            bench_,
+                            resources_.alarm(slot.index)};
+  *stages.alarm = 0;  // a step that broke may have left one
+  const std::span<FlagWord> flags = resources_.flags(slot.index);
 
   co_await run_rows(table.to_owner, stages, where);
   co_await exchange(table.gather, stages, where, {number, Direction::kGather}, flags);
@@ -118,14 +123,15 @@ asio::awaitable<void> Conductor::adamw_worker(int worker) {
       continue;
     }
     const SubGroupPlan& group = resources_.plan.sub_groups[call.sub_group];
-    FlagWord alarm = 0;
+    FlagWord& alarm = resources_.adamw_alarms[worker];
+    alarm = 0;
     const ChunkStages stages{
         resources_.backend,
         call,
         chunks[next_chunk_++],
         resources_.buffers->alarm(worker),
         &alarm,
-        resources_.buffers->adamw_low_precision(worker, kCastBytes * kAdamWChunkNumel)};
+        resources_.buffers->adamw_low_precision(worker, kCastBytes * adamw_chunk_numel(resources_.plan.options))};
     for (const StageRow& row : resources_.plan.stages.adamw) {
       const auto& body = resources_.bodies.chunk.at(row.body);
       co_await run_stage(row, {call.sub_group}, chunk_cost(row, stages.chunk.range.numel),

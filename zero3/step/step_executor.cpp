@@ -1,5 +1,7 @@
 #include "zero3/step/step_executor.h"
 
+#include <ATen/ops/from_blob.h>
+
 #include <boost/asio/co_spawn.hpp>
 #include <chrono>
 #include <utility>
@@ -37,7 +39,7 @@ StepExecutor::StepExecutor(StepPlan plan, const offload::Placement& placement,
                                 std::move(bodies))),
       limits_(std::move(limits)) {
   require(resources_.plan.options.target.cuda == placement.compute.is_cuda(),
-          "the plan was made for ", resources_.plan.options.target.name(),
+          "the plan was made for ", resources_.plan.options.target.full_name(),
           ", and Newton-Schulz runs on ", placement.compute.str(),
           "; make the plan for that device");
 }
@@ -180,6 +182,22 @@ std::string StepExecutor::progress() const {
   std::vector<size_t> chunks;
   for (const auto& of_group : resources_.adamw_chunks) chunks.push_back(of_group.size());
   return progress_text(record_.changes, chunks);
+}
+
+at::Tensor StepExecutor::registered_zeros(int64_t numel, at::ScalarType type) {
+  const int64_t bytes = numel * static_cast<int64_t>(c10::elementSize(type));
+  auto arena = std::make_shared<offload::PinnedArena>(
+      offload::PinnedArena::needed({bytes}), resources_.backend.registrar,
+      resources_.backend.first_touch);
+  if (zeros_warning_.empty()) zeros_warning_ = arena->warning();
+  std::byte* const data = arena->take(bytes).data;  // fresh pages, zeros
+  return at::from_blob(
+      data, {numel}, [arena](void*) {}, at::TensorOptions().dtype(type));
+}
+
+std::string StepExecutor::memory_warning() const {
+  const std::string of_buffers = resources_.buffers->warning();
+  return of_buffers.empty() ? zeros_warning_ : of_buffers;
 }
 
 void StepExecutor::recover() {

@@ -32,6 +32,12 @@ class StepExecutor {
   const comm::Traffic& traffic() const { return resources_.collectives->traffic(); }
   const offload::StepBuffers& buffers() const { return *resources_.buffers; }
 
+  // [numel] zeros of host memory that the device's copies reach without the driver's own buffers,
+  // as those of the step; it may outlive the executor. See memory_warning().
+  at::Tensor registered_zeros(int64_t numel, at::ScalarType type);
+  // Why host memory of the step stays pageable, for people; "": it does not, or nothing is copied.
+  std::string memory_warning() const;
+
   // Steps some sub-groups: the next ones, see next_sub_group(). Raises ValueError when they are
   // others or a tensor is not what the plan expects (nothing is changed then), and StepError, on
   // every rank with the same cause, when a value is not finite on any rank or a stage fails.
@@ -73,6 +79,7 @@ class StepExecutor {
   int64_t steps_ = 0;
   int next_sub_group_ = 0;
   std::string poison_;
+  std::string zeros_warning_;  // of registered_zeros()
   bool group_gone_ = false;  // aborted: no collective can follow
 };
 

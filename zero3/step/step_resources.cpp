@@ -1,6 +1,7 @@
 #include "zero3/step/step_resources.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "csrc/base/check.h"
 
@@ -47,13 +48,18 @@ StepResources make_resources(StepPlan plan, offload::Backend backend,
       routes.push_back(route_of(made.plan, static_cast<int>(g), k, rank));
       most_owned = std::max(most_owned, routes.back().owned.size());
     }
-    made.adamw_chunks.push_back(adamw_chunks(group, rank));
+    made.adamw_chunks.push_back(adamw_chunks(made.plan, static_cast<int>(g), rank));
   }
-  made.buffers =
-      std::make_unique<offload::StepBuffers>(buffer_sizes(made.plan, rank), made.backend);
+  const offload::BufferSizes sizes = buffer_sizes(made.plan, rank);
+  made.buffers = std::make_unique<offload::StepBuffers>(sizes, made.backend);
   made.owned_matrices.reserve(most_owned);
-  made.flags.assign(made.buffers->slots().size(), std::vector<FlagWord>(world));
-  made.records.resize(2 * world * kRecordBytes);
+  std::byte* const words = made.buffers->words();
+  std::memset(words, 0, static_cast<size_t>(sizes.word_bytes));
+  made.records = {words, static_cast<size_t>(sizes.record_bytes)};
+  auto* const flags = reinterpret_cast<FlagWord*>(words + sizes.record_bytes);
+  const auto of_slots = static_cast<size_t>(sizes.slots * words_per_slot(world));
+  made.slot_words = {flags, of_slots};
+  made.adamw_alarms = {flags + of_slots, kAdamWWorkers};
   return made;
 }
 

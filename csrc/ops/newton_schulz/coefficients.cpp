@@ -43,7 +43,7 @@ std::vector<Triple> deepseek_v4() {
 std::vector<CoefficientSet> make_sets() {
   return {
       {"jordan", std::vector<Triple>(5, kJordan), 1.0, false, "K. Jordan, Muon; torch.optim.Muon",
-       BFloat16Use::kEveryForm},
+       1.0, RoundedUse::kEveryForm},
       {"you",
        {{4.0848, -6.8946, 2.9270},
         {3.9505, -6.3029, 2.6377},
@@ -53,12 +53,13 @@ std::vector<CoefficientSet> make_sets() {
        1.0,
        false,
        "J. You, quintic; modded-nanogpt",
-       BFloat16Use::kEveryForm},
+       1.0,
+       RoundedUse::kEveryForm},
       {"polar_express", polar_express(5), kPolarExpressSafety, false, "arXiv 2505.16932, 5 steps"},
       {"polar_express_6", polar_express(6), kPolarExpressSafety, false, "arXiv 2505.16932, 6 steps",
-       BFloat16Use::kStandardForm},
+       1.0, RoundedUse::kStandardForm, RoundedUse::kRestarts},
       {"polar_express_8", polar_express(8), kPolarExpressSafety, false, "arXiv 2505.16932, 8 steps",
-       BFloat16Use::kStandardForm},
+       1.0, RoundedUse::kStandardForm},
       {"cans",
        {{8.4703, -25.1081, 18.6293},
         {4.1828, -3.1087, 0.5806},
@@ -67,7 +68,10 @@ std::vector<CoefficientSet> make_sets() {
         {2.2737, -1.6447, 0.4162}},
        1.0,
        false,
-       "arXiv 2506.10935"},
+       "arXiv 2506.10935",
+       1.0,
+       RoundedUse::kNone,
+       RoundedUse::kNone},
       {"cubic",
        {{3.3656576, -3.3420992, 0},
         {2.5744352, -1.4957376, 0},
@@ -77,9 +81,10 @@ std::vector<CoefficientSet> make_sets() {
        1.0,
        false,
        "arXiv 2606.00371, no quintic term",
-       BFloat16Use::kEveryForm},
-      {"deepseek_v4", deepseek_v4(), 1.0, false, "DeepSeek-V4, 8 + 2 steps",
-       BFloat16Use::kStandardForm},
+       1.0,
+       RoundedUse::kEveryForm},
+      {"deepseek_v4", deepseek_v4(), 1.0, false, "DeepSeek-V4, 8 + 2 steps", 1.0,
+       RoundedUse::kStandardForm, RoundedUse::kStandardForm},
       {"aol_4",
        {{4.0098, -7.0585, 2.4635},
         {3.4585, -5.5479, 2.5959},
@@ -88,7 +93,8 @@ std::vector<CoefficientSet> make_sets() {
        1.0,
        true,
        "arXiv 2512.04632, rows scaled first",
-       BFloat16Use::kStandardForm},
+       1.0,
+       RoundedUse::kStandardForm},
   };
 }
 
@@ -116,7 +122,7 @@ CoefficientSet custom_coefficient_set(std::vector<Triple> triples) {
     require(std::isfinite(a) && std::isfinite(b) && std::isfinite(c), "ns: triple ", i,
             " is not finite: (", a, ", ", b, ", ", c, ")");
   }
-  return {"custom", std::move(triples), 1.0, false, "given by the user"};
+  return {"custom", std::move(triples), 1.0, false, "given by the user", 1.1};
 }
 
 }  // namespace zeromuon::ops

@@ -29,9 +29,9 @@ void blas(const Gemm& gemm) {
 
 ProductTarget this_cpu() {
 #ifdef ZEROMUON_WITH_ONEDNN
-  return {onednn::max_isa(), true, false};
+  return {.isa = onednn::max_isa(), .onednn = true, .family = cpu_family()};
 #else
-  return {max_cpu_isa(), false, false};
+  return {.isa = max_cpu_isa(), .family = cpu_family()};
 #endif
 }
 

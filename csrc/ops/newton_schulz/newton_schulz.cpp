@@ -79,8 +79,10 @@ void NewtonSchulz::segment(std::span<const Triple> triples, const NewtonSchulzSc
                   scratch.squares_rounded[i],
                   x.rows,
                   x.rows,
-                  row_stride(x.rows),
-                  x.batch};
+                  row_stride(x.rows, plan_),
+                  x.batch,
+                  plan_.dtype,
+                  i == 0 ? plan_.units.r : plan_.units.q};
   }
   Product gram{plan_.gram, Operand{x, false, rounds}, Operand{x, true, rounds}};
   gram.out = squares[0];
@@ -102,9 +104,12 @@ void NewtonSchulz::run_batch(std::span<float* const> matrices, float* memory) co
   const int64_t m = plan_.short_side(), n = plan_.long_side();
   const Caller caller{matrices, plan_.rows, plan_.cols};
   const bool rounds = plan_.dtype != DType::kFloat32;
-  Matrix x{scratch.x, scratch.x_rounded, m, n, row_stride(n), plan_.batch};
-  Matrix other{scratch.other, scratch.other_rounded, m, n, row_stride(n), plan_.batch};
-  const Matrix own{matrices[0], scratch.other_rounded, m, n, n, 1};
+  const int64_t stride = row_stride(n, plan_);
+  const DType as = plan_.dtype;
+  const int unit = plan_.units.x;
+  Matrix x{scratch.x, scratch.x_rounded, m, n, stride, plan_.batch, as, unit};
+  Matrix other{scratch.other, scratch.other_rounded, m, n, stride, plan_.batch, as, unit};
+  const Matrix own{matrices[0], scratch.other_rounded, m, n, n, 1, as, unit};
   // On the host the last segment writes into a wide matrix of the caller.
   const bool lands = !plan_.tall() && plan_.apply.backend != ProductBackend::kTensors;
   if (other.data == nullptr) {

@@ -1,7 +1,9 @@
 #include "csrc/ops/newton_schulz/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
+#include <span>
 #include <sstream>
 
 #include "csrc/base/check.h"
@@ -12,7 +14,7 @@ namespace zeromuon::ops {
 namespace {
 
 constexpr const char* kForms[] = {"auto", "standard", "gram", "gram_restarts"};
-constexpr const char* kDTypes[] = {"auto", "float32", "bfloat16"};
+constexpr const char* kDTypes[] = {"auto", "float32", "bfloat16", "float16"};
 constexpr const char* kBackends[] = {"blas", "onednn", "libtorch"};
 
 // Matrices of one shape that a GPU works on together: enough to fill it with small ones, and a
@@ -23,13 +25,60 @@ constexpr int64_t kCudaBatchNumel = int64_t{1} << 22;
 // More than that is a mistake, and its tiles alone would fill memory.
 constexpr int64_t kLargestSide = int64_t{1} << 24;
 
-std::vector<int> segments_of(NewtonSchulzForm form, int iterations) {
+std::vector<int> segments_of(NewtonSchulzForm form, DType dtype, int iterations) {
   if (form == NewtonSchulzForm::kGram) return {iterations};
   if (form == NewtonSchulzForm::kStandard) return std::vector<int>(iterations, 1);
-  std::vector<int> segments = {1};
-  for (int left = iterations - 1; left > 0; left -= 2) segments.push_back(std::min(2, left));
+  const int first = dtype == DType::kFloat16 ? 2 : 1, longest = first + 1;
+  std::vector<int> segments = {std::min(first, iterations)};
+  for (int left = iterations - first; left > 0; left -= longest) {
+    segments.push_back(std::min(longest, left));
+  }
   return segments;
 }
+
+// The largest magnitudes that the factors of a form have, see Units.
+struct Magnitudes {
+  double x = 1, r = 1, q = 1;
+};
+
+// For one singular value.
+void follow(double x, std::span<const Triple> triples, const std::vector<int>& segments,
+            Magnitudes& most) {
+  const auto see = [](double& largest, double value) {
+    largest = std::max(largest, std::abs(value));
+  };
+  for (const int length : segments) {
+    see(most.x, x);
+    double r = x * x, q = 1;
+    see(most.r, r);
+    for (int k = 0; k < length; ++k) {
+      const Triple& t = triples[k];
+      if (length == 1) see(most.q, t.b * r + t.c * r * r);
+      const double p = t.a + t.b * r + t.c * r * r;
+      q *= p;
+      if (length > 1) {
+        see(most.q, p);
+        see(most.q, q);
+        if (k + 1 < length) see(most.q, p * r);
+      }
+      r *= p * p;
+      if (k + 1 < length) see(most.r, r);
+    }
+    x *= q;
+    triples = triples.subspan(length);
+  }
+}
+
+Magnitudes magnitudes(const CoefficientSet& set, const std::vector<int>& segments) {
+  constexpr int kPoints = 2200;
+  Magnitudes most;
+  for (int i = 0; i <= kPoints; ++i) {
+    follow(set.largest_sigma * i / kPoints, set.triples, segments, most);
+  }
+  return most;
+}
+
+int unit_of(double largest) { return 14 - static_cast<int>(std::ceil(std::log2(largest))); }
 
 void add_grid(std::vector<Tile>& tiles, const Tile& area, int64_t size) {
   for (int64_t r = 0; r < area.rows; r += size) {
@@ -99,9 +148,13 @@ NewtonSchulzPlan plan_one(int64_t rows, int64_t cols, NewtonSchulzForm form, DTy
   plan.cols = cols;
   plan.form = form;
   plan.dtype = dtype;
-  plan.target = target.name();
+  plan.target = target.full_name();
   plan.coefficients = coefficients;
-  plan.segments = segments_of(form, static_cast<int>(coefficients.triples.size()));
+  plan.segments = segments_of(form, dtype, static_cast<int>(coefficients.triples.size()));
+  if (dtype == DType::kFloat16) {
+    const Magnitudes most = magnitudes(coefficients, plan.segments);
+    plan.units = {unit_of(most.x), unit_of(most.r), unit_of(most.q)};
+  }
   const int64_t m = plan.short_side(), n = plan.long_side();
   const DType squares = plan.rounds_squares() ? dtype : DType::kFloat32;
   plan.gram = cut_product(find_tuned(target, dtype, ProductKind::kGram, m), m, m, true);
@@ -116,7 +169,15 @@ NewtonSchulzPlan plan_one(int64_t rows, int64_t cols, NewtonSchulzForm form, DTy
 std::vector<DType> candidates(const NewtonSchulzRequest& request, const ProductTarget& target) {
   const NewtonSchulzDType dtype = request.dtype;
   if (dtype == NewtonSchulzDType::kFloat32) return {DType::kFloat32};
-  if (dtype == NewtonSchulzDType::kAuto && !target.has_bfloat16()) return {DType::kFloat32};
+  require(dtype != NewtonSchulzDType::kFloat16 || target.cuda,
+          "ns_dtype: float16 needs a GPU; this is ", target.name(),
+          ", which has no such products: \"auto\" takes what it has");
+  if (target.cuda && dtype != NewtonSchulzDType::kBFloat16) {
+    return {DType::kFloat32, DType::kFloat16};
+  }
+  if (dtype == NewtonSchulzDType::kAuto && !is_tuned(target, DType::kBFloat16)) {
+    return {DType::kFloat32};
+  }
   require(target.has_bfloat16(),
           "ns_dtype: bfloat16 needs a processor with AVX512_BF16 or AMX, and "
           "a build with oneDNN; this one is ",
@@ -132,8 +193,22 @@ constexpr int64_t kLeastBFloat16Side = 64;
 
 bool is_safe(DType dtype, NewtonSchulzForm form, const CoefficientSet& coefficients) {
   if (dtype == DType::kFloat32) return true;
-  return form == NewtonSchulzForm::kStandard ? coefficients.bfloat16 != BFloat16Use::kNone
-                                             : coefficients.bfloat16 == BFloat16Use::kEveryForm;
+  if (dtype == DType::kFloat16 && !can_be_float16(coefficients, form)) return false;
+  const RoundedUse use = dtype == DType::kFloat16 ? coefficients.float16 : coefficients.bfloat16;
+  switch (form) {
+    case NewtonSchulzForm::kStandard:
+      return use >= RoundedUse::kStandardForm;
+    case NewtonSchulzForm::kGramRestarts:
+      return use >= RoundedUse::kRestarts;
+    default:
+      return use == RoundedUse::kEveryForm;
+  }
+}
+
+bool has_float16(const NewtonSchulzRequest& request) {
+  using enum NewtonSchulzForm;
+  if (request.form != kAuto) return can_be_float16(request.coefficients, request.form);
+  return can_be_float16(request.coefficients, kStandard);
 }
 
 // What "auto" leaves open is filled with what is safe; who names bfloat16 gets it, in the form that
@@ -141,6 +216,10 @@ bool is_safe(DType dtype, NewtonSchulzForm form, const CoefficientSet& coefficie
 bool is_allowed(const NewtonSchulzRequest& request, DType dtype, NewtonSchulzForm form,
                 int64_t short_side) {
   const bool tiny = dtype != DType::kFloat32 && short_side < kLeastBFloat16Side;
+  if (request.dtype == NewtonSchulzDType::kFloat16) {
+    if (dtype == DType::kFloat32) return !has_float16(request);
+    return can_be_float16(request.coefficients, form);
+  }
   if (is_safe(dtype, form, request.coefficients) && !tiny) return true;
   return request.dtype == NewtonSchulzDType::kBFloat16 &&
          (request.form == form || form == NewtonSchulzForm::kStandard);
@@ -198,6 +277,10 @@ std::string ProductTarget::name() const {
   return cuda ? "cuda" : concat(name_of(isa), onednn ? "+onednn" : "");
 }
 
+std::string ProductTarget::full_name() const {
+  return gpu.empty() ? name() : concat(name(), " (", gpu, ")");
+}
+
 double ProductPlan::computed_numel() const {
   double numel = 0;
   for (const Tile& tile : tiles) numel += static_cast<double>(tile.rows * tile.cols);
@@ -210,6 +293,7 @@ std::string NewtonSchulzPlan::arithmetic() const {
   describe(out, "gram", gram);
   describe(out, "square", square);
   describe(out, "apply", apply);
+  if (dtype == DType::kFloat16) out << " units " << units.x << " " << units.r << " " << units.q;
   if (batch > 1) out << " batch " << batch;
   return out.str();
 }
@@ -230,6 +314,13 @@ NewtonSchulzPlan plan_newton_schulz(int64_t rows, int64_t cols, const NewtonSchu
   }
   invariant(best.has_value(), "no form is left for ", request.coefficients.name);
   return std::move(*best);
+}
+
+bool can_be_float16(const CoefficientSet& set, NewtonSchulzForm form) {
+  constexpr double kLargest = 4096;
+  const auto iterations = static_cast<int>(set.triples.size());
+  const Magnitudes most = magnitudes(set, segments_of(form, DType::kFloat16, iterations));
+  return std::max({most.x, most.r, most.q}) <= kLargest;
 }
 
 double newton_schulz_flops(const NewtonSchulzPlan& plan, bool computed) {

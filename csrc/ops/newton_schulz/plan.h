@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "csrc/base/cpu.h"
@@ -22,7 +23,8 @@ namespace zeromuon::ops {
 // does to R comes back multiplied by the inverse of the smallest singular value.
 //   standard       every iteration by itself
 //   gram           one segment; with bf16 products, R and Q stay fp32
-//   gram_restarts  segments of 1, 2, 2, ...: R is taken afresh before it drifts
+//   gram_restarts  segments of 1, 2, 2, ..., with float16 of 2, 3, 3, ...: R is taken afresh before
+//                  it drifts
 enum class NewtonSchulzForm : uint8_t { kAuto, kStandard, kGram, kGramRestarts };
 
 // Raises ValueError naming the valid forms.
@@ -30,7 +32,7 @@ NewtonSchulzForm parse_form(const std::string& name);
 const char* name_of(NewtonSchulzForm form);
 
 // Data type of the operands of the products; results are fp32 always.
-enum class NewtonSchulzDType : uint8_t { kAuto, kFloat32, kBFloat16 };
+enum class NewtonSchulzDType : uint8_t { kAuto, kFloat32, kBFloat16, kFloat16 };
 
 // Raises ValueError naming the valid ones.
 NewtonSchulzDType parse_newton_schulz_dtype(const std::string& name);
@@ -44,16 +46,21 @@ struct ProductTarget {
   CpuIsa isa = CpuIsa::kGeneric;
   bool onednn = false;
   bool cuda = false;
+  std::string gpu = {};  // which kind, where it is one: bits are equal on one kind only
+  CpuFamily family = CpuFamily::kAmd;
 
   bool has_bfloat16() const { return cuda || (onednn && isa >= CpuIsa::kAvx512Bf16); }
   std::string name() const;
+  std::string full_name() const;  // with the kind of GPU
 };
 
 // This processor with the libraries of this build, within ZEROMUON_MAX_CPU_ISA and, with oneDNN,
 // ONEDNN_MAX_CPU_ISA. Needs the library that runs it, not only plans.
 ProductTarget this_cpu();
-// A GPU; also what the batched libtorch path is tested with.
-inline ProductTarget cuda_target() { return {CpuIsa::kGeneric, false, true}; }
+// A GPU of such a kind; also what the batched libtorch path is tested with.
+inline ProductTarget cuda_target(std::string gpu = {}) {
+  return {.cuda = true, .gpu = std::move(gpu)};
+}
 
 // A rectangle of a product's result, computed by one thread with one matrix product.
 struct Tile {
@@ -72,6 +79,16 @@ struct ProductPlan {
   double computed_numel() const;  // of the result
 };
 
+// Note [Units]
+// float16 has 11 bits between 2^-14 and 2^16. Each factor is stored in it as a multiple of a power
+// of two, which is exact and leaves a factor 2 to the largest value that it can have for
+// singular values of X up to the set's largest_sigma: entries are never larger than the largest
+// singular value. So what the range costs is below 2^-28 of that. The units are those of the set
+// and the form, and the products' alpha takes them away.
+struct Units {
+  int x = 0, r = 0, q = 0;  // exponents, of X, R, and of P, Q and what is between them
+};
+
 struct NewtonSchulzPlan {
   int64_t rows = 0;
   int64_t cols = 0;
@@ -80,6 +97,7 @@ struct NewtonSchulzPlan {
   std::string target;  // the kind of machine
   CoefficientSet coefficients;
   std::vector<int> segments;  // iterations each; see Note [Forms]
+  Units units;                // 0 but for float16
   ProductPlan gram;           // X X^T
   ProductPlan square;         // of two m x m polynomials
   ProductPlan apply;          // m x m times m x n
@@ -109,10 +127,16 @@ struct NewtonSchulzRequest {
 };
 
 // kAuto takes the form and the data type that the tuned table expects to be fastest, among the
-// pairs that are safe for the coefficient set; a pair that is named is taken as it is. Raises
-// ValueError for an empty matrix and for bfloat16 on a target that has no hardware for it.
+// pairs that are safe for the coefficient set, and of the data types those that were measured on
+// the processor's own family; a pair that is named is taken as it is. Raises
+// ValueError for an empty matrix, and for bfloat16 and float16 on a target that has no hardware for
+// it. float16 is float32 where a set would leave its range: see can_be_float16().
 NewtonSchulzPlan plan_newton_schulz(int64_t rows, int64_t cols, const NewtonSchulzRequest& request,
                                     const ProductTarget& target);
+
+// Whether every factor of the form has a place in float16: of triples that reach above 2^12 none is
+// left for the small ones.
+bool can_be_float16(const CoefficientSet& set, NewtonSchulzForm form);
 
 // Floating-point operations of the products of one matrix. `computed` counts the tiles that are
 // really computed, diagonal ones whole; otherwise a symmetric product counts as half.

@@ -21,13 +21,15 @@ struct Matrix {
   int64_t rows = 0, cols = 0;
   int64_t stride = 0;  // elements from one row to the next, of both; the next matrix follows
   int64_t batch = 1;
+  DType rounded_as = DType::kBFloat16;  // or float16, of the same size, on tensors
+  int unit = 0;                         // rounded holds the values times 2^unit, see Note [Units]
 };
 
 // A factor of a product.
 struct Operand {
   Matrix matrix;
   bool transposed = false;
-  bool rounded = false;  // the bf16 values are multiplied, not the fp32 ones
+  bool rounded = false;  // the 16-bit values are multiplied, not the fp32 ones
 };
 
 // out = alpha * a b + beta * addend + diagonal * I; every operation is rounded on its own.

@@ -32,11 +32,11 @@ NewtonSchulzScratch lay_out_scratch(const NewtonSchulzPlan& plan, float* memory)
   Layout layout(memory);
   NewtonSchulzScratch out{};
   const int64_t m = plan.short_side(), n = plan.long_side();
-  const int64_t matrix = m * row_stride(n), square = m * row_stride(m);
+  const int64_t matrix = m * row_stride(n, plan), square = m * row_stride(m, plan);
   const bool rounds = plan.dtype != DType::kFloat32;
   const bool tensors = plan.apply.backend == ProductBackend::kTensors;
   // Segments after the first read what the one before wrote, from rows that are well apart.
-  const bool pair = tensors || (plan.segments.size() > 1 && row_stride(n) != n);
+  const bool pair = tensors || (plan.segments.size() > 1 && row_stride(n, plan) != n);
   const bool long_segments = *std::max_element(plan.segments.begin(), plan.segments.end()) > 1;
   out.x = layout.take<float>(true, plan.batch * matrix);
   out.other = layout.take<float>(pair, plan.batch * matrix);

@@ -13,6 +13,12 @@ constexpr int64_t kNormChunk = 4096;
 // Rows that are a multiple of 1 KiB apart fall into the same few cache sets: products of 1024 x
 // 1024 are 10 % slower then (86 against 95 GFLOP/s), with oneDNN and AVX2 50 %.
 constexpr int64_t row_stride(int64_t cols) { return cols % 256 == 0 ? cols + 32 : cols; }
+// On GPUs rows begin where packs of 16 bytes do, and those of whole cache lines stay whole.
+constexpr int64_t tensor_row_stride(int64_t cols) { return (cols + 7) / 8 * 8; }
+inline int64_t row_stride(int64_t cols, const NewtonSchulzPlan& plan) {
+  const bool tensors = plan.apply.backend == ProductBackend::kTensors;
+  return tensors ? tensor_row_stride(cols) : row_stride(cols);
+}
 
 // B: batch; m, n: short and long side. Rows are row_stride() apart. Null where the plan has no use
 // for it.

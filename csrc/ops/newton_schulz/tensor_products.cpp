@@ -1,14 +1,16 @@
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/amax.h>
 #include <ATen/ops/baddbmm.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/rsqrt.h>
+#include <ATen/ops/scalar_tensor.h>
 
 #include <array>
+#include <cmath>
+#include <limits>
 
 #include "csrc/ops/newton_schulz/products.h"
 
@@ -27,9 +29,7 @@ class TensorProducts final : public Products {
     at::Tensor out = view(product.out);
     const at::Tensor a = view(product.a), b = view(product.b);
     if (product.a.rounded) {
-      multiply_rounded(out, a, b);
-      if (product.alpha != 1.0f) out.mul_(product.alpha);
-      if (product.beta != 0.0f) out.add_(addend(product), product.beta);
+      multiply_rounded(out, product, a, b);
     } else if (product.beta != 0.0f) {
       at::baddbmm_out(out, addend(product), a, b, product.beta, product.alpha);
     } else {
@@ -48,8 +48,10 @@ class TensorProducts final : public Products {
     }
     // Divided by its largest element first, a matrix of any scale has a norm that is an fp32
     // number.
-    x.div_(or_one(x.abs().amax({1, 2}, true)));
-    x.div_(or_one(at::linalg_vector_norm(x, 2, {1, 2}, true, at::kDouble)).mul_(safety));
+    // Both norms are reductions that make no copy of it.
+    x.div_(
+        or_one(at::linalg_vector_norm(x, std::numeric_limits<double>::infinity(), {1, 2}, true)));
+    x.div_(or_one(at::linalg_vector_norm(x, 2, {1, 2}, true)).mul_(safety));
     finish(x, 0, rounds, out);
   }
 
@@ -88,9 +90,10 @@ class TensorProducts final : public Products {
                          options(at::kFloat));
   }
 
-  at::Tensor view_rounded(const Matrix& matrix) const {  // [B, rows, cols] bf16
+  at::Tensor view_rounded(const Matrix& matrix) const {  // [B, rows, cols] bf16 or fp16
+    const bool half = matrix.rounded_as == DType::kFloat16;
     return at::from_blob(matrix.rounded, {matrix.batch, matrix.rows, matrix.cols}, strides(matrix),
-                         options(at::kBFloat16));
+                         options(half ? at::kHalf : at::kBFloat16));
   }
 
   at::Tensor view(const Operand& operand) const {
@@ -113,18 +116,30 @@ class TensorProducts final : public Products {
     return caller.tall() ? matrix.t() : matrix;
   }
 
-  // bf16 factors, fp32 sums and result.
-  void multiply_rounded(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) const {
+  // 16-bit factors, fp32 sums and result. The addend may be the result itself: the factors are
+  // copies.
+  void multiply_rounded(at::Tensor& out, const Product& product, const at::Tensor& a,
+                        const at::Tensor& b) const {
+    const double alpha = std::ldexp(product.alpha, -product.a.matrix.unit - product.b.matrix.unit);
+    const bool in_place = product.beta == 0.0f || product.addend == product.out.data;
+    const at::Tensor c = in_place ? out : addend(product);
     if (device_.is_cuda()) {
-      at::bmm_out(out, a, b, at::kFloat);
-    } else {  // libtorch has this product on GPUs only; fp32 holds products of bf16 numbers exactly
-      at::bmm_out(out, a.to(at::kFloat), b.to(at::kFloat));
+      at::baddbmm_out(out, c, a, b, at::kFloat, product.beta, alpha);
+    } else {  // libtorch has this product on GPUs only; fp32 holds products of 16-bit numbers
+              // exactly
+      at::baddbmm_out(out, c, a.to(at::kFloat), b.to(at::kFloat), product.beta, alpha);
     }
   }
 
   void finish(at::Tensor& result, float diagonal, bool rounds, const Matrix& out) const {
     if (diagonal != 0.0f) result.diagonal(0, 1, 2).add_(diagonal);
-    if (rounds) view_rounded(out).copy_(result);
+    if (!rounds) return;
+    at::Tensor rounded = view_rounded(out);
+    if (out.unit == 0) {
+      rounded.copy_(result);
+    } else {
+      at::mul_out(rounded, result, at::scalar_tensor(std::ldexp(1.0, out.unit), at::kFloat));
+    }
   }
 
   static at::Tensor or_one(at::Tensor divisor) { return divisor.masked_fill_(divisor.eq(0), 1.0); }

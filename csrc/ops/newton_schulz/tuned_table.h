@@ -3,6 +3,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 
 #include "csrc/ops/newton_schulz/plan.h"
 
@@ -12,7 +13,7 @@ enum class ProductKind : uint8_t { kGram, kSquare, kApply };
 
 // How a product of one kind is cut on one kind of machine, for short sides up to `short_side`.
 struct TunedProduct {
-  const char* target;  // instruction set; "+onednn" where oneDNN is there
+  const char* target;  // row_name() of a ProductTarget
   DType dtype;
   ProductKind kind;
   int64_t short_side;
@@ -25,7 +26,15 @@ struct TunedProduct {
 
 std::span<const TunedProduct> tuned_products();
 
-// The row for a product. Targets that were not tuned take the rows of the nearest one below them.
+// Family and name() of a CPU, name() of what has no family: "amd avx2+onednn", "generic", "cuda".
+std::string row_name(const ProductTarget& target);
+
+// Whether products of such factors were measured on the target itself: its family, and its
+// instruction set or one below it that has the hardware for them.
+bool is_tuned(const ProductTarget& target, DType dtype);
+
+// The row for a product. Targets that were not tuned take the rows of the nearest one below them,
+// and those of another family where their own has none.
 const TunedProduct& find_tuned(const ProductTarget& target, DType dtype, ProductKind kind,
                                int64_t short_side);
 

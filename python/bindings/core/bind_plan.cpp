@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "csrc/ops/newton_schulz/tuned_table.h"
 #include "python/bindings/core/bindings.h"
 #include "python/bindings/core/names.h"
 #include "zero3/plan/bucket_route.h"
@@ -51,9 +52,12 @@ void bind_layout(py::module_& m) {
 void bind_newton_schulz(py::module_& m) {
   py::class_<ops::ProductTarget>(m, "ProductTarget")
       .def_property_readonly("name", &ops::ProductTarget::name,
+                             "Instruction set and libraries, or cuda.")
+      .def_property_readonly("row_name", &ops::row_name,
                              "As in the tuned table, whose rows of this name are used.");
   m.def("this_cpu", &ops::this_cpu, "The ProductTarget of this processor and build.");
-  m.def("cuda_target", &ops::cuda_target, "The ProductTarget of a GPU.");
+  m.def("cuda_target", &ops::cuda_target, py::arg("gpu") = "",
+        "The ProductTarget of a GPU. gpu: which kind: bits are equal on one kind only.");
   py::class_<ops::NewtonSchulzRequest>(m, "NewtonSchulzRequest")
       .def(py::init<ops::NewtonSchulzForm, ops::NewtonSchulzDType, ops::CoefficientSet>(),
            py::kw_only(), py::arg("form"), py::arg("dtype"), py::arg("coefficients"));
@@ -131,6 +135,16 @@ void bind_plan(py::module_& m) {
       .def("canonical_text", &StepPlan::canonical_text, "What the hash covers, one line each.")
       .def_property_readonly("hash", &StepPlan::hash)
       .def_property_readonly("arithmetic_hash", &StepPlan::arithmetic_hash)
+      .def_property_readonly(
+          "products",
+          [](const StepPlan& plan) {
+            std::vector<std::pair<std::pair<int64_t, int64_t>, std::string>> found;
+            for (const auto& ns : plan.newton_schulz) {
+              found.push_back({{ns.rows, ns.cols}, name_of(ns.dtype)});
+            }
+            return found;
+          },
+          "((rows, columns), data type of the factors) of each shape that Newton-Schulz meets.")
       .def_property_readonly("loads", [](const StepPlan& plan) { return plan.loads; })
       .def("buffer_bytes", &buffer_bytes, py::arg("rank"),
            "Bytes of the buffers that serve every bucket on a rank: on the compute device, and on "

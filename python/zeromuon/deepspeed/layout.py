@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .. import _core
+from ..base import built
 from ..selection.rules import ParamSpec
 from .release import SUPPORTED, deepspeed_version
 
@@ -79,6 +80,24 @@ def compute_device() -> torch.device:
     from deepspeed.accelerator import get_accelerator
 
     return torch.device(get_accelerator().current_device_name())
+
+
+def check_build() -> None:
+    """Raises ValueError when this build cannot work where collectives and Newton-Schulz would run."""
+    device = compute_device()
+    if device.type == "cuda" and (obstacle := built.obstacle_on_gpu(torch.cuda.get_device_capability(device))):
+        raise ValueError(obstacle)
+
+
+def gpu_id(device: torch.device) -> str | None:
+    """Equal for ranks that share a GPU; None for a CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+
+
+def gpu_kind(device: torch.device) -> str:
+    """Of GPUs on which, with this torch, a product has the same bits."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}, torch {torch.__version__}, CUDA {torch.version.cuda}"
 
 
 def shard_device(zero3) -> torch.device | None:

@@ -63,7 +63,7 @@ class _Watch:
 
     def __init__(self, optimizer, zero3):
         self._optimizer, self._zero3 = optimizer, zero3
-        self.roll_call = RollCall(layout.process_group(zero3), optimizer.stage_timeout_s)
+        self.roll_call = RollCall(group := layout.process_group(zero3), optimizer.stage_timeout_s(group))
         self._stepping = threading.Lock()
         self._unused: _UnusedParameters | None = None  # on the first rank, from the first step on
 

@@ -16,7 +16,7 @@ from ..base.warn import warn
 from ..deepspeed import layout, loop, support
 from ..deepspeed.watch import waits_in
 from ..ranks import leave, machine
-from . import placement
+from . import limits, placement
 from .options import MOMENTUM_HOMES
 
 
@@ -45,8 +45,15 @@ class Binding:
     momentum_dtype: torch.dtype
     momentum_on_device: bool  # apart from the shard
 
+    @property
+    def has_own_momentum(self) -> bool:
+        """Whether :meth:`new_momentum` is elsewhere than torch would make it."""
+        return self.momentum_on_device or self.momentum_home == "cpu_streamed"
+
     def new_momentum(self, flat: torch.Tensor) -> torch.Tensor:
         """[L] zeros where and as the momentum of this flat shard is kept."""
+        if self.momentum_home == "cpu_streamed":
+            return self.executor.registered_zeros(flat.numel(), str(self.momentum_dtype).removeprefix("torch."))
         device = layout.compute_device() if self.momentum_on_device else flat.device
         return torch.zeros(flat.numel(), dtype=self.momentum_dtype, device=device)
 
@@ -57,6 +64,8 @@ class _Ranks:
     every rank could measure. free_device_bytes: of the rank that has the least. name: of this binding, of rank 0's choice."""
 
     on_this_host: int
+    on_this_gpu: int
+    cpu_threads: list[int]  # of each
     name: str
     rates: placement.Rates | None
     free_device_bytes: int
@@ -95,16 +104,28 @@ def _exchange(zero3, group, options: dict) -> _Ranks:
     shard = layout.shard_device(zero3)
     rates = free = None
     if shard is not None and placement.is_a_choice(options["momentum_device"], shard, compute):
-        free = _free_bytes(compute.type, 1)
+        free = _free_bytes(compute, 1)
         try:
             rates = placement.measure_rates(compute)
         except RuntimeError as error:
             warn(f"momentum_device auto: the rates of {compute} could not be measured ({error})", stacklevel=4)
     told, host = [None] * dist.get_world_size(group), machine.host_id()
-    dist.all_gather_object(told, (host, rates, free, secrets.token_hex(8)), group=group)
-    hosts, all_rates, all_free, names = zip(*told)
+    gpu = layout.gpu_id(compute) or host
+    mine = (host, gpu, machine.core_count(), limits.told_threads(), rates, free, secrets.token_hex(8))
+    dist.all_gather_object(told, mine, group=group)
+    hosts, gpus, cores, threads, all_rates, all_free, names = zip(*told)
     measured = None if None in all_rates else placement.slowest(list(all_rates))
-    return _Ranks(hosts.count(host), names[0], measured, min((f for f in all_free if f is not None), default=0))
+    return _Ranks(
+        hosts.count(host),
+        gpus.count(gpu),
+        [
+            limits.cpu_threads(options["cpu_threads"], most, hosts.count(other), said)
+            for most, other, said in zip(cores, hosts, threads)
+        ],
+        names[0],
+        measured,
+        min((f for f in all_free if f is not None), default=0),
+    )
 
 
 def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
@@ -123,40 +144,97 @@ def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
             momentum_dtype=options["momentum_dtype"],
             casts=casts,
         )
-        plan_options = _plan_options(options, compute, dist.get_world_size(group), sub_groups, flow)
+        plan_options = _plan_options(options, compute, ranks.cpu_threads, sub_groups, flow)
         return _core.make_step_plan(plan_options, core_groups)
 
     home, plan = _planned(options, sub_groups, plan_for, ranks, group)
     momentum_dtype, on_device = getattr(torch, options["momentum_dtype"]), staged and home == "device"
-    _check_memory(plan, dist.get_rank(group), sub_groups, states, ranks.on_this_host, (momentum_dtype, on_device))
-    executor = backend.make_executor(
-        plan,
-        group,
-        shard,
-        compute,
-        cpu_kernels=options["cpu_kernels"],
-        stage_timeout_s=options["stage_timeout_s"],
-        name=ranks.name,
+    rank = dist.get_rank(group)
+    _check_memory(plan, rank, sub_groups, states, ranks, (momentum_dtype, on_device))
+    timeout_s, warning = limits.stage_timeout_s(options["stage_timeout_s"], group, compute)
+    if rank == 0:
+        if warning:
+            warn(warning, stacklevel=5)
+        _say_threads(ranks, shard)
+        _say_products(options, plan, compute)
+    executor = _with_an_empty_cache(
+        lambda: backend.make_executor(
+            plan,
+            group,
+            shard,
+            compute,
+            cpu_kernels=options["cpu_kernels"],
+            stage_timeout_s=timeout_s,
+            name=ranks.name,
+            cpu_threads=ranks.cpu_threads[rank],
+        )
     )
     return Binding(zero3, sub_groups, plan, executor, fused, home, momentum_dtype, on_device)
 
 
-def _plan_options(options: dict, compute: torch.device, world_size: int, sub_groups, flow):
+def _say_threads(ranks: _Ranks, shard: torch.device) -> None:
+    """Where the CPU works with another number of threads than torch here."""
+    threads = ranks.cpu_threads[0]
+    if shard.type == "cpu" and threads != torch.get_num_threads():
+        print(
+            f"zeromuon: {threads} CPU threads a rank (cpu_threads), {ranks.on_this_host} ranks on this host", flush=True
+        )
+
+
+def _say_products(options: dict, plan, compute: torch.device) -> None:
+    """On a GPU, of products in float32: what the other data type would save, or why it was not taken."""
+    in_float32 = sorted({shape for shape, dtype in plan.products if dtype == "float32"})
+    if compute.type != "cuda" or not in_float32:
+        return
+    if options["ns_dtype"] == "float16":
+        warn(
+            f"ns_dtype: float16 was asked for, and float32 is taken for {len(in_float32)} shapes: with the coefficients that ns "
+            f"names, factors of Newton-Schulz would leave the range of float16",
+            stacklevel=6,
+        )
+    elif options["ns_dtype"] == "auto":
+        print(
+            "zeromuon: float32 training multiplies Newton-Schulz' factors in float32, without TF32; "
+            '"ns_dtype": "float16" keeps three digits of an update and takes a tenth of the time or less',
+            flush=True,
+        )
+
+
+def _with_an_empty_cache(make: Callable):
+    """What `make` makes. Where the device has no memory left for it, once more without what torch's allocator keeps."""
+    try:
+        return make()
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        torch.cuda.empty_cache()
+        return make()
+
+
+def _plan_options(options: dict, compute: torch.device, cpu_threads: list[int], sub_groups, flow):
     most, wire = options["max_bytes_in_flight"], options["wire_dtype"]
     if wire == "auto":
         wire = "float32" if layout.trains_in_float32(sub_groups) else "bfloat16"
     return _core.PlanOptions(
-        world_size=world_size,
+        world_size=len(cpu_threads),
         newton_schulz=_core.NewtonSchulzRequest(
-            form=options["ns_form"], dtype=options["ns_dtype"], coefficients=_core.CoefficientSet(options["ns"])
+            form=options["ns_form"],
+            dtype=_ns_dtype(options, sub_groups),
+            coefficients=_core.CoefficientSet(options["ns"]),
         ),
-        target=_core.cuda_target() if compute.type == "cuda" else _core.this_cpu(),
-        lanes=torch.get_num_threads(),
+        target=_core.cuda_target(layout.gpu_kind(compute)) if compute.type == "cuda" else _core.this_cpu(),
+        lanes=min(cpu_threads),
         scale=options["scale"],
         wire_dtype=wire,
         max_bytes_in_flight=0 if most == "auto" else most,
         flow=flow,
     )
+
+
+def _ns_dtype(options: dict, sub_groups) -> str:
+    """As the plan takes it: its "auto" is that of 16-bit training. Who trains in float32 wants the digits."""
+    dtype = options["ns_dtype"]
+    return "float32" if dtype == "auto" and layout.trains_in_float32(sub_groups) else dtype
 
 
 def _takes_over(zero3, option: str, is_first_rank: bool) -> bool:
@@ -232,12 +310,11 @@ def _device_bytes(plans: dict, options: dict, sub_groups, world_size: int) -> in
     return numel * getattr(torch, options["momentum_dtype"]).itemsize + buffers
 
 
-def _check_memory(
-    plan, rank: int, sub_groups, there: dict, ranks_here: int, momentum: tuple[torch.dtype, bool]
-) -> None:
+def _check_memory(plan, rank: int, sub_groups, there: dict, ranks: _Ranks, momentum: tuple[torch.dtype, bool]) -> None:
     """Raises MemoryError when the buffers of the plan, and the states that are not `there` yet, do not fit in free
     memory. momentum: its data type, and whether it is on the device apart from the shard."""
-    shard, compute = sub_groups[0].flat.device.type, layout.compute_device().type
+    device = layout.compute_device()
+    shard, compute = sub_groups[0].flat.device.type, device.type
     planned = plan.buffer_bytes(rank)
     buffers, states = Counter({compute: planned["device"]}), Counter()
     buffers["cpu"] += planned["host"]
@@ -245,7 +322,8 @@ def _check_memory(
         muon = g.role == "muon"
         states[compute if muon and momentum[1] else shard] += g.flat.numel() * (momentum[0].itemsize if muon else 8)
     for kind in dict.fromkeys((shard, compute, "cpu")):
-        needed, free = states[kind] + buffers[kind], _free_bytes(kind, ranks_here)
+        on, sharing = (torch.device("cpu"), ranks.on_this_host) if kind == "cpu" else (device, ranks.on_this_gpu)
+        needed, free = states[kind] + buffers[kind], _free_bytes(on, sharing)
         if needed > free:
             raise MemoryError(
                 f"rank {rank}: the optimizer needs {needed / 2**20:.0f} MiB of {kind} memory "
@@ -255,11 +333,12 @@ def _check_memory(
             )
 
 
-def _free_bytes(kind: str, ranks_here: int) -> int:
-    """Free memory that one rank may count on; host memory is shared by the ranks of this host."""
-    if kind != "cpu":
-        return torch.cuda.mem_get_info()[0]
-    return machine.available_memory_bytes() // ranks_here
+def _free_bytes(device: torch.device, ranks: int) -> int:
+    """Free memory that one of the `ranks` that share it may count on, with what torch's allocator holds and nothing uses."""
+    if device.type == "cpu":
+        return machine.available_memory_bytes() // ranks
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] // ranks + cached
 
 
 def _agree(group, options: dict, made: Binding | None, error) -> None:

@@ -9,6 +9,7 @@ from typing import Callable, Iterable
 
 from ..base.words import nearest
 
+_MOST_THREADS = 4096
 _TRIPLE_LENGTH = 3  # a, b, c of X <- aX + (bA + cAA)X
 
 
@@ -69,6 +70,18 @@ def _bytes_or_auto(value):
     return value
 
 
+def _count_or_auto(value):
+    if value == "auto" and isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_THREADS:
+        raise Refused(f'expected "auto" or a whole number from 1 to {_MOST_THREADS}')
+    return value
+
+
+def or_auto(inner: Check) -> Check:
+    return Check(f'"auto", or {inner.allowed}', lambda value: value if value == "auto" else inner(value))
+
+
 def _pair_of_decays(value) -> tuple[float, float]:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise Refused("expected two numbers in [0, 1)")
@@ -104,6 +117,7 @@ def _triple(triple, index: int) -> tuple[float, float, float]:
 _FINITE = number("", "", lambda x: True)
 BOOLEAN = Check("True, False", _boolean)
 BYTES_OR_AUTO = Check('"auto", or above 0', _bytes_or_auto)
+COUNT_OR_AUTO = Check('"auto", or above 0', _count_or_auto)
 PAIR_OF_DECAYS = Check("two numbers in [0, 1)", _pair_of_decays)
 COEFFICIENTS = Check("name of a coefficient set, or a list of (a, b, c) triples", _coefficients)
 

@@ -14,7 +14,7 @@ from ..deepspeed.guard import watch_for
 from ..deepspeed.layout import Request, unexpected_shards
 from ..deepspeed.watch import waits_in, warn_of_coarse_accumulation, watch_engine
 from ..selection.rules import ParamSpec
-from . import trace
+from . import limits, trace
 from .bind import Binding, bind
 from .groups import check_keys, params_and_specs
 from .options import (
@@ -62,11 +62,13 @@ class ZeroMuon(torch.optim.Optimizer):
     It binds itself when the first step begins; :func:`zeromuon.attach` binds earlier.
 
     Raises:
-        ValueError: an option is unknown or out of range, or a parameter has no role.
+        ValueError: an option is unknown or out of range, a parameter has no role, or this build cannot work on this
+            rank's GPU.
     """
 
     def __init__(self, params, *positional, **keywords):
         self._options = validate_options(options_given(positional, keywords))
+        layout.check_build()
         self._specs: dict[int, ParamSpec] = {}
         self._params: list = []
         self._given_group: list[int] = []  # of each group after the split, which one it comes from
@@ -181,10 +183,9 @@ class ZeroMuon(torch.optim.Optimizer):
         """Of each parameter group: "muon" or "adamw"."""
         return list(self._group_roles)
 
-    @property
-    def stage_timeout_s(self) -> float:
-        """Seconds that a rank waits for the others before it says so; 0: it never does."""
-        return self._options["stage_timeout_s"]
+    def stage_timeout_s(self, group) -> float:
+        """Seconds that a rank of this process group waits for the others before it says so."""
+        return limits.stage_timeout_s(self._options["stage_timeout_s"], group, layout.compute_device())[0]
 
     @property
     def is_bound(self) -> bool:

@@ -10,10 +10,10 @@ import inspect
 import textwrap
 from dataclasses import dataclass
 
-from .checks import AT_LEAST_ZERO, BOOLEAN, BYTES_OR_AUTO, COEFFICIENTS, DECAY, PAIR_OF_DECAYS, Check, Refused
-from .checks import nearest_name, number, one_of, optional
+from .checks import AT_LEAST_ZERO, BOOLEAN, BYTES_OR_AUTO, COEFFICIENTS, COUNT_OR_AUTO, DECAY, PAIR_OF_DECAYS, Check
+from .checks import Refused, nearest_name, number, one_of, optional, or_auto
 
-# Of products, wire and momentum.
+# Of wire and momentum, and with float16 of products.
 FLOATS = ("float32", "bfloat16")
 # momentum_device -> what the core, its plans and files of rates call it
 MOMENTUM_HOMES = {"device": "device", "cpu": "shard", "cpu_streamed": "streamed"}
@@ -82,14 +82,15 @@ OPTIONS: tuple[Option, ...] = (
     Option("scale", "match_rms_adamw", one_of(*_SCALES), "said"),
     Option("ns", "jordan", COEFFICIENTS, "said"),
     Option("ns_form", "auto", one_of("auto", "standard", "gram", "gram_restarts"), "said"),
-    Option("ns_dtype", "auto", one_of("auto", *FLOATS), "said", in_type_muon=True),
+    Option("ns_dtype", "auto", one_of("auto", *FLOATS, "float16"), "said", in_type_muon=True),
     Option("wire_dtype", "auto", one_of("auto", *FLOATS), "said"),
     Option("momentum_device", "auto", one_of("auto", *MOMENTUM_HOMES), "free", in_type_muon=True),
     Option("momentum_dtype", "float32", one_of(*FLOATS), "converted", in_type_muon=True),
     Option("cpu_kernels", "auto", one_of(*_KERNELS), "free", in_type_muon=True),
     Option("fused_step", "auto", one_of("auto", "on", "off"), "free", in_type_muon=True),
     Option("max_bytes_in_flight", "auto", BYTES_OR_AUTO, "free", in_type_muon=True, unit="bytes per rank"),
-    Option("stage_timeout_s", 600.0, _TIMEOUT, "free", in_type_muon=True, unit="s"),
+    Option("cpu_threads", "auto", COUNT_OR_AUTO, "free", in_type_muon=True, unit="threads per rank"),
+    Option("stage_timeout_s", "auto", or_auto(_TIMEOUT), "free", in_type_muon=True, unit="s"),
 )
 _MEANINGS = {
     "lr": "Learning rate of Muon; with the default scale a good AdamW value.",
@@ -107,8 +108,8 @@ _MEANINGS = {
     "ns": "Coefficients of the Newton-Schulz steps, one triple per step.",
     "ns_form": "Form of Newton-Schulz: on the matrix, on its Gram matrix, or on that taken afresh every other step; "
     "auto decides by shape.",
-    "ns_dtype": "Data type of the factors in Newton-Schulz' products, which are summed in float32; auto is bfloat16 "
-    "where the processor has the hardware and it is faster.",
+    "ns_dtype": "Data type of the factors in Newton-Schulz' products, which are summed in float32; auto is float32 "
+    "for float32 training, else float16 on GPUs and bfloat16 on processors whose family was measured to be faster so.",
     "wire_dtype": "Data type in which momenta and updates travel between ranks; auto is float32 for float32 training, "
     "else bfloat16.",
     "momentum_device": "Where the momentum lives: on the compute device; on the CPU with the shard, and is computed "
@@ -121,7 +122,10 @@ _MEANINGS = {
     "passes; off: one by one, as DeepSpeed calls. The same bits. auto: where this DeepSpeed allows it; on: an error "
     "where not.",
     "max_bytes_in_flight": "Bound of the buffers through which matrices travel; auto is chosen by the model.",
-    "stage_timeout_s": "A stage of the step without progress for so long is an error that prints what every lane does.",
+    "cpu_threads": "Threads of a rank's work on the CPU; auto is OMP_NUM_THREADS where that is above 1 (torchrun sets 1), "
+    "else the cores of the host shared by its ranks.",
+    "stage_timeout_s": "A stage of the step without progress for so long is an error that prints what every lane does. "
+    "auto: 600, and with NCCL 240, below the group's timeout, at which its watchdog ends the process.",
 }
 
 # Those that ``"type": "Muon"`` takes beside DeepSpeed's own keys.

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..ranks import machine
+
 MEANINGS = {
     "cpu": "cpu (computed there)",
     "cpu_streamed": "cpu_streamed (stored on the CPU, computed on the device)",
@@ -21,6 +23,9 @@ MEANINGS = {
 _DEVICE_SHARE = 0.25
 _FP32_BYTES = 4
 _SAMPLE_BYTES = 64 * 2**20
+_CACHES = 4  # what main memory is measured with is so many times the largest cache
+# Of the rate of one large product: what those of Newton-Schulz reach with what is done between them.
+_SHARE_OF_PRODUCT_RATE = 0.55
 _SAMPLES = 5
 
 
@@ -114,20 +119,23 @@ def slowest(rates: list[Rates]) -> Rates:
 def measure_rates(device: torch.device) -> Rates:
     """Takes well under a second on a GPU. All ranks of a host measure at once, as they will step at once.
 
-    Raises RuntimeError when the device has no memory for it, about 200 MiB.
+    Raises RuntimeError when the device has no memory for it, about 200 MiB. The samples are random: zeros multiply faster.
     """
+    generator = torch.Generator().manual_seed(0)
     numel = _SAMPLE_BYTES // _FP32_BYTES
-    pageable = torch.zeros(numel, dtype=torch.float32, device="cpu")
-    pinned = pageable.pin_memory()
+    host_numel = max(numel, _CACHES * machine.last_cache_bytes() // _FP32_BYTES)
+    pageable, addend = (torch.zeros(host_numel, dtype=torch.float32, device="cpu") for _ in range(2))
+    pinned = torch.rand(numel, dtype=torch.float32, device="cpu", generator=generator).pin_memory()
     there, other = (torch.zeros(numel, dtype=torch.float32, device=device) for _ in range(2))
-    square = torch.zeros(4096, 4096, dtype=torch.bfloat16, device=device)
+    square = torch.randn(4096, 4096, dtype=torch.float32, device="cpu", generator=generator).to(device, torch.bfloat16)
     out = torch.empty_like(square)
+    product_s = _seconds(lambda: torch.mm(square, square, out=out), device)
     return Rates(
         to_device_bytes_per_s=_SAMPLE_BYTES / _seconds(lambda: there.copy_(pinned, non_blocking=True), device),
         to_host_bytes_per_s=_SAMPLE_BYTES / _seconds(lambda: pinned.copy_(there, non_blocking=True), device),
-        dram_bytes_per_s=3 * _SAMPLE_BYTES / _seconds(lambda: pageable.add_(pinned), device),
+        dram_bytes_per_s=3 * _FP32_BYTES * host_numel / _seconds(lambda: pageable.add_(addend), device),
         device_bytes_per_s=3 * _SAMPLE_BYTES / _seconds(lambda: there.add_(other), device),
-        flops_per_s=2 * 4096**3 / _seconds(lambda: torch.mm(square, square, out=out), device),
+        flops_per_s=_SHARE_OF_PRODUCT_RATE * 2 * 4096**3 / product_s,
     )
 
 

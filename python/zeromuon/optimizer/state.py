@@ -240,5 +240,5 @@ def settle_states(state, binding) -> None:
     for group in (g for g in binding.sub_groups if g.role == "muon" and g.flat in state):
         state[group.flat].pop("exp_avg_sq", None)
         loaded = state[group.flat].get("exp_avg")
-        if loaded is not None and (loaded.dtype != binding.momentum_dtype or binding.momentum_on_device):
+        if loaded is not None and (loaded.dtype != binding.momentum_dtype or binding.has_own_momentum):
             state[group.flat]["exp_avg"] = binding.new_momentum(group.flat).copy_(loaded)

@@ -113,6 +113,12 @@ def identity(pid: int) -> str:
     return f"{pid} {started} {host_id()}"
 
 
+def last_cache_bytes(root: Path = ROOT) -> int:
+    """Of the largest cache of a core of this machine; 0 where the kernel does not say."""
+    sizes = (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    return max((1024 * int(text[:-1]) for size in sizes if (text := " ".join(_lines(size))).endswith("K")), default=0)
+
+
 def gpu_count() -> int:
     """GPUs that torch can use; 0 when DS_ACCELERATOR=cpu or no device file exists."""
     if os.environ.get("DS_ACCELERATOR") == "cpu" or not any(Path("/dev").glob("nvidia[0-9]*")):

@@ -20,5 +20,6 @@ OTHER = {
     "cpu_kernels": "generic",
     "fused_step": "off",
     "max_bytes_in_flight": 2**20,
+    "cpu_threads": 3,
     "stage_timeout_s": 60.0,
 }

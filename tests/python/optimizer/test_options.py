@@ -45,7 +45,8 @@ def test_no_options_at_all_give_every_documented_default():
         "cpu_kernels": "auto",
         "fused_step": "auto",
         "max_bytes_in_flight": "auto",
-        "stage_timeout_s": 600.0,
+        "cpu_threads": "auto",
+        "stage_timeout_s": "auto",
     }
 
 

@@ -44,7 +44,8 @@ ON_LOAD_OF = {
     **dict.fromkeys(("cautious_wd", "scale", "ns", "ns_form", "ns_dtype", "wire_dtype"), "said"),
     "momentum_kind": "refused",
     "momentum_dtype": "converted",
-    **dict.fromkeys(("momentum_device", "cpu_kernels", "fused_step", "max_bytes_in_flight", "stage_timeout_s"), "free"),
+    **dict.fromkeys(("momentum_device", "cpu_kernels", "fused_step", "max_bytes_in_flight"), "free"),
+    **dict.fromkeys(("cpu_threads", "stage_timeout_s"), "free"),
 }
 BOUND = SimpleNamespace(plan=PLAN, sub_groups=[])
 WORDS = {"said": "going on with", "taken": "as in torch", "converted": "its momentum is converted to"}

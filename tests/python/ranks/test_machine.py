@@ -163,11 +163,11 @@ def test_this_machine_has_cores_and_memory():
     assert machine.core_count() >= 1 and machine.available_memory_bytes() > 0
 
 
-def test_the_optimizer_counts_a_control_group_s_memory(monkeypatch):
-    from zeromuon.optimizer import bind
-
-    monkeypatch.setattr(machine, "available_memory_bytes", lambda: 6 * GIB)
-    assert bind._free_bytes("cpu", 2) == 3 * GIB
+def test_the_largest_cache_of_a_core_is_the_last(host):
+    assert machine.last_cache_bytes(host) == 0
+    for index, size in enumerate(("48K", "32K", "2048K", "262144K")):
+        write(host / f"sys/devices/system/cpu/cpu0/cache/index{index}/size", size)
+    assert machine.last_cache_bytes(host) == 256 << 20
 
 
 ON_A_KERNEL_OF_ITS_OWN = """mount --bind {boot} /proc/sys/kernel/random/boot_id || exit 77

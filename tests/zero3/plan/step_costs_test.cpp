@@ -21,10 +21,12 @@ StepPlan plan_of_nine_elements() {
 TEST(FramingBytes, AreFlagWordsPaddingOfSegmentsAndRecords) {
   const StepPlan plan = plan_of_nine_elements();
   ASSERT_EQ(plan.sub_groups[0].blocks[0].owner, 0);
-  const int64_t records = 2 * kRecordBytes, words = 2 * kFlagBytes;
-  // There: 20 bytes and 4 of padding to the owner. Back: the same from it, and 16 that need none.
-  EXPECT_EQ(framing_bytes(plan, 0), records + words + 4 + words + 4);
-  EXPECT_EQ(framing_bytes(plan, 1), records + words + words);
+  const int64_t records = 2 * kRecordBytes, head = kSegmentAlignment;
+  // To the owner, and back from it: 20 and 16 bytes, a head before each and what fills a line. To
+  // and from rank 1, which owns nothing, a head.
+  const int64_t of_20 = 2 * head - 20, of_16 = 2 * head - 16;
+  EXPECT_EQ(framing_bytes(plan, 0), records + (of_20 + head) + (of_20 + of_16));
+  EXPECT_EQ(framing_bytes(plan, 1), records + (of_16 + head) + 2 * head);
 }
 
 TEST(FramingBytes, AreRecordsAloneWithoutMatrices) {

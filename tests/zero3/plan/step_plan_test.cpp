@@ -86,8 +86,8 @@ TEST(StepPlan, SegmentsOfShardsAndOwnersMatchOnEveryPairOfRanks) {
     for (int a = 0; a < 3; ++a) {
       for (int b = 0; b < 3; ++b) {
         EXPECT_EQ(routes[a].shard_bytes[b], routes[b].owner_bytes[a]);
-        EXPECT_GE(routes[a].shard_bytes[b], kFlagBytes);
-        EXPECT_EQ(routes[a].shard_bytes[b] % kFlagBytes, 0);
+        EXPECT_GE(routes[a].shard_bytes[b], kSegmentAlignment);
+        EXPECT_EQ(routes[a].shard_bytes[b] % kSegmentAlignment, 0);
       }
     }
   }
@@ -102,8 +102,40 @@ TEST(StepPlan, TheBytesOfABucketAreThoseOfItsElementsAndFlagWords) {
     const BucketRoute route = route_of(plan, 0, 0, rank);
     bytes += std::reduce(route.shard_bytes.begin(), route.shard_bytes.end());
   }
-  EXPECT_GE(bytes, 4 * elements + kWorld * kWorld * kFlagBytes);
-  EXPECT_LE(bytes, 4 * elements + kWorld * kWorld * 2 * kFlagBytes);
+  EXPECT_GE(bytes, 4 * elements + kWorld * kWorld * kSegmentAlignment);
+  EXPECT_LE(bytes, 4 * elements + kWorld * kWorld * 2 * kSegmentAlignment);
+}
+
+// NCCL takes packs of 16 bytes only where source and destination are both aligned to them.
+TEST(StepPlan, APayloadBeginsAlignedOnBothSidesWhateverItsSegmentsHold) {
+  PlanOptions o = options(3);
+  o.wire_dtype = DType::kBFloat16;
+  const StepPlan plan = make_step_plan(o, {muon(3, kMatrices)});
+  const auto first_offsets = [](const std::vector<RoutePiece>& pieces, const auto& segments) {
+    std::vector<int64_t> payloads;  // where the first piece of a segment lies
+    int64_t begin = 0;
+    for (const int64_t bytes : segments) {
+      for (const RoutePiece& piece : pieces) {
+        if (piece.wire_offset < begin || piece.wire_offset >= begin + bytes) continue;
+        payloads.push_back(piece.wire_offset);
+        break;
+      }
+      begin += bytes;
+    }
+    return payloads;
+  };
+  int seen = 0;
+  for (int rank = 0; rank < 3; ++rank) {
+    const BucketRoute route = route_of(plan, 0, 0, rank);
+    for (const auto& offsets : {first_offsets(route.shard_pieces, route.shard_bytes),
+                                first_offsets(route.owner_pieces, route.owner_bytes)}) {
+      for (const int64_t offset : offsets) {
+        EXPECT_EQ(offset % 128, 0);
+        ++seen;
+      }
+    }
+  }
+  EXPECT_GE(seen, 6);
 }
 
 TEST(StepPlan, ShapesChooseTheirForm) {
@@ -134,6 +166,18 @@ TEST(StepPlan, TheHashCoversHowAMatrixIsComputedButNotHowManyAreComputedAtOnce) 
     return hash([&](auto& o) { o.target = ops::cuda_target(), o.lanes = lanes_there; });
   };
   EXPECT_EQ(buffer_sizes(on_cuda(2), 0).scratch_numel, buffer_sizes(on_cuda(1), 0).scratch_numel);
+}
+
+// Bits are equal on one kind of GPU with one cuBLAS only.
+TEST(StepPlan, HashNamesTheKindOfGpu) {
+  const auto on = [](const char* gpu) {
+    PlanOptions o = options(2);
+    o.target = ops::cuda_target(gpu);
+    return make_step_plan(o, {muon(2, {{64, 64}})});
+  };
+  EXPECT_EQ(on("sm_90, CUDA 13.0").hash(), on("sm_90, CUDA 13.0").hash());
+  EXPECT_NE(on("sm_90, CUDA 13.0").hash(), on("sm_100, CUDA 13.0").hash());
+  EXPECT_NE(on("sm_90, CUDA 13.0").arithmetic_hash(), on("sm_90, CUDA 13.2").arithmetic_hash());
 }
 
 TEST(StepPlan, TheHashCoversTheStagesAndTheArithmeticHashDoesNot) {
@@ -221,7 +265,8 @@ TEST(StepPlan, AnAdamWSubGroupHasNoBuckets) {
   const StepPlan plan = make_step_plan(options(2), {group});
   EXPECT_TRUE(plan.sub_groups[0].buckets.empty());
   const offload::BufferSizes sizes = buffer_sizes(plan, 0);
-  EXPECT_EQ(sizes.total_bytes(), sizes.record_bytes + sizes.device_alarm_bytes);
+  EXPECT_EQ(sizes.total_bytes(), offload::aligned(sizes.record_bytes) +
+                                     offload::aligned(sizes.device_alarm_bytes));
 }
 
 }  // namespace

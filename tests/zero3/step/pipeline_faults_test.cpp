@@ -218,6 +218,42 @@ TEST(PipelineTimeLimit, ALateCollectiveFailsOnAllRanksNamingItsStageAndRank) {
   expect_late("gather_to_owner", 4, "sub-group 2, bucket 0");
 }
 
+// A backend whose aborted exchanges end as if they had succeeded, with whatever the buffers held:
+// NCCL's do, when the abort finds them queued.
+class QuietCollectives final : public comm::Collectives {
+ public:
+  explicit QuietCollectives(std::unique_ptr<comm::Collectives> inner) : inner_(std::move(inner)) {}
+  int rank() const override { return inner_->rank(); }
+  int world_size() const override { return inner_->world_size(); }
+  std::string abort(const std::string& cause) override { return inner_->abort(cause); }
+  std::string cause() override { return inner_->cause(); }
+
+ private:
+  void do_all_to_all_v(const comm::Exchange& exchange) override {
+    try {
+      inner_->all_to_all_v(exchange);
+    } catch (const comm::Aborted&) {
+    }
+  }
+  std::unique_ptr<comm::Collectives> inner_;
+};
+
+TEST(PipelineTimeLimit, AnAbortedCollectiveThatEndsWithoutAnErrorStopsAllRanksAllTheSame) {
+  Attempt attempt{way_of(MomentumHome::kShard, true)};
+  attempt.stage_timeout = std::chrono::milliseconds(500);
+  attempt.way.fake_options.faults = {{"to_device", 2, Kind::kDelay, 2000}};
+  attempt.way.wrap_collectives = [](std::unique_ptr<comm::Collectives> inner) {
+    return std::make_unique<QuietCollectives>(std::move(inner));
+  };
+  const Breakdown result = break_down(attempt);
+  EXPECT_THAT(cause_of(result.errors[0]),
+              StartsWith("step 1, sub-group 0, bucket 1, stage to_device, rank 1: no progress"));
+  for (const std::string& error : result.errors) {
+    EXPECT_EQ(cause_of(error), cause_of(result.errors[0]));
+  }
+  EXPECT_THAT(result.again, Each(HasSubstr("poisoned")));
+}
+
 TEST(PipelineTimeLimit, AStageThatIsLateButWithinTheLimitOnlyDelays) {
   Attempt attempt{way_of(MomentumHome::kStreamed, true)};
   attempt.stage_timeout = std::chrono::minutes(2);

@@ -1,4 +1,5 @@
 // A step takes the memory that its plan says, once.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -100,6 +101,8 @@ void expect_planned_memory(Way way) {
     const offload::BufferSizes sizes = buffer_sizes(plan, rank);
     const offload::StepBuffers& buffers = run.executor().buffers();
     EXPECT_EQ(buffers.host_bytes(), offload::whole_pages(sizes.host_bytes())) << way.text();
+    EXPECT_EQ(buffers.pinned_bytes(), buffers.host_bytes()) << way.text();
+    EXPECT_EQ(run.executor().memory_warning(), "");
     EXPECT_EQ(ledger.bytes, sizes.device_bytes() + tensor_bytes(way, rank)) << way.text();
     const int64_t allocations = ledger.allocations;
     for (int step = 0; step < Job::kSteps; ++step) run.step(step);
@@ -125,6 +128,60 @@ TEST(PipelineMemory, IsWhatThePlanSaysAndAllocatedOnce) {
       expect_planned_memory(way);
     }
   }
+}
+
+// Gradients are the host's, which pins them or does not; all else that crosses the link is pinned.
+TEST(PipelineMemory, CopiesNothingButGradientsFromMemoryThatIsNotPinned) {
+  for (const auto home : {MomentumHome::kShard, MomentumHome::kDevice, MomentumHome::kStreamed}) {
+    Way way;
+    way.fake = way.fused = true;
+    way.home = home;
+    way.low = at::kBFloat16;
+    const StepPlan plan = Job::of(1).plan(way);
+    RankRun run(way, plan, std::make_shared<comm::InProcessBoard>(1), 0);
+    const int64_t before = run.registrar()->pageable_copied_bytes();  // of the test's own tensors
+    run.step(0);
+    int64_t gradients = 0;
+    for (const SubGroupPlan& group : plan.sub_groups) {
+      for (const PlannedBlock& b : group.blocks) gradients += 4 * b.block.numel();
+    }
+    EXPECT_EQ(run.registrar()->pageable_copied_bytes() - before,
+              home == MomentumHome::kShard ? 0 : gradients)
+        << way.text();
+  }
+}
+
+TEST(PipelineMemory, ThatCannotBePinnedIsSaidWithTheReasonAndStepsGiveTheSameBits) {
+  Way way;
+  way.fake = way.fused = true;
+  way.home = MomentumHome::kStreamed;
+  way.fake_options.registration_refused = "the driver's reason";
+  RankRun run(way, Job::of(1).plan(way), std::make_shared<comm::InProcessBoard>(1), 0);
+  EXPECT_EQ(run.executor().buffers().pinned_bytes(), 0);
+  EXPECT_THAT(run.executor().memory_warning(), ::testing::HasSubstr("the driver's reason"));
+  for (int step = 0; step < Job::kSteps; ++step) run.step(step);
+  EXPECT_EQ(difference(run.tensors(), plain(way)[0]), "");
+}
+
+TEST(PipelineMemory, OfAMomentumOutlivesTheExecutor) {
+  Way way;
+  way.fake = true;
+  at::Tensor momentum;
+  std::shared_ptr<offload::FakeRegistrar> registrar;
+  {
+    const StepPlan plan = Job::of(1).plan(way);
+    offload::Backend backend = offload::make_fake_backend({});
+    registrar = std::dynamic_pointer_cast<offload::FakeRegistrar>(backend.registrar);
+    StepExecutor executor(plan, {at::kCPU, at::kCPU, way.home}, std::move(backend),
+                          std::make_unique<comm::InProcessCollectives>(
+                              std::make_shared<comm::InProcessBoard>(1), 0));
+    momentum = executor.registered_zeros(1000, at::kBFloat16);
+  }
+  EXPECT_EQ(registrar->registered_bytes(), offload::whole_pages(2000));
+  EXPECT_EQ(momentum.count_nonzero().item<int64_t>(), 0);
+  momentum.fill_(1);
+  momentum.reset();
+  EXPECT_EQ(registrar->registered_bytes(), 0);
 }
 
 TEST(PipelineMemory, TakesNoPinnedMemoryWhereNothingIsStaged) {

@@ -141,6 +141,10 @@ RankRun::RankRun(const Way& way, const StepPlan& plan, std::shared_ptr<comm::InP
   offload::Backend backend = backend_of(way);
   if (way.wrap) backend.compute = way.wrap(std::move(backend.compute));
   device_ = backend.compute.get();
+  registrar_ = std::dynamic_pointer_cast<offload::FakeRegistrar>(backend.registrar);
+  std::unique_ptr<comm::Collectives> collectives =
+      std::make_unique<comm::InProcessCollectives>(std::move(board), rank);
+  if (way.wrap_collectives) collectives = way.wrap_collectives(std::move(collectives));
   for (const SubGroupTensors& t : tensors_) {
     const bool momentum = way.fake && way.home == offload::MomentumHome::kDevice;
     momenta_.push_back(momentum ? away(t.momentum) : Away{});
@@ -148,8 +152,15 @@ RankRun::RankRun(const Way& way, const StepPlan& plan, std::shared_ptr<comm::InP
   }
   executor_ = std::make_unique<StepExecutor>(
       plan, offload::Placement{at::kCPU, at::kCPU, way.home}, std::move(backend),
-      std::make_unique<comm::InProcessCollectives>(std::move(board), rank), std::move(limits));
-  load(tensors_);
+      std::move(collectives), std::move(limits));
+  const RankTensors start = tensors_;
+  if (way.fake && way.home == offload::MomentumHome::kStreamed) {
+    for (SubGroupTensors& t : tensors_) {
+      if (!t.momentum.defined()) continue;
+      t.momentum = executor_->registered_zeros(t.momentum.numel(), at::kFloat);
+    }
+  }
+  load(start);
 }
 
 RankRun::Away RankRun::away(const at::Tensor& like) {

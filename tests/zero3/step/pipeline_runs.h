@@ -30,6 +30,9 @@ struct Way {
   offload::FakeDeviceOptions fake_options = {};
   // Takes the place of the compute device.
   std::function<std::unique_ptr<offload::Device>(std::unique_ptr<offload::Device>)> wrap = {};
+  // The same of a rank's collectives.
+  std::function<std::unique_ptr<comm::Collectives>(std::unique_ptr<comm::Collectives>)>
+      wrap_collectives = {};
 
   std::string text() const;
 };
@@ -80,6 +83,8 @@ class RankRun {
   // Gives the tensors other contents, as loading a checkpoint does.
   void load(const RankTensors& tensors);
   StepExecutor& executor() { return *executor_; }
+  // What the fake device knows of host memory; null of another way.
+  const offload::FakeRegistrar* registrar() const { return registrar_.get(); }
 
  private:
   // A tensor that lies in the fake device.
@@ -96,6 +101,7 @@ class RankRun {
   const Way way_;
   const int rank_;
   offload::Device* device_;  // the executor's
+  std::shared_ptr<offload::FakeRegistrar> registrar_;
   std::unique_ptr<StepExecutor> executor_;
   RankTensors tensors_;               // in host memory
   std::vector<Away> momenta_, lows_;  // per sub-group

@@ -74,9 +74,9 @@ def tune(progress) -> list[str]:
     """Rows for this machine: bfloat16 where it has the hardware, else float32, each with and without oneDNN."""
     from .... import _core
 
-    target = _core.this_cpu().name
+    target = _core.this_cpu().row_name
     isa, _, onednn = target.partition("+")
-    has_bfloat16 = isa in ("avx512_bf16", "amx_bf16") and onednn
+    has_bfloat16 = isa.endswith(("avx512_bf16", "amx_bf16")) and onednn
     dtype = "bfloat16" if has_bfloat16 else "float32"
     backends = ("onednn",) if has_bfloat16 else ("blas", "onednn") if onednn else ("blas",)
     rows = []
