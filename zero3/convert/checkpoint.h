@@ -125,6 +125,10 @@ struct Checkpoint {
   std::string optimizer_name() const;
 };
 
+// Files of ranks that were written as those of others: torch.save puts the name of the file that it
+// wrote around the records.
+std::vector<formats::Finding> misplaced_files(const Checkpoint& checkpoint);
+
 // Opens what `path` names: a folder of any of the formats, or a file. tag: which folder of a ZeRO-3
 // run, "" for the one that `latest` names. Raises FormatError, also for missing ranks and mixed
 // tags.

@@ -102,18 +102,18 @@ void Journal::read_old(const std::vector<std::string>& outputs) {
   }
 }
 
+void Journal::begin() {
+  formats::write_text(path_, head_ + kept_lines_, true);
+  lines_.open(path_, std::ios::app);
+}
+
 void Journal::add(const std::string& output) {
-  if (!lines_.is_open()) {
-    try {
-      formats::write_text(path_, head_ + kept_lines_, true);
-    } catch (...) {  // nobody would know that this file is of this run
-      std::error_code ignored;
-      fs::remove(output, ignored);
-      throw;
-    }
-    lines_.open(path_, std::ios::app);
-  }
   lines_ << size_on_disk(output) << " " << output << std::endl;
+  finished_.insert(output);
+}
+
+void Journal::give_up() {
+  if (finished_.empty()) remove();
 }
 
 void Journal::remove() {
@@ -168,7 +168,13 @@ void write_journalled(std::vector<PlannedOutput> outputs, Journal& journal, cons
   report.kept_files = journal.kept();
   std::erase_if(outputs, [&](const PlannedOutput& o) { return journal.finished(o.path); });
   for (const PlannedOutput& output : outputs) report.bytes_written += output.bytes;
-  write_outputs(std::move(outputs), run, [&](const std::string& path) { journal.add(path); });
+  journal.begin();
+  try {
+    write_outputs(std::move(outputs), run, [&](const std::string& path) { journal.add(path); });
+  } catch (...) {
+    journal.give_up();
+    throw;
+  }
   std::set<std::string>
       folders;  // also of files that were kept: whoever wrote them may not have come to this
   for (const std::string& path : report.files) {
@@ -210,7 +216,12 @@ std::vector<std::string> verbs_of(Kind kind) {
 
 void check_verb(const Checkpoint& checkpoint, const std::string& verb) {
   const std::vector<std::string> verbs = verbs_of(checkpoint.kind);
-  if (std::find(verbs.begin(), verbs.end(), verb) != verbs.end()) return;
+  if (std::find(verbs.begin(), verbs.end(), verb) != verbs.end()) {
+    const bool copies = verb != "inspect" && verb != "verify" && verb != "diff";
+    const auto misplaced = copies ? misplaced_files(checkpoint) : std::vector<formats::Finding>();
+    if (!misplaced.empty()) throw formats::FormatError(misplaced.front());
+    return;
+  }
   std::string possible;
   for (const std::string& v : verbs) possible += (possible.empty() ? "" : ", ") + v;
   throw_value_error(concat(checkpoint.path, ": a ", name_of(checkpoint.kind),

@@ -29,8 +29,12 @@ class Journal {
 
   bool finished(const std::string& output) const { return finished_.contains(output); }
   int kept() const { return static_cast<int>(finished_.size()); }
+  // Before the first output: whatever a kill leaves from now on, --resume knows whose it is.
+  void begin();
   // The output is on disk. A line that a crash loses only costs its file's time again.
   void add(const std::string& output);
+  // The run failed: there is nothing to go on with when no output is done.
+  void give_up();
   void remove();
 
  private:
@@ -39,7 +43,7 @@ class Journal {
 
   std::vector<std::unique_ptr<formats::FolderLock>> locks_;
   std::string path_, head_, kept_lines_;
-  std::ofstream lines_;  // opened by the first add()
+  std::ofstream lines_;  // opened by begin()
   std::set<std::string> finished_;
 };
 
@@ -87,7 +91,8 @@ Block block_of(const TensorSource& source, ElementType type);
 // ValueError for an empty pattern.
 bool matches_any(const std::vector<std::string>& patterns, const std::string& name);
 
-// Raises ValueError that lists what is possible when the verb does not go with this kind.
+// Raises ValueError that lists what is possible when the verb does not go with this kind, and
+// FormatError where it would copy files that stand in each other's place.
 void check_verb(const Checkpoint& checkpoint, const std::string& verb);
 
 }  // namespace zeromuon::convert

@@ -45,6 +45,15 @@ bool parse_rank_file(std::string_view rest, RankFileName& out) {
   return (out.model || skip(rest, "optim")) && rest == "_states.pt";
 }
 
+// "3" of zero_pp_rank_3_mp_rank_00_model_states; "" of other names.
+std::string rank_in(const std::string& name) {
+  constexpr std::string_view kBefore = "zero_pp_rank_";
+  const size_t at = name.find(kBefore);
+  if (at == std::string::npos) return "";
+  const size_t begin = at + kBefore.size();
+  return name.substr(begin, name.find_first_not_of("0123456789", begin) - begin);
+}
+
 void add(RankFiles& files, const RankFileName& name, const fs::path& path) {
   if (files.paths.empty()) files.prefix = name.prefix;
   if (files.prefix == name.prefix && files.paths.emplace(name.rank, path).second) return;
@@ -64,6 +73,21 @@ std::string optim_file_name(const std::string& prefix, int rank) {
 
 bool is_rank_file(const std::string& name) {
   return name.find("zero_pp_rank_") != std::string::npos && name.ends_with(".pt");
+}
+
+std::vector<formats::Finding> misplaced_files(const Checkpoint& checkpoint) {
+  std::vector<formats::Finding> found;
+  for (const auto* files : {&checkpoint.model_files, &checkpoint.optim_files}) {
+    for (const auto& file : *files) {
+      const std::string own = rank_in(fs::path(file->path()).filename().string());
+      const std::string written = rank_in(file->archive_name());
+      if (own.empty() || written.empty() || own == written) continue;
+      found.push_back({file->path(), -1, "the file of rank " + own,
+                       "one that was written as that of rank " + written,
+                       "restore this rank's file, or use an older checkpoint"});
+    }
+  }
+  return found;
 }
 
 RankFolder list_rank_files(const fs::path& folder) {

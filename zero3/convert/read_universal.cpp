@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <set>
 
 #include "zero3/convert/names.h"
 #include "zero3/convert/read_formats.h"
@@ -35,6 +36,7 @@ class UniversalReader {
     out_.files.push_back(optimizer->path());
     read_optimizer(out_,
                    {optimizer, optimizer->graph().get(optimizer->root(), "optimizer_state_dict")});
+    check_states();
     drop_placeholders(out_);
     return std::move(out_);
   }
@@ -78,6 +80,30 @@ class UniversalReader {
       std::error_code ignored;
       if (!weights && !fs::exists(path, ignored)) continue;
       (weights ? tensor.value : tensor.states[part]) = read_part(path, tensor.value.shape);
+    }
+  }
+
+  // What one parameter of a group has, all have; and an optimizer that was stepped has a momentum.
+  void check_states() const {
+    for (const SubGroup& group : out_.sub_groups) {
+      std::set<std::string> parts;
+      for (const int number : group.tensors) {
+        for (const auto& [part, source] : out_.tensors[number].states) parts.insert(part);
+      }
+      const bool stepped = out_.optimizer != Optimizer::kNone &&
+                           out_.optimizer != Optimizer::kOther &&
+                           out_.facts.optimizer_step.value_or(0) > 0;
+      if (stepped && !parts.contains("momentum_buffer")) parts.insert("exp_avg");
+      for (const int number : group.tensors) check_states(out_.tensors[number], parts);
+    }
+  }
+
+  void check_states(const NamedTensor& tensor, const std::set<std::string>& parts) const {
+    for (const std::string& part : parts) {
+      if (tensor.value.numel() == 0 || tensor.states.contains(part)) continue;
+      refuse((folder_ / "zero" / tensor.name / (part + ".pt")).string(),
+             "a state that the optimizer has", "none",
+             "the file is missing: restore it, or use another checkpoint");
     }
   }
 

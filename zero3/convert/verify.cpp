@@ -8,15 +8,6 @@
 namespace zeromuon::convert {
 namespace {
 
-// "3" of zero_pp_rank_3_mp_rank_00_model_states; "" of other names.
-std::string rank_in(const std::string& name) {
-  constexpr std::string_view kBefore = "zero_pp_rank_";
-  const size_t at = name.find(kBefore);
-  if (at == std::string::npos) return "";
-  const size_t begin = at + kBefore.size();
-  return name.substr(begin, name.find_first_not_of("0123456789", begin) - begin);
-}
-
 void check_values(const Checkpoint& checkpoint, const RunOptions& run, VerifyReport& report) {
   std::vector<Block> blocks;
   const auto add = [&](const std::string& name, const std::string& part,
@@ -62,20 +53,6 @@ void check_crcs(const Checkpoint& checkpoint, const RunOptions& run, VerifyRepor
   }
 }
 
-// What torch.save put around the records is the name of the file that it wrote.
-void check_ranks(const Checkpoint& checkpoint, VerifyReport& report) {
-  for (const auto* files : {&checkpoint.model_files, &checkpoint.optim_files}) {
-    for (const auto& file : *files) {
-      const std::string own = rank_in(std::filesystem::path(file->path()).filename().string());
-      const std::string written = rank_in(file->archive_name());
-      if (own.empty() || written.empty() || own == written) continue;
-      report.problems.push_back({file->path(), -1, "the file of rank " + own,
-                                 "one that was written as that of rank " + written,
-                                 "restore this rank's file, or use an older checkpoint"});
-    }
-  }
-}
-
 void check_finished(const Checkpoint& checkpoint, VerifyReport& report) {
   const std::string journal = journal_in(checkpoint.folder);
   if (journal.empty()) return;
@@ -97,7 +74,9 @@ VerifyReport verify(const VerifyOptions& options) {
   }
   check_verb(checkpoint, "verify");
   check_finished(checkpoint, report);
-  check_ranks(checkpoint, report);
+  for (formats::Finding& finding : misplaced_files(checkpoint)) {
+    report.problems.push_back(std::move(finding));
+  }
   if (options.check_crc) check_crcs(checkpoint, options.run, report);
   check_values(checkpoint, options.run, report);
   return report;

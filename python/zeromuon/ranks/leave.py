@@ -27,6 +27,39 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+class _Output:
+    """A stream of text whose reader may go away: what is written then goes nowhere."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._drop()
+
+    def _drop(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+
+def outlive_output() -> None:
+    """A terminal that is closed, or a reader that has ended, is no error of this process: it has a model to save."""
+    sys.stdout, sys.stderr = _Output(sys.stdout), _Output(sys.stderr)
+
+
 @functools.cache
 def let_threads_finish_at_exit() -> None:
     """Once per process, when it has joined a group: where that is one of gloo, Python's end waits until gloo's threads have most

@@ -291,6 +291,78 @@ def test_a_model_decides_the_roles_as_zeromuon_does(tmp_path):
     assert found == read_roles(tmp_path / "roles.json") and set(found.values()) == {"muon", "adamw"}
 
 
+# ---- sources that are not what their names say ---------------------------------------------------
+
+WRITING = [
+    ["export"],
+    ["reshard", "--world-size", "3"],
+    ["universal"],
+    ["convert-optimizer", "--to", "ZeroMuon", "--roles", "R"],
+]
+
+
+@pytest.mark.parametrize("kind", ["model", "optim"])
+@pytest.mark.parametrize("words", WRITING, ids=lambda words: words[0])
+def test_files_of_ranks_in_each_other_s_place_are_not_copied(ckpt, tmp_path, words, kind):
+    """Before: exit status 0, every weight wrong, and `verify` of a resharded copy said ok."""
+    folder = inputs.zero3(tmp_path / "run") / inputs.TAG
+    first, second = sorted(folder.glob(f"*{kind}_states.pt"))
+    first.rename(folder / "aside")
+    second.rename(first)
+    (folder / "aside").rename(second)
+    roles = inputs.roles_file(tmp_path / "roles.json")
+    given = [roles if word == "R" else word for word in words[1:]]
+    status, _, err = ckpt(words[0], tmp_path / "run", "-o", tmp_path / "out", *given)
+    assert status == 2 and "written as that of rank 1" in err and not (tmp_path / "out").exists()
+    assert ckpt("verify", tmp_path / "run")[1].count("written as that of rank") == 2
+
+
+@pytest.mark.parametrize("missing", ["one", "all"])
+def test_a_universal_checkpoint_without_a_state_is_named(ckpt, zero3, tmp_path, missing):
+    """Before: `verify` said ok, and a reshard had no momentum, or blamed another tensor."""
+    out = tmp_path / "universal"
+    assert ckpt("universal", zero3, "-o", out)[0] == 0 and ckpt("verify", out)[0] == 0
+    states = sorted(out.rglob("exp_avg.pt"))
+    for file in states if missing == "all" else states[1:2]:
+        file.unlink()
+    for words in (["verify", out], ["reshard", out, "-o", tmp_path / "out", "--world-size", 2]):
+        status, printed, err = ckpt(*words)
+        assert status != 0 and "exp_avg.pt" in printed + err and "the file is missing" in printed + err
+        assert missing == "all" or states[1].parent.name in printed + err
+
+
+KILLED_AT_RENAME = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+int rename(const char* from, const char* to) {
+  int (*real)(const char*, const char*) = (int (*)(const char*, const char*))dlsym(RTLD_NEXT, "rename");
+  int status = real(from, to);
+  if (strstr(to, "model-00001-of-")) kill(getpid(), SIGKILL);
+  return status;
+}
+"""
+
+
+def test_a_kill_as_the_first_file_gets_its_name_is_followed_by_a_resume(ckpt, start, tmp_path):
+    source, out, library = (
+        inputs.zeros(tmp_path / "zeros.safetensors", 12, 1 << 20),
+        tmp_path / "out",
+        tmp_path / "k.so",
+    )
+    (tmp_path / "k.c").write_text(KILLED_AT_RENAME)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, tmp_path / "k.c", "-ldl"], check=True)
+    words = ["export", source, "-o", out, "--max-shard-size", "4MiB", "--threads", 1]
+    command = [sys.executable, "-m", "zeromuon", "ckpt", *map(str, words)]
+    process = start(command, env={**os.environ, "LD_PRELOAD": str(library)}, stderr=subprocess.PIPE)
+    assert process.wait(timeout=120) == -signal.SIGKILL and (out / "model-00001-of-00003.safetensors").exists()
+    status, _, err = ckpt(*words, "--resume")
+    assert status == 0, err
+    assert ckpt("diff", source, out)[0] == 0 and not (out / ".zeromuon-journal").exists()
+
+
 # ---- overwriting and being stopped ---------------------------------------------------------------
 
 

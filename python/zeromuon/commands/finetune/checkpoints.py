@@ -89,11 +89,9 @@ def _why_not_saved(error: Exception, folder: Path, step: int, ranks: int) -> str
     return f"{reason} on {folder} while saving step {step}; {last}; make room, and go on with --resume"
 
 
-def _why_not_loaded(error: Exception, tag: Path) -> str:
-    others = [path.name for path in saved.whole(tag.parent) if path != tag]
-    back = f"write {others[-1]} into {tag.parent / saved.LATEST} to go on from there" if others else "no other is whole"
+def _why_not_loaded(why: str, tag: Path) -> str:
     look = shlex.join(["zeromuon", "ckpt", "verify", str(tag.parent), "--tag", tag.name])
-    return f"{tag}: cannot be loaded ({str(error).splitlines()[0] if str(error) else type(error).__name__}); {look} tells more; {back}"
+    return f"{tag}: cannot be loaded ({why}); {look} tells more; {saved.way_back(tag)}"
 
 
 def load(engine, ranks: Ranks, folder: Path, seed: int, note) -> dict | None:
@@ -114,10 +112,16 @@ def load(engine, ranks: Ranks, folder: Path, seed: int, note) -> dict | None:
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         if not _is_of_files(error, TORCH_CANNOT_READ):
             raise
-        raise ValueError(_why_not_loaded(error, tag)) from error
+        raise ValueError(_why_not_loaded((str(error) or type(error).__name__).splitlines()[0], tag)) from error
     if path is None or KEY not in client:
         raise ValueError(f"{folder}: expected a checkpoint of zeromuon finetune, found another's; start a new run")
     state = client[KEY]
+    steps: list = [None] * ranks.world_size
+    dist.all_gather_object(steps, state["step"])
+    if len(set(steps)) > 1:
+        other = next(rank for rank, step in enumerate(steps) if step != steps[0])
+        why = f"rank 0's file is of step {steps[0]}, rank {other}'s of step {steps[other]}"
+        raise ValueError(_why_not_loaded(why, tag))
     if state.get("rank", ranks.rank) == ranks.rank:
         restore_random_state(state["random"])
     else:

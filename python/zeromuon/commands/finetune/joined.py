@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from ...base import durable
 from ...ranks import machine
-from ...ranks.leave import leave
+from ...ranks.leave import leave, outlive_output
 from . import launch, run_folder
 from .run_folder import FAILED, INTERRUPTED, RunFolder
 from .settings import Settings
@@ -35,6 +35,7 @@ def run(given: dict, out: str | None, wants_resume: bool, new_settings: Callable
     Does not return: it leaves with the exit status, 0 when finished or stopped and saved, 2 for bad input, 1 for what failed.
     """
     os.environ.update(launch.rank_environment(_number("LOCAL_WORLD_SIZE")))
+    outlive_output()
     import torch
 
     from ...ranks.connect import connect

@@ -192,8 +192,15 @@ def prepare_resume(folder: RunFolder, given: dict, ranks_here: int | None = None
         found = f"found others ({'; '.join(differences)}); leave them out, or start a new run"
         raise ValueError(f"--resume {folder.path}: expected the options of the run, {found}")
     resumed = replace(settings, **moved)
-    require_same_ranks(folder, resumed.ranks)
+    checkpoint, _ = saved.choose(folder.checkpoints, resumed.ranks)
+    if checkpoint:
+        require_all_files(checkpoint)
+        require_same_ranks(folder, checkpoint, resumed.ranks)
     warnings = check(resumed, ranks_here)
+    if not checkpoint and (lost := max([folder.status()["step"], *(e["step"] for e in folder.read_metrics())])):
+        warnings.append(
+            f"{folder.checkpoints} holds no whole checkpoint, and the run was at step {lost}: it begins again at step 0"
+        )
     if resumed != settings:
         now = f"{_in_words(resumed.ranks)} x {resumed.batch} sequences a micro-batch"
         warnings.append(f"{now}, where the run had {settings.ranks} x {settings.batch}; --batch with --ranks sets it")
@@ -201,17 +208,31 @@ def prepare_resume(folder: RunFolder, given: dict, ranks_here: int | None = None
     return resumed, warnings
 
 
-def require_same_ranks(folder: RunFolder, ranks: int) -> None:
-    """Raises ValueError with the command that reshards, if the newest checkpoint is not one of `ranks` ranks."""
-    checkpoint, _ = saved.choose(folder.checkpoints, ranks)
-    found = saved.ranks_of(checkpoint) if checkpoint else ranks
+def require_all_files(checkpoint: Path) -> None:
+    """Raises ValueError with the way back, if a file of a rank is missing."""
+    if missing := saved.missing_file(checkpoint):
+        raise ValueError(
+            f"{checkpoint}: {missing}, which was there when it was saved, is missing; restore it; or else "
+            f"{saved.way_back(checkpoint)}"
+        )
+
+
+def require_same_ranks(folder: RunFolder, checkpoint: Path, ranks: int) -> None:
+    """Raises ValueError with the command that reshards, if this checkpoint of the run is not one of `ranks` ranks."""
+    found = saved.ranks_of(checkpoint)
     if found == ranks:
         return
-    words = ["zeromuon", "ckpt", "reshard", str(folder.checkpoints), "-o", str(folder.checkpoints)]
-    words += ["--world-size", str(ranks), "--new-tag", f"step{saved.step_of(checkpoint)}-{ranks}ranks"]
+    tag = f"step{saved.step_of(checkpoint)}-{ranks}ranks"
+    words = ["zeromuon", "ckpt", "reshard", str(folder.checkpoints), "--tag", checkpoint.name]
+    words += ["-o", str(folder.checkpoints), "--world-size", str(ranks), "--new-tag", tag]
+    remedy = f"write one for {ranks} with: {shlex.join(words)}"
+    if (there := folder.checkpoints / tag).exists():
+        remedy += " --force"
+        if saved.is_whole(there) and saved.ranks_of(there) == ranks:
+            remedy = f"write {tag}, which is one for {ranks}, into {folder.checkpoints / saved.LATEST}"
     raise ValueError(
         f"--resume {folder.path}: expected a checkpoint of {_in_words(ranks)}, found one of {found} in {checkpoint};"
-        f" say --ranks {found}, or write one for {ranks} with: {shlex.join(words)}"
+        f" say --ranks {found}, or {remedy}"
     )
 
 

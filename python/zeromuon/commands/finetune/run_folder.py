@@ -94,7 +94,10 @@ def unfinished_folder(chosen: str | None) -> RunFolder:
     folder = RunFolder(Path(chosen).absolute())
     whose, status = f"--resume --out {chosen}", folder.status()
     if not folder.settings.exists():
-        raise ValueError(f"{whose}: expected the folder of a run, found no run.json there; start it without --resume")
+        raise ValueError(
+            f"{whose}: expected the folder of a run, found no run.json there; name another, or leave --resume out and "
+            f"name a new one"
+        )
     if status["state"] == FINISHED:
         raise ValueError(f"{whose}: expected an unfinished run, it finished at step {status['step']}; start a new one")
     return folder

@@ -27,8 +27,30 @@ def step_of(checkpoint: Path) -> int:
 
 
 def ranks_of(checkpoint: Path) -> int:
-    """How many ranks wrote the checkpoint: its files of model states."""
+    """How many ranks wrote the checkpoint: what its marker says, else its files of model states."""
+    return int(_marker(checkpoint).get("ranks", 0)) or _model_files(checkpoint)
+
+
+def _model_files(checkpoint: Path) -> int:
     return len(list(checkpoint.glob("zero_pp_rank_*_mp_rank_00_model_states.pt")))
+
+
+def _marker(checkpoint: Path) -> dict:
+    """What it says; nothing where there is none, or it is damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        said = json.loads((checkpoint / MARKER).read_text())
+        return said if isinstance(said, dict) else {}
+    return {}
+
+
+def missing_file(checkpoint: Path) -> str:
+    """The name of a rank's file that was there when the checkpoint was marked as whole, and is not now; "" for none."""
+    for rank in range(ranks_of(checkpoint)):
+        for kind in ("model", "optim"):
+            name = f"zero_pp_rank_{rank}_mp_rank_00_{kind}_states.pt"
+            if not any(checkpoint.glob(f"*{name}")):
+                return name
+    return ""
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -46,14 +68,14 @@ def is_whole(checkpoint: Path) -> bool:
 
 def time_of(checkpoint: Path) -> float:
     """When it was saved, in seconds since 1970."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return float(json.loads((checkpoint / MARKER).read_text())["saved_at"])
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return float(_marker(checkpoint)["saved_at"])
     return checkpoint.stat().st_mtime
 
 
 def named_by_latest(checkpoints: Path) -> Path | None:
     """The folder that `latest` names, if it is one."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # of bytes that are no text, or a NUL
         name = (checkpoints / LATEST).read_text().strip()
         if name and Path(name).name == name and (checkpoints / name).is_dir():
             return checkpoints / name
@@ -86,6 +108,14 @@ def _ours(checkpoints: Path) -> list[Path]:
     return [path for path in checkpoints.glob("step*") if _OURS.fullmatch(path.name) and path.is_dir()]
 
 
+def way_back(checkpoint: Path) -> str:
+    """What to do without it."""
+    others = [path.name for path in whole(checkpoint.parent) if path != checkpoint and not missing_file(path)]
+    if not others:
+        return "no other is whole"
+    return f"write {others[-1]} into {checkpoint.parent / LATEST} to go on from there"
+
+
 # ---- saving --------------------------------------------------------------------------------------
 
 
@@ -108,7 +138,7 @@ def finish(checkpoint: Path, step: int) -> None:
     """Marks it as whole and lets `latest` name it. All of its files are on disk."""
     durable.sync(checkpoint)
     durable.sync(checkpoint.parent)
-    marker = {"step": step, "ranks": ranks_of(checkpoint), "saved_at": time.time()}
+    marker = {"step": step, "ranks": _model_files(checkpoint), "saved_at": time.time()}
     durable.write_text(checkpoint / MARKER, json.dumps(marker) + "\n")
     durable.write_text(checkpoint.parent / LATEST, checkpoint.name)
 

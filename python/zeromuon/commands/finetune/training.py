@@ -15,7 +15,7 @@ from ...ranks.connect import Ranks
 from . import checkpoints, saved
 from .data import TrainingBatches
 from .report import Progress
-from .run_folder import RunFolder
+from .run_folder import RUNNING, RunFolder
 from .settings import Settings
 
 NO_COUNTS = {"seconds": {}, "wall_seconds": 0.0, "bytes_sent": 0}
@@ -173,4 +173,5 @@ class Trainer:
         checkpoints.save(self.engine, self.ranks, folder, self.step, self.batches.position, before=metrics)
         if self.ranks.rank == 0:
             saved.drop_old(self.folder.checkpoints, self.settings.keep_checkpoints)
+            self.folder.set_status(RUNNING, self.step)
         self.ranks.barrier()

@@ -21,7 +21,7 @@ from ...base import durable
 from ...ranks import machine
 from ...ranks.channel import tell
 from ...ranks.connect import Ranks, connect
-from ...ranks.leave import leave
+from ...ranks.leave import leave, outlive_output
 from ...selection.language_model import CAUSAL
 from . import baseline, checkpoints, data, evaluation, model_io, report
 from .ds_config import check_config, differing_keys, fill_auto, override, read_config
@@ -101,13 +101,18 @@ def require_same_inputs(folder: RunFolder, ranks: Ranks, text_sha256: str, setti
     now = {"text_sha256": text_sha256, "config": read_config(Path(settings.config))}
     try:
         before = json.loads(folder.inputs.read_text())
+        config, digest = before["config"], before["text_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder.inputs}: damaged ({error}); remove it to go on without comparing the inputs"
+        ) from None
     except OSError:  # a new run, or one of a zeromuon that did not note them
         if ranks.rank == 0:
             durable.write_text(folder.inputs, json.dumps(now, indent=2) + "\n")
         return
-    changed = differing_keys(before["config"], now["config"])
+    changed = differing_keys(config, now["config"])
     what = [f"{settings.config} ({', '.join(changed)})"] if changed else []
-    what += [settings.data] if before["text_sha256"] != text_sha256 else []
+    what += [settings.data] if digest != text_sha256 else []
     if what:
         raise ValueError(
             f"--resume {folder.path}: expected the text and the configuration that the run began with, found changes in "
@@ -260,6 +265,7 @@ def log_traceback(folder: RunFolder) -> None:
 def main(argv: list[str]) -> int:
     """Runs the rank of the run folder `argv[0]`; if it fails, tells the parent why and leaves the traceback in the log."""
     folder = RunFolder(Path(argv[0]))
+    outlive_output()
     if os.environ["RANK"] == "0":
         os.dup2(sys.stdout.fileno(), sys.stderr.fileno())  # rank 0's warnings reach the terminal, the others' the log
     try:

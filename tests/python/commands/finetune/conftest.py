@@ -93,10 +93,10 @@ class Command:
 
     unfinished: list[Command] = []
 
-    def __init__(self, *arguments: str):
+    def __init__(self, *arguments: str, **streams):
         self._ends = contextlib.ExitStack()
         command = [sys.executable, "-m", "zeromuon", "finetune", *map(str, arguments)]
-        given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **streams}
         running = processes.running(command, env={**os.environ, "OMP_NUM_THREADS": "1", **KEPT_MEMORY}, **given)
         self.process = self._ends.enter_context(running)
         self.unfinished.append(self)

@@ -198,7 +198,7 @@ def test_a_count_below_one_is_refused(refused, masked_model, text_file):
 
 def test_resume_without_a_run_is_refused(refused, tmp_path):
     expect(refused("--resume"), "unfinished run under runs/", "--out")
-    expect(refused("--resume", "--out", tmp_path), "run.json", "without --resume")
+    expect(refused("--resume", "--out", tmp_path), "run.json", "leave --resume out and name a new one")
 
 
 def test_a_folder_with_other_things_is_not_overwritten(capsys, masked_model, text_file, tmp_path):

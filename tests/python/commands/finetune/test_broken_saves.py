@@ -7,7 +7,9 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -175,6 +177,31 @@ def test_what_the_run_did_not_write_stays_in_its_checkpoints(command, masked_mod
     (checkpoints / "steps.txt").write_text("mine")
     expect_to_go_on(command, out, undisturbed)
     assert any(best.iterdir()) and (checkpoints / "steps.txt").read_text() == "mine"
+
+
+def test_a_terminal_that_is_closed_costs_no_step(command, masked_model, text_file, tmp_path):
+    """The command is ended by the signal, and rank 0 finds nobody who reads what it prints."""
+    out, (terminal, other) = tmp_path / "run", os.openpty()
+    run = command(*options(masked_model, text_file, out), "--save-every", 1000, stdout=other, stderr=other)
+    os.close(other)
+    reader = threading.Thread(target=read_until_closed, args=(terminal,), daemon=True)
+    reader.start()
+    metrics = out / "metrics.jsonl"
+    run.wait_for(lambda: metrics.exists() and f'"step": {EVERY + 1}, "loss"' in metrics.read_text())
+    run.process.send_signal(signal.SIGKILL)
+    os.close(terminal)
+    run.process.wait()
+    deadline = time.monotonic() + 120
+    while json.loads((out / "status.json").read_text())["state"] != "interrupted":
+        assert time.monotonic() < deadline, "nothing was saved"
+        time.sleep(0.1)
+    assert (out / "checkpoints" / "latest").exists()
+
+
+def read_until_closed(terminal: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 4096):
+            pass
 
 
 def fill(filler: Path, leave: int) -> None:

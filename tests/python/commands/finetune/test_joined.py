@@ -46,7 +46,7 @@ def test_bad_input_is_an_error_that_all_ranks_hear_before_anything_is_written(
     assert "--ranks 4: torchrun started 2; leave --ranks out" in refusal({**given, "ranks": 4}, out)
     assert "--model is missing" in refusal({}, out)
     assert "no such model" in refusal({**given, "model": "/no such model"}, out)
-    assert "found no run.json there; start it without --resume" in refusal(given, out, wants_resume=True)
+    assert "found no run.json there; name another, or leave --resume out" in refusal(given, out, wants_resume=True)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # before the first start had made the folder
     assert "no such model" in refusal({**given, "model": "/no such model"}, out)
     assert not out.exists()

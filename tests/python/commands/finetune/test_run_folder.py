@@ -8,7 +8,7 @@ import pytest
 
 from tests.python.commands.finetune.test_runs import options
 from zeromuon.commands import cli
-from zeromuon.commands.finetune import launch, run_folder
+from zeromuon.commands.finetune import launch, run_folder, worker
 from zeromuon.commands.finetune.settings import Settings
 
 
@@ -35,6 +35,22 @@ def test_who_loses_the_race_for_a_folder_is_told(settings, tmp_path):
             launch.resume(folder, {})
     with pytest.raises(ValueError, match="expected no run there, found one"):
         launch.prepare_start(folder, settings)
+
+
+def test_a_run_whose_checkpoints_are_gone_says_that_it_begins_again(settings, tmp_path):
+    folder = run_folder.RunFolder(tmp_path / "run")
+    with launch.prepare_start(folder, settings)[0]:
+        assert launch.prepare_resume(folder, {})[1] == [], "nothing was saved yet"
+        folder.set_status(run_folder.INTERRUPTED, 6)
+        assert "the run was at step 6: it begins again at step 0" in launch.prepare_resume(folder, {})[1][0]
+
+
+def test_notes_of_the_inputs_that_are_damaged_are_named(settings, tmp_path):
+    folder = run_folder.RunFolder(tmp_path)
+    for content in ("{", "[]", "{}"):
+        folder.inputs.write_text(content)
+        with pytest.raises(ValueError, match="inputs.json: damaged .* remove it to go on"):
+            worker.require_same_inputs(folder, None, "", settings)
 
 
 def test_a_second_resume_of_a_live_run_names_the_first(command, masked_model, text_file, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from zeromuon import ckpt
-from zeromuon.commands.finetune import checkpoints, saved
+from zeromuon.commands import cli
+from zeromuon.commands.finetune import checkpoints, launch, saved
+from zeromuon.commands.finetune.run_folder import RunFolder
 
 NATIVE = Path(__file__).parents[2] / "ckpt" / "fixtures" / "zeromuon-0.1.0"
 OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
@@ -154,3 +157,47 @@ def test_a_checkpoint_without_marker_counts_when_it_reads(source, tmp_path):
 
 def test_nothing_saved_is_no_checkpoint(tmp_path):
     assert saved.choose(tmp_path / "nowhere", 2) == (None, "")
+
+
+def test_a_file_that_went_after_the_save_is_named_with_the_way_back(source, tmp_path):
+    """Before: the count of files stood for the ranks, and both remedies of the error failed."""
+    for step in (4, 8):
+        save(source, tmp_path, step, keep=2)
+    for kind in ("model", "optim"):
+        file = next((tmp_path / "step8").glob(f"*{kind}_states.pt"))
+        kept = file.read_bytes()
+        file.unlink()
+        assert saved.choose(tmp_path, 1) == (tmp_path / "step8", "") and saved.ranks_of(tmp_path / "step8") == 1
+        with pytest.raises(
+            ValueError, match=f"{kind}_states.pt, which was there .* is missing; restore it; or else write step4"
+        ):
+            launch.require_all_files(tmp_path / "step8")
+        file.write_bytes(kept)
+    launch.require_all_files(tmp_path / "step8")
+
+
+def test_the_command_that_reshards_names_the_checkpoint_that_was_chosen(source, tmp_path):
+    folder = RunFolder(tmp_path)
+    save(source, folder.checkpoints, 4)
+
+    def remedy() -> str:
+        with pytest.raises(ValueError) as caught:
+            launch.require_same_ranks(folder, folder.checkpoints / "step4", 2)
+        return str(caught.value).partition("; say --ranks 1, or ")[2]
+
+    command = f"{folder.checkpoints} --tag step4 -o {folder.checkpoints} --world-size 2 --new-tag step4-2ranks"
+    assert remedy() == f"write one for 2 with: zeromuon ckpt reshard {command}"
+    (folder.checkpoints / saved.LATEST).write_text("nope")
+    words = shlex.split(remedy().partition("with: zeromuon ")[2])
+    assert cli.main(words) == 0 and saved.ranks_of(folder.checkpoints / "step4-2ranks") == 2
+    assert remedy() == f"write step4-2ranks, which is one for 2, into {folder.checkpoints / saved.LATEST}"
+    next((folder.checkpoints / "step4-2ranks").glob("*optim_states.pt")).unlink()
+    assert remedy().endswith("--new-tag step4-2ranks --force")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a\0b", b"", b"../step4", b"nope"])
+def test_a_latest_that_names_nothing_is_said_and_the_newest_whole_one_taken(source, tmp_path, content):
+    save(source, tmp_path, 4)
+    (tmp_path / saved.LATEST).write_bytes(content)
+    chosen, why = saved.choose(tmp_path, 1)
+    assert chosen == tmp_path / "step4" and "names no whole checkpoint" in why
