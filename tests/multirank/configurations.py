@@ -10,8 +10,8 @@ def _options(**given) -> dict:
 PARITY = (
     Case("plain"),
     Case("offload", offload=True),
-    Case("products as by default", model="wide", options=_options(ns_dtype="auto")),
-    Case("offload, products as by default", model="wide", offload=True, options=_options(ns_dtype="auto")),
+    Case("products as by default", model="wide", options=_options(ns_dtype="auto", lr=0.15)),
+    Case("offload, products as by default", model="wide", offload=True, options=_options(ns_dtype="auto", lr=0.15)),
     Case("form by shape", options=_options(ns_form="auto")),
     Case("offload, form by shape", offload=True, options=_options(ns_form="auto")),
     Case("accumulation 4", accumulation=4),

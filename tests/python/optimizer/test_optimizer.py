@@ -41,7 +41,7 @@ def test_no_eligible_parameter_is_an_error():
         ({"momentum": 1.0}, "momentum"),
         ({"ns": "jordon"}, "jordan"),
         ({"ns_form": "grams"}, "gram"),
-        ({"ns_dtype": "float16"}, '"auto", "float32" or "bfloat16"'),
+        ({"ns_dtype": "half"}, '"auto", "float32", "bfloat16" or "float16"'),
         ({"cautious_wd": True, "cpu_kernels": "onednn"}, "cautious_wd"),
         ({"cpu_kernels": "sse"}, "avx2"),
         ({"momentum_device": "gpu"}, "cpu_streamed"),

@@ -157,7 +157,7 @@ def test_an_unknown_coefficient_set_lists_the_valid_names(monkeypatch):
         ("momentum_kind", ("ema", "heavy_ball")),
         ("scale", ("match_rms_adamw", "original", "spectral_unclamped", "none")),
         ("ns_form", ("auto", "standard", "gram", "gram_restarts")),
-        ("ns_dtype", ("auto", "float32", "bfloat16")),
+        ("ns_dtype", ("auto", "float32", "bfloat16", "float16")),
         ("wire_dtype", ("auto", "float32", "bfloat16")),
         ("momentum_device", ("auto", "device", "cpu", "cpu_streamed")),
         ("momentum_dtype", ("float32", "bfloat16")),
@@ -170,10 +170,6 @@ def test_a_choice_takes_its_values_and_names_them_when_it_refuses(name, values):
         assert validate(**{name: value})[name] == value
     message = refusal(**{name: "nonsense"})
     assert f"{name}: got 'nonsense'" in message and all(f'"{value}"' in message for value in values)
-
-
-def test_products_in_float16_are_refused_by_name():
-    assert 'ns_dtype: got \'float16\', expected "auto", "float32" or "bfloat16"' in refusal(ns_dtype="float16")
 
 
 def test_cautious_decay_is_refused_where_there_is_none():
@@ -220,7 +216,7 @@ def test_the_markdown_table_has_one_row_per_option_with_its_default():
     lines = options_markdown().splitlines()
     assert len(lines) == 2 + len(OPTIONS)
     assert len({line.count("|") for line in lines}) == 1
-    assert '| `ns_dtype` | `"auto"` | - | "auto", "float32", "bfloat16" |' in options_markdown()
+    assert '| `ns_dtype` | `"auto"` | - | "auto", "float32", "bfloat16", "float16" |' in options_markdown()
 
 
 def test_the_compiled_core_names_the_coefficient_sets_when_none_are_given():
