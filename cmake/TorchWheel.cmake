@@ -69,5 +69,13 @@ target_include_directories(torch_wheel::cpu SYSTEM INTERFACE
   "${torch_dir}/include" "${torch_dir}/include/torch/csrc/api/include")
 target_link_libraries(torch_wheel::cpu INTERFACE torch_wheel::blas torch_wheel::c10)
 
+if(EXISTS "${torch_dir}/lib/libtorch_cuda.so")
+  # Registers CUDA with libtorch when it is loaded.
+  add_library(torch_wheel::cuda INTERFACE IMPORTED GLOBAL)
+  target_link_options(torch_wheel::cuda INTERFACE
+    LINKER:--push-state,--no-as-needed "${torch_dir}/lib/libtorch_cuda.so" "${torch_dir}/lib/libc10_cuda.so"
+    LINKER:--pop-state LINKER:--allow-shlib-undefined)
+endif()
+
 add_library(torch_wheel::python INTERFACE IMPORTED GLOBAL)
 target_link_libraries(torch_wheel::python INTERFACE torch_wheel::libtorch_python torch_wheel::cpu)

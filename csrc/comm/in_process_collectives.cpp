@@ -47,8 +47,9 @@ void InProcessCollectives::do_all_to_all_v(const Exchange& exchange) {
     const int64_t bytes = exchange.receive_bytes[peer];
     invariant(theirs.send_bytes[rank_] == bytes, "all_to_all_v: rank ", rank_, " expects ", bytes,
               " bytes from rank ", peer, ", which sends ", theirs.send_bytes[rank_]);
-    std::memcpy(exchange.receive + offset_of(exchange.receive_bytes, peer),
-                theirs.send + offset_of(theirs.send_bytes, rank_), bytes);
+    std::byte* const to = exchange.receive + offset_of(exchange.receive_bytes, peer);
+    const std::byte* const from = theirs.send + offset_of(theirs.send_bytes, rank_);
+    copy_ ? copy_(to, from, bytes) : static_cast<void>(std::memcpy(to, from, bytes));
   }
   board_->arrive_and_wait();
 }

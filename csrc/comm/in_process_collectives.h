@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -36,8 +37,11 @@ class InProcessBoard {
 // Thread: one object per rank, each used by one thread.
 class InProcessCollectives final : public Collectives {
  public:
-  InProcessCollectives(std::shared_ptr<InProcessBoard> board, int rank)
-      : board_(std::move(board)), rank_(rank) {}
+  // Of memory that is not the host's: returns when the bytes are there.
+  using Copy = std::function<void(std::byte* to, const std::byte* from, int64_t bytes)>;
+
+  InProcessCollectives(std::shared_ptr<InProcessBoard> board, int rank, Copy copy = {})
+      : board_(std::move(board)), rank_(rank), copy_(std::move(copy)) {}
 
   int rank() const override { return rank_; }
   int world_size() const override { return board_->world_size(); }
@@ -49,6 +53,7 @@ class InProcessCollectives final : public Collectives {
 
   std::shared_ptr<InProcessBoard> board_;
   int rank_;
+  Copy copy_;  // null: of host memory
 };
 
 }  // namespace zeromuon::comm

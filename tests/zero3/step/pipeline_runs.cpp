@@ -34,7 +34,10 @@ at::Tensor zeros_like_shard(const ShardLayout& layout, int rank) {
 
 at::Tensor copy_of(const at::Tensor& t) { return t.defined() ? t.clone() : t; }
 
+c10::Device compute_of(const Way& way) { return way.gpu ? c10::Device(at::kCUDA, 0) : at::kCPU; }
+
 offload::Backend backend_of(const Way& way) {
+  if (way.gpu) return offload::make_backend({at::kCPU, compute_of(way)}, ops::CpuKernels::kAuto);
   if (way.fake) return offload::make_fake_backend(way.fake_options);
   return offload::make_backend({at::kCPU, at::kCPU}, ops::CpuKernels::kAuto);
 }
@@ -43,7 +46,7 @@ offload::Backend backend_of(const Way& way) {
 
 std::string Way::text() const {
   return concat("W=", world, ", wire ", name_of(wire), ", ",
-                fake ? concat("fake, momentum ", name_of(home)) : "host",
+                staged() ? concat(gpu ? "GPU" : "fake", ", momentum ", name_of(home)) : "host",
                 fused ? ", fused" : ", plain", folds_scale ? ", folded scale" : "", ", ", slots,
                 " slots of ", bucket_bytes, " bytes, cast ", low ? c10::toString(*low) : "none",
                 decay == ops::Decay::kCautious ? ", cautious decay" : "", ", seed ",
@@ -114,7 +117,8 @@ Job::Job(int world) : start_(world), gradients_(2) {
 StepPlan Job::plan(const Way& way) const {
   PlanOptions o = options(way.world, way.wire, way.bucket_bytes);
   o.slots = way.slots;
-  o.flow = {way.fake, way.home, DType::kFloat32,
+  if (way.gpu) o.target = ops::cuda_target();
+  o.flow = {way.staged(), way.home, DType::kFloat32,
             way.low ? CastWeights::kOnDevice : CastWeights::kNone};
   return make_step_plan(o, specs_);
 }
@@ -143,18 +147,18 @@ RankRun::RankRun(const Way& way, const StepPlan& plan, std::shared_ptr<comm::InP
   device_ = backend.compute.get();
   registrar_ = std::dynamic_pointer_cast<offload::FakeRegistrar>(backend.registrar);
   std::unique_ptr<comm::Collectives> collectives =
-      std::make_unique<comm::InProcessCollectives>(std::move(board), rank);
+      std::make_unique<comm::InProcessCollectives>(std::move(board), rank, way.copy);
   if (way.wrap_collectives) collectives = way.wrap_collectives(std::move(collectives));
   for (const SubGroupTensors& t : tensors_) {
-    const bool momentum = way.fake && way.home == offload::MomentumHome::kDevice;
+    const bool momentum = way.staged() && way.home == offload::MomentumHome::kDevice;
     momenta_.push_back(momentum ? away(t.momentum) : Away{});
-    lows_.push_back(way.fake ? away(t.low) : Away{});
+    lows_.push_back(way.staged() ? away(t.low) : Away{});
   }
   executor_ = std::make_unique<StepExecutor>(
-      plan, offload::Placement{at::kCPU, at::kCPU, way.home}, std::move(backend),
+      plan, offload::Placement{at::kCPU, compute_of(way), way.home}, std::move(backend),
       std::move(collectives), std::move(limits));
   const RankTensors start = tensors_;
-  if (way.fake && way.home == offload::MomentumHome::kStreamed) {
+  if (way.staged() && way.home == offload::MomentumHome::kStreamed) {
     for (SubGroupTensors& t : tensors_) {
       if (!t.momentum.defined()) continue;
       t.momentum = executor_->registered_zeros(t.momentum.numel(), at::kFloat);
@@ -166,17 +170,20 @@ RankRun::RankRun(const Way& way, const StepPlan& plan, std::shared_ptr<comm::InP
 RankRun::Away RankRun::away(const at::Tensor& like) {
   if (!like.defined()) return {};
   const offload::Memory memory = device_->allocate(static_cast<int64_t>(like.nbytes()));
-  return {memory, at::from_blob(memory.get(), like.sizes(), like.options())};
+  return {memory,
+          at::from_blob(memory.get(), like.sizes(), like.options().device(compute_of(way_)))};
 }
 
 void RankRun::load_away(const Away& to, const at::Tensor& from) {
   if (!to.alias.defined()) return;
   device_->copy_to_device(to.memory.get(), from.data_ptr(), static_cast<int64_t>(from.nbytes()));
+  device_->wait_for_caller();
 }
 
 at::Tensor RankRun::read_away(const Away& from) const {
-  at::Tensor host = at::empty(from.alias.sizes(), from.alias.options());
+  at::Tensor host = at::empty(from.alias.sizes(), from.alias.options().device(at::kCPU));
   device_->copy_to_host(host.data_ptr(), from.memory.get(), static_cast<int64_t>(host.nbytes()));
+  device_->wait_for_caller();
   return host;
 }
 

@@ -21,6 +21,7 @@ struct Way {
   DType wire = DType::kFloat32;
   std::optional<at::ScalarType> low = {};  // of weights that are cast; on the device if fake
   bool fake = false;
+  bool gpu = false;  // in the place of the fake device: the first GPU
   offload::MomentumHome home = offload::MomentumHome::kShard;
   bool fused = false;  // all sub-groups in one call
   ops::Decay decay = ops::Decay::kDecoupled;
@@ -30,10 +31,12 @@ struct Way {
   offload::FakeDeviceOptions fake_options = {};
   // Takes the place of the compute device.
   std::function<std::unique_ptr<offload::Device>(std::unique_ptr<offload::Device>)> wrap = {};
+  comm::InProcessCollectives::Copy copy = {};  // between the buffers of ranks, if not the host's
   // The same of a rank's collectives.
   std::function<std::unique_ptr<comm::Collectives>(std::unique_ptr<comm::Collectives>)>
       wrap_collectives = {};
 
+  bool staged() const { return fake || gpu; }
   std::string text() const;
 };
 
