@@ -28,9 +28,9 @@ Backend make_backend(const Placement& placement, ops::CpuKernels kernels, int cp
 #ifdef ZEROMUON_WITH_CUDA
   if (placement.compute.is_cuda()) return make_cuda_backend(placement, kernels, cpu_threads);
 #endif
-  throw_value_error(concat("placement: this build of zeromuon cannot work on ",
-                           placement.compute.str(),
-                           ", whose code was not compiled: install CUDA's toolkit and build again"));
+  throw_value_error(
+      concat("placement: this build of zeromuon cannot work on ", placement.compute.str(),
+             ", whose code was not compiled: install CUDA's toolkit and build again"));
 }
 
 }  // namespace zeromuon::offload

@@ -74,8 +74,9 @@ Backend make_cuda_backend(const Placement& placement, ops::CpuKernels kernels, i
   }
   backend.compute = std::make_unique<CudaDevice>(gpu);
   if (placement.staged()) {
-    backend.lanes.add(std::make_unique<ThreadLane>("cpu", std::make_unique<CpuLaneContext>(cpu_threads)),
-                      {LaneKind::kCpu});
+    backend.lanes.add(
+        std::make_unique<ThreadLane>("cpu", std::make_unique<CpuLaneContext>(cpu_threads)),
+        {LaneKind::kCpu});
     backend.lanes.add(gpu_lane(name_of(LaneKind::kToDevice), gpu), {LaneKind::kToDevice});
     backend.lanes.add(gpu_lane("compute", gpu), {LaneKind::kCompute});
     backend.lanes.add(gpu_lane(name_of(LaneKind::kToHost), gpu), {LaneKind::kToHost});

@@ -27,8 +27,8 @@ class Device {
  public:
   virtual ~Device() = default;
 
-  // Aligned to kBlockAlignment. Raises MemoryError's C++ form (std::bad_alloc or c10::Error) when there is
-  // none.
+  // Aligned to kBlockAlignment. Raises MemoryError's C++ form (std::bad_alloc or c10::Error) when
+  // there is none.
   virtual Memory allocate(int64_t bytes) = 0;
 
   virtual void copy_to_device(void* device, const void* host, int64_t bytes) = 0;

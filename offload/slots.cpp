@@ -4,8 +4,8 @@ namespace zeromuon::offload {
 
 StepBuffers::StepBuffers(const BufferSizes& sizes, Backend& backend) {
   if (sizes.host_bytes() > 0) {
-    arena_ = std::make_unique<PinnedArena>(sizes.host_bytes(), backend.registrar,
-                                           backend.first_touch);
+    arena_ =
+        std::make_unique<PinnedArena>(sizes.host_bytes(), backend.registrar, backend.first_touch);
   }
   const auto on_host_memory = [&](int64_t bytes) -> std::byte* {
     return bytes == 0 ? nullptr : arena_->take(bytes).data;

@@ -41,8 +41,9 @@ Event::~Event() {
 }
 
 void Event::record(StreamRef stream) {
-  check(cudaEventRecord(static_cast<cudaEvent_t>(handle_), static_cast<cudaStream_t>(stream.handle)),
-        "record an event");
+  check(
+      cudaEventRecord(static_cast<cudaEvent_t>(handle_), static_cast<cudaStream_t>(stream.handle)),
+      "record an event");
 }
 
 void Event::wait() {

@@ -34,8 +34,8 @@ class Event {
   void* handle_ = nullptr;
 };
 
-// Blocks the host until all work of the stream is done. Nothing else here but Event::wait() waits on
-// purpose; copies of memory that is not registered may.
+// Blocks the host until all work of the stream is done. Nothing else here but Event::wait() waits
+// on purpose; copies of memory that is not registered may.
 void synchronize(StreamRef stream);
 
 // Host memory of a copy lies either in one registered range or in none.

@@ -112,9 +112,10 @@ std::string StepPlan::canonical_text() const {
   out << std::setprecision(17);
   out << "world_size " << options.world_size << "\nscale " << name_of(options.scale) << "\nwire "
       << name_of(options.wire_dtype) << "\nbucket_bytes " << options.bucket_bytes << "\nslots "
-      << options.slots << "\nstaged " << options.flow.staged << "\nsegments " << kSegmentAlignment << "\nmomentum "
-      << name_of(options.flow.momentum) << " " << name_of(options.flow.momentum_dtype)
-      << "\nsafety " << options.newton_schulz.coefficients.safety << "\nscale_rows "
+      << options.slots << "\nstaged " << options.flow.staged << "\nsegments " << kSegmentAlignment
+      << "\nmomentum " << name_of(options.flow.momentum) << " "
+      << name_of(options.flow.momentum_dtype) << "\nsafety "
+      << options.newton_schulz.coefficients.safety << "\nscale_rows "
       << options.newton_schulz.coefficients.scale_rows << "\n";
   for (const StageRow& row : stages.bucket()) write_row(out, row);
   for (const StageRow& row : stages.adamw) write_row(out, row);

@@ -60,14 +60,10 @@ asio::awaitable<void> Conductor::run_bucket(int number) {
   const BucketRoute& route = resources_.routes[call->sub_group][index];
 
   const SlotQueue::Lease slot = co_await slots_.acquire(number);
-  const BucketStages stages{resources_.plan,
-                            resources_.plan.sub_groups[call->sub_group],
-                            route,
-                            resources_.backend,
-                            *call,
-                            resources_.buffers->slots()[slot.index],
-                            bench_,
-                            resources_.alarm(slot.index)};
+  const BucketStages stages{resources_.plan, resources_.plan.sub_groups[call->sub_group],
+                            route,           resources_.backend,
+                            *call,           resources_.buffers->slots()[slot.index],
+                            bench_,          resources_.alarm(slot.index)};
   *stages.alarm = 0;  // a step that broke may have left one
   const std::span<FlagWord> flags = resources_.flags(slot.index);
 
@@ -125,13 +121,13 @@ asio::awaitable<void> Conductor::adamw_worker(int worker) {
     const SubGroupPlan& group = resources_.plan.sub_groups[call.sub_group];
     FlagWord& alarm = resources_.adamw_alarms[worker];
     alarm = 0;
-    const ChunkStages stages{
-        resources_.backend,
-        call,
-        chunks[next_chunk_++],
-        resources_.buffers->alarm(worker),
-        &alarm,
-        resources_.buffers->adamw_low_precision(worker, kCastBytes * adamw_chunk_numel(resources_.plan.options))};
+    const ChunkStages stages{resources_.backend,
+                             call,
+                             chunks[next_chunk_++],
+                             resources_.buffers->alarm(worker),
+                             &alarm,
+                             resources_.buffers->adamw_low_precision(
+                                 worker, kCastBytes * adamw_chunk_numel(resources_.plan.options))};
     for (const StageRow& row : resources_.plan.stages.adamw) {
       const auto& body = resources_.bodies.chunk.at(row.body);
       co_await run_stage(row, {call.sub_group}, chunk_cost(row, stages.chunk.range.numel),

@@ -186,9 +186,9 @@ std::string StepExecutor::progress() const {
 
 at::Tensor StepExecutor::registered_zeros(int64_t numel, at::ScalarType type) {
   const int64_t bytes = numel * static_cast<int64_t>(c10::elementSize(type));
-  auto arena = std::make_shared<offload::PinnedArena>(
-      offload::PinnedArena::needed({bytes}), resources_.backend.registrar,
-      resources_.backend.first_touch);
+  auto arena = std::make_shared<offload::PinnedArena>(offload::PinnedArena::needed({bytes}),
+                                                      resources_.backend.registrar,
+                                                      resources_.backend.first_touch);
   if (zeros_warning_.empty()) zeros_warning_ = arena->warning();
   std::byte* const data = arena->take(bytes).data;  // fresh pages, zeros
   return at::from_blob(

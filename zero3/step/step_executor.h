@@ -80,7 +80,7 @@ class StepExecutor {
   int next_sub_group_ = 0;
   std::string poison_;
   std::string zeros_warning_;  // of registered_zeros()
-  bool group_gone_ = false;  // aborted: no collective can follow
+  bool group_gone_ = false;    // aborted: no collective can follow
 };
 
 }  // namespace zeromuon::zero3

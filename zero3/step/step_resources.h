@@ -22,11 +22,11 @@ struct StepResources {
   std::vector<std::vector<BucketRoute>> routes = {};       // per sub-group and bucket
   std::vector<std::vector<AdamWChunk>> adamw_chunks = {};  // per sub-group
   std::unique_ptr<offload::StepBuffers> buffers = {};
-  std::vector<float*> owned_matrices = {};        // of one shape, while Newton-Schulz runs
+  std::vector<float*> owned_matrices = {};  // of one shape, while Newton-Schulz runs
   // What is read of the devices, in the buffers' words.
-  std::span<std::byte> records = {};  // [2 * W * kRecordBytes]: to all ranks, and from them
-  std::span<FlagWord> slot_words = {};      // [slots][words_per_slot]
-  std::span<FlagWord> adamw_alarms = {};    // [workers]
+  std::span<std::byte> records = {};      // [2 * W * kRecordBytes]: to all ranks, and from them
+  std::span<FlagWord> slot_words = {};    // [slots][words_per_slot]
+  std::span<FlagWord> adamw_alarms = {};  // [workers]
 
   // [W], of the last exchange of a slot.
   std::span<FlagWord> flags(int slot) const {

@@ -26,8 +26,8 @@ std::unique_ptr<StepExecutor> executor_on_devices(const zero3::StepPlan& plan, G
       ", and the flat shard is on ", shard.str(),
       ", where they have nothing to do; leave the option out, or offload the optimizer to the CPU");
   const offload::Placement placement = placement_of(plan, shard, compute);
-  return make_executor(plan, std::move(group), placement, make_backend(placement, kernels, cpu_threads),
-                       stage_timeout_s, name);
+  return make_executor(plan, std::move(group), placement,
+                       make_backend(placement, kernels, cpu_threads), stage_timeout_s, name);
 }
 
 void step(StepExecutor& self, const std::vector<SubGroupTask>& tasks) {
@@ -53,7 +53,8 @@ void bind_executor(py::module_& m) {
   py::class_<StepExecutor>(m, "StepExecutor")
       .def(py::init(&executor_on_devices), py::arg("plan"), py::arg("process_group"),
            py::arg("shard_device"), py::arg("compute_device"), py::kw_only(),
-           py::arg("cpu_kernels"), py::arg("stage_timeout_s"), py::arg("name") = "", py::arg("cpu_threads") = 0)
+           py::arg("cpu_kernels"), py::arg("stage_timeout_s"), py::arg("name") = "",
+           py::arg("cpu_threads") = 0)
       .def(
           "step", &step, py::arg("tasks"),
           "Steps the next sub-groups, in rising order, at the same time. Raises ValueError when "

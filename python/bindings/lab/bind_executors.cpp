@@ -49,11 +49,11 @@ std::unique_ptr<zero3::StepExecutor> executor_on_fake_device(
     const zero3::StepPlan& plan, Group group, const at::Device& shard, const at::Device& compute,
     ops::CpuKernels kernels, double stage_timeout_s, const std::string& name, int cpu_threads,
     uint64_t seed) {
-  return make_executor(plan, std::move(group), placement_of(plan, shard, compute),
-                       offload::make_fake_backend({.seed = seed,
-                                                   .threads_per_lane = std::max(1, cpu_threads),
-                                                   .kernels = kernels}),
-                       stage_timeout_s, name);
+  return make_executor(
+      plan, std::move(group), placement_of(plan, shard, compute),
+      offload::make_fake_backend(
+          {.seed = seed, .threads_per_lane = std::max(1, cpu_threads), .kernels = kernels}),
+      stage_timeout_s, name);
 }
 
 }  // namespace
@@ -66,7 +66,8 @@ void bind_executors(py::module_& m) {
         "a stage of its own after Newton-Schulz. factors: one per block of each sub-group.");
   m.def("fake_device_executor", &executor_on_fake_device, py::arg("plan"), py::arg("process_group"),
         py::arg("shard_device"), py::arg("compute_device"), py::kw_only(), py::arg("cpu_kernels"),
-        py::arg("stage_timeout_s"), py::arg("name") = "", py::arg("cpu_threads") = 0, py::arg("seed") = 0,
+        py::arg("stage_timeout_s"), py::arg("name") = "", py::arg("cpu_threads") = 0,
+        py::arg("seed") = 0,
         "A _core.StepExecutor of a staged plan on a device of its own memory, which the host "
         "cannot touch, with lanes that are late as the seed says. Arguments as _core.StepExecutor; "
         "both devices are cpu.");

@@ -265,8 +265,8 @@ TEST(StepPlan, AnAdamWSubGroupHasNoBuckets) {
   const StepPlan plan = make_step_plan(options(2), {group});
   EXPECT_TRUE(plan.sub_groups[0].buckets.empty());
   const offload::BufferSizes sizes = buffer_sizes(plan, 0);
-  EXPECT_EQ(sizes.total_bytes(), offload::aligned(sizes.record_bytes) +
-                                     offload::aligned(sizes.device_alarm_bytes));
+  EXPECT_EQ(sizes.total_bytes(),
+            offload::aligned(sizes.record_bytes) + offload::aligned(sizes.device_alarm_bytes));
 }
 
 }  // namespace

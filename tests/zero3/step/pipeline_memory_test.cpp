@@ -172,9 +172,9 @@ TEST(PipelineMemory, OfAMomentumOutlivesTheExecutor) {
     const StepPlan plan = Job::of(1).plan(way);
     offload::Backend backend = offload::make_fake_backend({});
     registrar = std::dynamic_pointer_cast<offload::FakeRegistrar>(backend.registrar);
-    StepExecutor executor(plan, {at::kCPU, at::kCPU, way.home}, std::move(backend),
-                          std::make_unique<comm::InProcessCollectives>(
-                              std::make_shared<comm::InProcessBoard>(1), 0));
+    StepExecutor executor(
+        plan, {at::kCPU, at::kCPU, way.home}, std::move(backend),
+        std::make_unique<comm::InProcessCollectives>(std::make_shared<comm::InProcessBoard>(1), 0));
     momentum = executor.registered_zeros(1000, at::kBFloat16);
   }
   EXPECT_EQ(registrar->registered_bytes(), offload::whole_pages(2000));

@@ -154,9 +154,9 @@ RankRun::RankRun(const Way& way, const StepPlan& plan, std::shared_ptr<comm::InP
     momenta_.push_back(momentum ? away(t.momentum) : Away{});
     lows_.push_back(way.staged() ? away(t.low) : Away{});
   }
-  executor_ = std::make_unique<StepExecutor>(
-      plan, offload::Placement{at::kCPU, compute_of(way), way.home}, std::move(backend),
-      std::move(collectives), std::move(limits));
+  executor_ =
+      std::make_unique<StepExecutor>(plan, offload::Placement{at::kCPU, compute_of(way), way.home},
+                                     std::move(backend), std::move(collectives), std::move(limits));
   const RankTensors start = tensors_;
   if (way.staged() && way.home == offload::MomentumHome::kStreamed) {
     for (SubGroupTensors& t : tensors_) {
