@@ -1,17 +1,33 @@
-"""The parity set on GPUs over NCCL, at every world size up to their number."""
+"""The parity set on GPUs over NCCL, at every world size up to their number; with gradients as ZeRO-3 reduced them, for a GPU
+sums in another order than the reference."""
 
 import pytest
 import torch
 
 from tests.multirank.configurations import PARITY
 from tests.multirank.launch import row, run_rows
-from tests.multirank.test_parity import check_parity
 
 GPUS = torch.cuda.device_count()
 
 
-def _rows():
-    return [row(case.name, "parity", **case.as_dict()) for case in PARITY]
+def rows() -> list[dict]:
+    """In the standard form, whose bar is the common one."""
+    from zeromuon import _lab
+
+    without_onednn = bool(dict(_lab.cpu_kernels())["onednn"])
+    cases = [case for case in PARITY if case.options.get("ns_form", "standard") == "standard"]
+    cases = [case for case in cases if not (without_onednn and case.options.get("cpu_kernels") == "onednn")]
+    return [row(case.name, "captured", **case.as_dict()) for case in cases]
+
+
+def missed(name: str, result: dict) -> str:
+    """What a row does not hold; "" for none."""
+    if "failed" in result:
+        return f"{name}: {result['failed'][-2000:]}"
+    held = result["error"] <= result["bar"] and result["moved"] >= 0.05 and result["norm_error"] <= 1e-5
+    return (
+        "" if held else f"{name}: error {result['error']:.1e}, bar {result['bar']:.1e}, norm {result['norm_error']:.1e}"
+    )
 
 
 @pytest.mark.gpu
@@ -21,11 +37,11 @@ def test_the_parity_set_holds_over_nccl(world_size):
     from zeromuon import _lab
 
     assert _lab.built_with_cuda, "there is a GPU and the module was built without CUDA: put nvcc on PATH, ./run setup"
-    failures = []
-    for name, result in run_rows(world_size, _rows(), device="cuda").items():
-        try:
-            assert "failed" not in result, result["failed"][-2000:]
-            check_parity(result)
-        except AssertionError as missed:
-            failures.append(f"{name}: {missed}")
-    assert not failures, "\n".join(failures)
+    results = run_rows(world_size, rows(), device="cuda")
+    assert not [text for name, result in results.items() if (text := missed(name, result))]
+
+
+@pytest.mark.full
+def test_the_rows_for_gpus_hold_over_gloo():
+    results = run_rows(2, rows())
+    assert not [text for name, result in results.items() if (text := missed(name, result))]

@@ -164,7 +164,7 @@ const std::string& SubGroupPlan::name_of_block(int block) const {
 namespace {
 
 constexpr int64_t kLeastBucket = int64_t{8} << 20, kMostBucket = int64_t{128} << 20;
-constexpr int kBucketsWanted = 24;  // so that the first's way in and the last's way out are short
+constexpr int kBucketsWanted = 20;  // so that the first's way in and the last's way out are short
 
 StepPlan plan_with(const PlanOptions& options, const std::vector<SubGroupSpec>& sub_groups) {
   Planner planner(options);

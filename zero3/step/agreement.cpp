@@ -81,9 +81,15 @@ boost::asio::awaitable<void> Agreement::close(LanesInUse& lanes) {
       co_await lanes.run(row, {}, closing_cost(world), [this] { exchange_records(); });
   if (outcome.error) {
     lose(row.stage, {}, outcome.error);
+    co_return;
+  }
+  if (broken_ || leave_with_others()) co_return;
+  const auto theirs = resources_.records.subspan(world * kRecordBytes);
+  if (are_records(theirs)) {
+    fault_ = first_fault(theirs);
   } else {
-    fault_ = first_fault(resources_.records.subspan(world * kRecordBytes));
-    leave_with_others();
+    break_off(concat(place_of(row.stage, {}), ": the exchange ended and brought nothing: another ",
+                     "rank has aborted the process group"));
   }
 }
 
@@ -95,7 +101,8 @@ void Agreement::exchange_records() {
   const std::vector<int64_t> sizes(world, kRecordBytes);
   offload::Device& device = *resources_.backend.compute;
   std::byte* const out = resources_.buffers->records();
-  device.copy_to_device(out, records.data(), bytes);
+  std::memset(records.data() + bytes, 0, static_cast<size_t>(bytes));  // those of the last call
+  device.copy_to_device(out, records.data(), 2 * bytes);
   resources_.collectives->all_to_all_v(
       {device.for_collectives(out), sizes, device.for_collectives(out + bytes), sizes});
   device.copy_to_host(records.data() + bytes, out + bytes, bytes);

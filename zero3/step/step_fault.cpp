@@ -10,10 +10,12 @@ namespace zeromuon::zero3 {
 namespace {
 
 struct Record {
+  uint64_t mark;  // kRecordMark
   int64_t present, position;
   uint64_t values;
-  char what[kRecordBytes - 24];
+  char what[kRecordBytes - 32];
 };
+constexpr uint64_t kRecordMark = 0x5a65726f4d756f6eu;  // neither of zeros nor what memory begins as
 static_assert(sizeof(Record) == kRecordBytes);
 
 class Names {
@@ -53,6 +55,7 @@ bool complete(std::span<const Change> changes, const Change& of, size_t tasks) {
 
 void write_record(const std::optional<StepFault>& fault, uint64_t values, std::byte* out) {
   Record record{};
+  record.mark = kRecordMark;
   record.values = values;
   if (fault) {
     record.present = 1;
@@ -61,6 +64,15 @@ void write_record(const std::optional<StepFault>& fault, uint64_t values, std::b
     std::memcpy(record.what, fault->what.data(), length);
   }
   std::memcpy(out, &record, sizeof record);
+}
+
+bool are_records(std::span<const std::byte> records) {
+  for (size_t at = 0; at + kRecordBytes <= records.size(); at += kRecordBytes) {
+    uint64_t mark;
+    std::memcpy(&mark, records.data() + at, sizeof mark);
+    if (mark != kRecordMark) return false;
+  }
+  return true;
 }
 
 std::optional<StepFault> first_fault(std::span<const std::byte> records) {

@@ -27,6 +27,10 @@ void write_record(const std::optional<StepFault>& fault, uint64_t values, std::b
 // stepped with other values; empty without that, too.
 std::optional<StepFault> first_fault(std::span<const std::byte> records);
 
+// Whether each is one that write_record() wrote: an exchange that was aborted may end as if it had
+// brought them.
+bool are_records(std::span<const std::byte> records);
+
 // Where in a step something happens.
 struct Where {
   int sub_group = -1, bucket = -1;  // -1: none

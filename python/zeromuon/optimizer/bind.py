@@ -176,9 +176,7 @@ def _say_threads(ranks: _Ranks, shard: torch.device) -> None:
     """Where the CPU works with another number of threads than torch here."""
     threads = ranks.cpu_threads[0]
     if shard.type == "cpu" and threads != torch.get_num_threads():
-        print(
-            f"zeromuon: {threads} CPU threads a rank (cpu_threads), {ranks.on_this_host} ranks on this host", flush=True
-        )
+        print(f"zeromuon: cpu_threads {threads} on each of {ranks.on_this_host} ranks of this host", flush=True)
 
 
 def _say_products(options: dict, plan, compute: torch.device) -> None:
