@@ -68,10 +68,8 @@ std::unique_ptr<Lane> gpu_lane(const char* name, c10::Device device) {
 Backend make_cuda_backend(const Placement& placement, ops::CpuKernels kernels, int cpu_threads) {
   const c10::Device gpu = placement.compute;
   Backend backend;
-  if (placement.staged()) {
-    backend.shard_memory = std::make_unique<HostDevice>(kernels);
-    backend.registrar = std::make_shared<CudaRegistrar>(gpu);
-  }
+  if (placement.staged()) backend.shard_memory = std::make_unique<HostDevice>(kernels);
+  backend.registrar = std::make_shared<CudaRegistrar>(gpu);
   backend.compute = std::make_unique<CudaDevice>(gpu);
   if (placement.staged()) {
     backend.lanes.add(

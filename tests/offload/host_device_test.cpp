@@ -96,10 +96,10 @@ TEST(Backend, ADeviceThatTheBuildCannotUseIsAValueErrorThatSaysWhatToDo) {
 
 #ifdef ZEROMUON_WITH_CUDA
 // Making one calls no CUDA: a lane's stream is made in its thread, where an error waits for a task.
-TEST(Backend, OfAStagedGpuPinsWhatIsCopiedAndOneWithTheShardOnTheGpuHasNothingToPin) {
+TEST(Backend, OfAGpuPinsWhatIsCopied) {
   const at::Device gpu(at::kCUDA, 0);
   EXPECT_NE(make_backend({at::kCPU, gpu}, ops::CpuKernels::kAuto).registrar, nullptr);
-  EXPECT_EQ(make_backend({gpu, gpu}, ops::CpuKernels::kAuto).registrar, nullptr);
+  EXPECT_NE(make_backend({gpu, gpu}, ops::CpuKernels::kAuto).registrar, nullptr);
 }
 #endif
 
