@@ -101,6 +101,10 @@ def test_what_a_run_has_said_is_on_the_disk_whenever_the_power_goes(
                 assert (latest, state) == (moment.latest, moment.state)
             if latest:
                 assert ckpt.verify(left / "checkpoints", tag=latest)["ok"], moment
+                from zeromuon.commands.finetune import saved
+
+                chosen, why = saved.choose(left / "checkpoints", 2)
+                assert chosen == left / "checkpoints" / latest and not why, (moment, why)
             if state == "finished":
                 assert weights(left) == weights(undisturbed) and (left / "model" / "config.json").stat().st_size > 0
             elif latest not in resumed and latest:

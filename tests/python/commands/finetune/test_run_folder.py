@@ -27,11 +27,13 @@ def test_two_runs_of_one_second_have_a_folder_each(settings, tmp_path, monkeypat
 
 
 def test_who_loses_the_race_for_a_folder_is_told(settings, tmp_path):
+    from zeromuon.base import durable
+
     folder = run_folder.RunFolder(tmp_path / "run")
     with launch.prepare_start(folder, settings)[0]:
-        with pytest.raises(ValueError, match="in use by"):
+        with pytest.raises(durable.InUse, match="in use by"):
             launch.prepare_start(folder, settings)
-        with pytest.raises(ValueError, match="in use by"):
+        with pytest.raises(durable.InUse, match="in use by"):
             launch.resume(folder, {})
     with pytest.raises(ValueError, match="expected no run there, found one"):
         launch.prepare_start(folder, settings)
