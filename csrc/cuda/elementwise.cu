@@ -112,14 +112,10 @@ __global__ void for_each_group(Cut cut, Make make, Arrays... arrays) {
 }
 
 template <typename T>
-bool aligned_at(const T* at, int64_t element) {
-  return reinterpret_cast<uintptr_t>(at + element) % kAccessBytes == 0;
-}
-
-template <typename T>
 int64_t bytes_if_aligned(const T* at, int64_t element) {
   if constexpr (std::is_same_v<T, ops::None>) return 0;
-  return at != nullptr && aligned_at(at, element) ? static_cast<int64_t>(sizeof(T)) : 0;
+  const bool aligned = reinterpret_cast<uintptr_t>(at + element) % kAccessBytes == 0;
+  return at != nullptr && aligned ? static_cast<int64_t>(sizeof(T)) : 0;
 }
 
 // The head that aligns most bytes.
