@@ -14,27 +14,17 @@ import os
 import socket
 import sys
 
+from small_engine import small_engine, step
+
 
 def trained(steps: int = 1):
     """An engine after some steps."""
-    import deepspeed
-    import torch
     import zeromuon
 
-    zeromuon.register()
-    torch.manual_seed(0)
-    config = {
-        "train_micro_batch_size_per_gpu": 4,
-        "optimizer": {"type": "ZeroMuon", "params": {"lr": 1e-3}},
-        "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}},
-    }
-    layers = (torch.nn.Linear(16, 16) for _ in range(4))
-    model = torch.nn.Sequential(*layers)
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)
+    engine = small_engine(layers=4)
     zeromuon.attach(engine)
     for _ in range(steps):
-        engine.backward(engine(torch.ones(4, 16)).square().mean())
-        engine.step()
+        step(engine)
     return engine
 
 
@@ -76,9 +66,7 @@ def be_rank(rank: int, port: int, order: str) -> None:
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     import deepspeed
-    import deepspeed.ops
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     deepspeed.init_distributed("gloo")
     global kept

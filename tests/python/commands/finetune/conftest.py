@@ -113,8 +113,7 @@ class Command:
     def interrupt_after(self, folder: Path, step: int, hold_the_ranks: bool = False) -> None:
         """Sends SIGINT once the metrics contain `step`. hold_the_ranks: they are stopped first, so that none can finish its
         step and save, and a second SIGINT follows once the first was understood."""
-        metrics = folder / "metrics.jsonl"
-        self.wait_for(lambda: metrics.exists() and f'"step": {step}, "loss"' in metrics.read_text())
+        self.wait_for_step(folder, step)
         if hold_the_ranks:
             self.hold_the_ranks()
         self.process.send_signal(signal.SIGINT)
@@ -126,6 +125,11 @@ class Command:
         for process in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
                 process.suspend()
+
+    def wait_for_step(self, folder: Path, step: int, value: str = "loss") -> None:
+        """Until the metrics contain the step with this value."""
+        metrics = folder / "metrics.jsonl"
+        self.wait_for(lambda: metrics.exists() and f'"step": {step}, "{value}"' in metrics.read_text())
 
     def wait_for(self, condition) -> None:
         while not condition():

@@ -147,7 +147,7 @@ def test_a_torn_checkpoint_of_a_later_step_never_outlives_a_whole_one(
         if "rank_1" in file.name or file.suffix == ".json":
             file.unlink()
     second = command("--resume", "--out", out)
-    second.wait_for(lambda: f'"step": {2 * EVERY + 1}, "loss"' in (out / "metrics.jsonl").read_text())
+    second.wait_for_step(out, 2 * EVERY + 1)
     second.end()
     expect_to_go_on(command, out, undisturbed)
 
@@ -158,12 +158,11 @@ def test_a_run_that_was_killed_after_its_last_step_has_one_line_a_step(
 ):
     out = tmp_path / "run"
     run = command(*options(masked_model, text_file, out))
-    metrics = out / "metrics.jsonl"
-    run.wait_for(lambda: metrics.exists() and f'"step": {STEPS}, "held_out_loss"' in metrics.read_text())
+    run.wait_for_step(out, STEPS, "held_out_loss")
     run.hold_the_ranks()
     run.end()
     expect_to_go_on(command, out, undisturbed)
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     seen = [(line["step"], "held_out_loss" in line) for line in lines]
     assert sorted(set(seen)) == sorted(seen)
 
@@ -186,8 +185,7 @@ def test_a_terminal_that_is_closed_costs_no_step(command, masked_model, text_fil
     os.close(other)
     reader = threading.Thread(target=read_until_closed, args=(terminal,), daemon=True)
     reader.start()
-    metrics = out / "metrics.jsonl"
-    run.wait_for(lambda: metrics.exists() and f'"step": {EVERY + 1}, "loss"' in metrics.read_text())
+    run.wait_for_step(out, EVERY + 1)
     run.process.send_signal(signal.SIGKILL)
     os.close(terminal)
     run.process.wait()

@@ -22,6 +22,7 @@ from tests.python.commands.finetune.test_runs import losses, weights
 pytestmark = pytest.mark.full
 HOSTS = {"zeromuon-a": "10.77.0.1", "zeromuon-b": "10.77.0.2"}
 STEPS, STAGE_TIMEOUT_S = 8, 4
+PLAIN_RANK = Path(__file__).parents[2] / "ranks" / "plain_rank.py"
 ERROR = re.compile(r"^error: (rank .*)$", re.MULTILINE)
 OURS, DEEPSPEEDS = "zeromuon.optimizer.optimizer ZeroMuon step_requests", "zeromuon.deepspeed.watch _Watch pre_step"
 # In rank 0: takes the link down when the method that TEST_CUT names is called for the third time.
@@ -78,6 +79,21 @@ def hosts():
     remove_hosts()
 
 
+def on_host(host: str, script: str, names: Path) -> list[str]:
+    """The command that runs the script there. names: a file, which is written, that the host knows all of them by."""
+    names.write_text("".join(f"{address} {name}\n" for name, address in {"localhost": "127.0.0.1", **HOSTS}.items()))
+    script = f"hostname {host}\nmount --bind {names} /etc/hosts\n{script}"
+    return ["ip", "netns", "exec", host, "unshare", "--uts", "--mount", "bash", "-e", "-c", script]
+
+
+def cutting(hook: Path, cut: str) -> dict[str, str]:
+    """The variables of ranks of which the first takes the link down in its third call of a method. hook: a new folder."""
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(CUT)
+    paths = filter(None, [str(hook), os.environ.get("PYTHONPATH")])
+    return {"TEST_CUT": cut, "PYTHONPATH": os.pathsep.join(paths)}
+
+
 def start(
     host: str, rendezvous: str, options: list, out: Path, log: Path, restarts: int = 0, **variables
 ) -> subprocess.Popen:
@@ -96,10 +112,7 @@ def start(
     }.items():
         assert script.count(written) == 1, written
         script = script.replace(written, str(meant))
-    names = log.with_name("hosts")
-    names.write_text("".join(f"{address} {name}\n" for name, address in {"localhost": "127.0.0.1", **HOSTS}.items()))
-    script = f"hostname {host}\nmount --bind {names} /etc/hosts\n{script} {shlex.join(map(str, options[4:]))}"
-    inside = ["ip", "netns", "exec", host, "unshare", "--uts", "--mount", "bash", "-e", "-c", script]
+    inside = on_host(host, f"{script} {shlex.join(map(str, options[4:]))}", log.with_name("hosts"))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     own = {"OMP_NUM_THREADS": "1", "PATH": path, **KEPT_MEMORY, **variables}
     with open(log, "w") as file:
@@ -152,11 +165,7 @@ def bytes_sent(host: str) -> int:
 @contextlib.contextmanager
 def cut_run(hosts, cut: str, options: list, out: Path):
     """A run whose link goes down in the third step. Gives its processes and logs once two steps are done; ends them after."""
-    hook = out.with_name("hook")
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(CUT)
-    paths = os.pathsep.join(filter(None, [str(hook), os.environ.get("PYTHONPATH")]))
-    started, logs = run_on_both(hosts, "cut", options, out, TEST_CUT=cut, PYTHONPATH=paths)
+    started, logs = run_on_both(hosts, "cut", options, out, **cutting(out.with_name("hook"), cut))
     try:
         with ended_with_their_ranks(started):
             wait_for_two_steps(out, started, logs)
@@ -225,18 +234,14 @@ def test_a_link_that_goes_down_in_a_step_ends_all_ranks_with_a_cause_and_a_resum
     assert weights(out) == weights(on_one_host) and losses(out) == losses(on_one_host)
 
 
-def start_plain_ranks(hosts, folder: Path, hook: Path) -> tuple[list[subprocess.Popen], list[Path]]:
+def start_plain_ranks(hosts, folder: Path) -> tuple[list[subprocess.Popen], list[Path]]:
     """Two on each host, of a script without a launcher; rank 0 takes the link down in its third step."""
-    first, script = next(iter(hosts.values())), Path(__file__).with_name("plain_rank.py")
-    started, logs = [], []
+    first, script = next(iter(hosts.values())), PLAIN_RANK
+    started, logs, cut = [], [], cutting(folder / "hook", OURS)
     for rank, host in enumerate(host for host in hosts for _ in range(2)):
         own = {"RANK": rank, "LOCAL_RANK": rank % 2, "WORLD_SIZE": 4, "MASTER_ADDR": first, "MASTER_PORT": 29500}
-        own |= {"GLOO_SOCKET_IFNAME": "wire", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": 1, "TEST_CUT": OURS}
-        own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(hook), os.environ.get("PYTHONPATH")]))
-        names = folder / "hosts"
-        names.write_text("".join(f"{a} {name}\n" for name, a in {"localhost": "127.0.0.1", **hosts}.items()))
-        line = f"hostname {host}; mount --bind {names} /etc/hosts; exec {sys.executable} {script} {STAGE_TIMEOUT_S}"
-        inside = ["ip", "netns", "exec", host, "unshare", "--uts", "--mount", "bash", "-c", line]
+        own |= {"GLOO_SOCKET_IFNAME": "wire", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": 1, **cut}
+        inside = on_host(host, f"exec {sys.executable} {script} {STAGE_TIMEOUT_S}", folder / "hosts")
         logs.append(folder / f"rank{rank}.log")
         with open(logs[-1], "w") as file:
             given = {"env": {**os.environ, **{k: str(v) for k, v in own.items()}}, "stdout": file, "stderr": file}
@@ -245,10 +250,7 @@ def start_plain_ranks(hosts, folder: Path, hook: Path) -> tuple[list[subprocess.
 
 
 def test_a_script_whose_link_goes_down_in_a_step_ends_on_all_ranks(hosts, tmp_path):
-    hook = tmp_path / "hook"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(CUT)
-    started, logs = start_plain_ranks(hosts, tmp_path, hook)
+    started, logs = start_plain_ranks(hosts, tmp_path)
     with ended_with_their_ranks(started):
         wait_for(lambda: "step 1\n" in logs[0].read_text(), started, logs)
         cut_at, limit_s = time.monotonic(), 2.5 * STAGE_TIMEOUT_S + 10
