@@ -1,6 +1,7 @@
 # The torch wheel of the chosen Python (Python3_EXECUTABLE) as imported targets:
 #   torch_wheel::cpu     libtorch_cpu and libc10, with torch's headers
 #   torch_wheel::python  the above, libtorch_python and the wheel's pybind11 headers
+#   torch_wheel::cublas  cuBLAS, of a CUDA wheel; headers are the toolkit's
 #   torch_wheel::blas    the Fortran BLAS that libtorch_cpu exports, without headers
 # Sets ZEROMUON_TORCH_LIBRARY_DIRS, ZEROMUON_TORCH_RPATH (relative to an installed
 # site-packages/zeromuon) and ZEROMUON_TORCH_CUDA (such as 13.2; empty for a CPU wheel).
@@ -41,15 +42,21 @@ set(ZEROMUON_TORCH_LIBRARY_DIRS "${torch_dir}/lib")
 set(ZEROMUON_TORCH_RPATH "$ORIGIN/../torch/lib")
 string(REGEX MATCH "^[0-9]+" ZEROMUON_TORCH_CUDA_MAJOR "${ZEROMUON_TORCH_CUDA}")
 if(ZEROMUON_TORCH_CUDA_MAJOR)
-  # libcudart, which a CUDA wheel's libtorch_cpu needs too: in nvidia/cu13 for CUDA 13, in nvidia/cuda_runtime for 12.
-  file(GLOB cudart "${site_packages}/nvidia/*/lib/libcudart.so.${ZEROMUON_TORCH_CUDA_MAJOR}*")
-  if(cudart)
-    list(GET cudart 0 cudart)
-    cmake_path(GET cudart PARENT_PATH cudart_dir)
-    cmake_path(RELATIVE_PATH cudart_dir BASE_DIRECTORY "${site_packages}" OUTPUT_VARIABLE cudart_relative)
-    list(APPEND ZEROMUON_TORCH_LIBRARY_DIRS "${cudart_dir}")
-    list(APPEND ZEROMUON_TORCH_RPATH "$ORIGIN/../${cudart_relative}")
-  endif()
+  # libcudart, which a CUDA wheel's libtorch_cpu needs too, and libcublas: in nvidia/cu13 for CUDA 13, in
+  # nvidia/cuda_runtime and nvidia/cublas for 12.
+  foreach(library IN ITEMS cudart cublas)
+    file(GLOB found "${site_packages}/nvidia/*/lib/lib${library}.so.${ZEROMUON_TORCH_CUDA_MAJOR}*")
+    if(found)
+      list(GET found 0 found)
+      set(torch_${library} "${found}")
+      cmake_path(GET found PARENT_PATH directory)
+      cmake_path(RELATIVE_PATH directory BASE_DIRECTORY "${site_packages}" OUTPUT_VARIABLE relative)
+      list(APPEND ZEROMUON_TORCH_LIBRARY_DIRS "${directory}")
+      list(APPEND ZEROMUON_TORCH_RPATH "$ORIGIN/../${relative}")
+    endif()
+  endforeach()
+  list(REMOVE_DUPLICATES ZEROMUON_TORCH_LIBRARY_DIRS)
+  list(REMOVE_DUPLICATES ZEROMUON_TORCH_RPATH)
 endif()
 
 function(import_torch_library target file)
@@ -68,6 +75,11 @@ add_library(torch_wheel::cpu INTERFACE IMPORTED GLOBAL)
 target_include_directories(torch_wheel::cpu SYSTEM INTERFACE
   "${torch_dir}/include" "${torch_dir}/include/torch/csrc/api/include")
 target_link_libraries(torch_wheel::cpu INTERFACE torch_wheel::blas torch_wheel::c10)
+
+if(torch_cublas) # the one that libtorch_cuda has loaded
+  add_library(torch_wheel::cublas SHARED IMPORTED GLOBAL)
+  set_target_properties(torch_wheel::cublas PROPERTIES IMPORTED_LOCATION "${torch_cublas}")
+endif()
 
 if(EXISTS "${torch_dir}/lib/libtorch_cuda.so")
   # Registers CUDA with libtorch when it is loaded.

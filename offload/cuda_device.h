@@ -13,17 +13,67 @@
 
 #include "csrc/base/check.h"
 #include "csrc/cuda/elementwise.h"
+#include "csrc/cuda/float16_ops.h"
+#include "csrc/ops/newton_schulz/tensor_products.h"
 #include "offload/device.h"
 #include "offload/pinned_arena.h"
 
 namespace zeromuon::offload {
 
-// Thread: as Device; no state of its own changes after construction.
+// The calling thread's current stream of a device, which is the current device meanwhile.
+class CurrentStream {
+ public:
+  explicit CurrentStream(c10::Device device)
+      : guard_(device),
+        stream_{c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle()} {}
+
+  operator cuda::StreamRef() const { return stream_; }
+
+ private:
+  c10::DeviceGuard guard_;
+  cuda::StreamRef stream_;
+};
+
+class CudaFloat16Ops final : public ops::Float16Ops {
+ public:
+  explicit CudaFloat16Ops(c10::Device device) : device_(device) {}
+
+  void use_workspace(std::byte* memory, int64_t bytes) override {
+    products_.use_workspace(memory, bytes);
+  }
+  void sum_squares(const ops::Places& in, double* parts) override {
+    cuda::sum_squares(CurrentStream(device_), in, parts);
+  }
+  void normalize(const ops::Places& in, const double* parts, double scale,
+                 ops::HalfMatrix out) override {
+    cuda::normalize(CurrentStream(device_), in, parts, scale, out);
+  }
+  void multiply(const ops::HalfProduct& product) override {
+    products_.multiply(CurrentStream(device_), product);
+  }
+  void multiply_to(const ops::HalfFactor& a, const ops::HalfFactor& b, float alpha,
+                   const ops::Places& out) override {
+    products_.multiply_to(CurrentStream(device_), a, b, alpha, out);
+  }
+  void complete(ops::HalfMatrix square, float diagonal, ops::HalfMatrix copy) override {
+    cuda::complete(CurrentStream(device_), square, diagonal, copy);
+  }
+  void linear(ops::HalfMatrix in, float factor, float diagonal, ops::HalfMatrix out) override {
+    cuda::linear(CurrentStream(device_), in, factor, diagonal, out);
+  }
+
+ private:
+  c10::Device device_;
+  cuda::Float16Products products_;
+};
+
+// Thread: as Device, with Newton-Schulz on one lane; nothing else changes after construction.
 class CudaDevice final : public Device {
  public:
   // device: a GPU, with its index.
   explicit CudaDevice(c10::Device device)
-      : device_(device), products_(ops::make_tensor_products(device)) {
+      : device_(device),
+        products_(ops::make_tensor_products(device, std::make_unique<CudaFloat16Ops>(device))) {
     invariant(device.is_cuda() && device.has_index(),
               "CudaDevice: expected a GPU with its index, got ", device.str());
   }
@@ -83,20 +133,6 @@ class CudaDevice final : public Device {
   void wait_for_caller() override { cuda::synchronize(CurrentStream(device_)); }
 
  private:
-  // The calling thread's current stream of a device, which is the current device meanwhile.
-  class CurrentStream {
-   public:
-    explicit CurrentStream(c10::Device device)
-        : guard_(device),
-          stream_{c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle()} {}
-
-    operator cuda::StreamRef() const { return stream_; }
-
-   private:
-    c10::DeviceGuard guard_;
-    cuda::StreamRef stream_;
-  };
-
   c10::Device device_;
   std::unique_ptr<ops::Products> products_;
 };

@@ -19,6 +19,7 @@ struct Cost {
   int64_t wire_bytes = 0;    // sent to other processes or got from them, whichever is more
   int64_t device_bytes = 0;  // read and written in the memory of the compute device
   double flops = 0;          // of matrix products
+  int64_t launches = 0;      // of kernels, by which a short task may take longer than its work
 };
 
 // Urgent work goes first; filler takes a lane only while nothing urgent waits for it.

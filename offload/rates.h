@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "csrc/ops/newton_schulz/work.h"
 #include "offload/lane.h"
 
 namespace zeromuon::offload {
@@ -19,6 +20,7 @@ struct Rates {
   double wire_latency_s = 0;            // of a collective
   double task_latency_s = 0;            // of any other task
   double device_bytes_per_s = kNoTime;  // that its device reads and writes
+  double launch_s = 0;                  // of a kernel; the host runs ahead of the device
 };
 
 inline double seconds_of(const Cost& cost, LaneKind lane, const Rates& rates) {
@@ -28,9 +30,11 @@ inline double seconds_of(const Cost& cost, LaneKind lane, const Rates& rates) {
   }
   const double link =
       lane == LaneKind::kToHost ? rates.to_host_bytes_per_s : rates.to_device_bytes_per_s;
+  const double device =
+      ops::seconds_of(ops::DeviceWork{cost.launches, cost.device_bytes, cost.flops},
+                      {rates.flops_per_s, rates.device_bytes_per_s, rates.launch_s});
   return rates.task_latency_s + take(cost.dram_bytes, rates.dram_bytes_per_s) +
-         take(cost.link_bytes, link) + take(cost.device_bytes, rates.device_bytes_per_s) +
-         take(cost.flops, rates.flops_per_s);
+         take(cost.link_bytes, link) + device;
 }
 
 }  // namespace zeromuon::offload

@@ -24,6 +24,11 @@ inline std::unique_ptr<offload::Device> make_device() {
   return std::make_unique<offload::FakeDevice>();
 }
 
+inline std::unique_ptr<ops::Products> make_products() {
+  if (!has_gpu()) return ops::make_tensor_products();
+  return ops::make_tensor_products(kGpu, std::make_unique<offload::CudaFloat16Ops>(kGpu));
+}
+
 class OnlyOnGpu : public ::testing::Test {
  protected:
   void SetUp() override {

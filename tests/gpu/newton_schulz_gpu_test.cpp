@@ -25,7 +25,7 @@ NewtonSchulzPlan plan_of(int64_t rows, int64_t cols, NewtonSchulzForm form, Newt
 
 // In place.
 void run(const NewtonSchulzPlan& plan, const std::vector<at::Tensor>& matrices) {
-  const auto products = make_tensor_products(testing::place());
+  const auto products = testing::make_products();
   const at::Tensor scratch = at::full({plan.scratch_numel}, std::nan(""), there(at::kFloat));
   std::vector<float*> pointers;
   for (const at::Tensor& m : matrices) pointers.push_back(m.mutable_data_ptr<float>());

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "csrc/ops/newton_schulz/work.h"
+
 namespace zeromuon::zero3 {
 namespace {
 
@@ -15,19 +17,36 @@ int64_t wire_bytes(const BucketRoute& route, int rank) {
   return std::max(of_others(route.shard_bytes), of_others(route.owner_bytes));
 }
 
-double owned_flops(const SubGroupPlan& group, const BucketRoute& route) {
-  double flops = 0;
-  for (const OwnedBlock& owned : route.owned) flops += group.blocks[owned.block].flops;
-  return flops;
+// Newton-Schulz of the owned matrices, and on a GPU their way from the wire and back: a kernel for
+// each run and flag word.
+void add_newton_schulz(Cost& cost, const StepPlan& plan, const SubGroupPlan& group,
+                       const BucketRoute& route) {
+  if (!plan.options.target.cuda) {
+    for (const OwnedBlock& owned : route.owned) cost.flops += group.blocks[owned.block].flops;
+    return;
+  }
+  for (const OwnedShape& shape : route.owned_shapes) {
+    const ops::DeviceWork work = ops::newton_schulz_work(
+        plan.newton_schulz[shape.newton_schulz], static_cast<int64_t>(shape.matrix_offsets.size()));
+    cost.flops += work.flops;
+    cost.device_bytes += work.bytes;
+    cost.launches += work.launches;
+  }
+  const int64_t each_way = size_of(plan.options.wire_dtype) + size_of(DType::kFloat32);
+  for (const RoutePiece& piece : route.owner_pieces) {
+    cost.launches += 2 * piece.run.count;
+    cost.device_bytes += 2 * each_way * piece.run.count * piece.run.length;
+  }
+  cost.launches += plan.options.world_size;
 }
 
 }  // namespace
 
-Cost bucket_cost(const StageRow& row, const SubGroupPlan& group, const BucketRoute& route,
-                 int rank) {
+Cost bucket_cost(const StageRow& row, const StepPlan& plan, const SubGroupPlan& group,
+                 const BucketRoute& route, int rank) {
   Cost cost = chunk_cost(row, route.shard_numel);
   if (row.cost.exchanges) cost.wire_bytes = wire_bytes(route, rank);
-  if (row.cost.multiplies) cost.flops = owned_flops(group, route);
+  if (row.cost.multiplies) add_newton_schulz(cost, plan, group, route);
   return cost;
 }
 
@@ -50,7 +69,7 @@ std::array<double, offload::kLaneKinds> busy_seconds(const StepPlan& plan, int r
     const SubGroupPlan& group = plan.sub_groups[g];
     for (size_t k = 0; k < group.buckets.size(); ++k) {
       const BucketRoute route = route_of(plan, static_cast<int>(g), static_cast<int>(k), rank);
-      for (const StageRow& row : rows) add(row, bucket_cost(row, group, route, rank));
+      for (const StageRow& row : rows) add(row, bucket_cost(row, plan, group, route, rank));
     }
     for (const AdamWChunk& chunk : adamw_chunks(plan, static_cast<int>(g), rank)) {
       for (const StageRow& row : plan.stages.adamw) add(row, chunk_cost(row, chunk.range.numel));

@@ -9,9 +9,9 @@
 
 namespace zeromuon::zero3 {
 
-// Of a row on one bucket. rank: whose route it is.
-offload::Cost bucket_cost(const StageRow& row, const SubGroupPlan& group, const BucketRoute& route,
-                          int rank);
+// Of a row on one bucket of a sub-group. rank: whose route it is.
+offload::Cost bucket_cost(const StageRow& row, const StepPlan& plan, const SubGroupPlan& group,
+                          const BucketRoute& route, int rank);
 
 // Of a row on `numel` elements of an AdamW sub-group.
 offload::Cost chunk_cost(const StageRow& row, int64_t numel);

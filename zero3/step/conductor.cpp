@@ -157,7 +157,7 @@ asio::awaitable<void> Conductor::run_stage(const StageRow& row, Where where, off
 }
 
 offload::Cost Conductor::cost_of(const StageRow& row, const BucketStages& stages) const {
-  return bucket_cost(row, stages.group, stages.route, rank());
+  return bucket_cost(row, stages.plan, stages.group, stages.route, rank());
 }
 
 void Conductor::spawn(awaitable<void> task) {

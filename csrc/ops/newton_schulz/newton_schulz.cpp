@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "csrc/base/parallel.h"
+#include "csrc/ops/newton_schulz/float16_newton_schulz.h"
 
 namespace zeromuon::ops {
 // out = a b, of commuting polynomials of one symmetric matrix.
@@ -100,6 +101,7 @@ void NewtonSchulz::segment(std::span<const Triple> triples, const NewtonSchulzSc
 }
 
 void NewtonSchulz::run_batch(std::span<float* const> matrices, float* memory) const {
+  if (plan_.float16_alone()) return run_float16(plan_, matrices, memory, products_.float16());
   const NewtonSchulzScratch scratch = lay_out_scratch(plan_, memory);
   const int64_t m = plan_.short_side(), n = plan_.long_side();
   const Caller caller{matrices, plan_.rows, plan_.cols};

@@ -9,6 +9,7 @@
 #include "csrc/base/check.h"
 #include "csrc/ops/newton_schulz/scratch.h"
 #include "csrc/ops/newton_schulz/tuned_table.h"
+#include "csrc/ops/newton_schulz/work.h"
 
 namespace zeromuon::ops {
 namespace {
@@ -19,16 +20,36 @@ constexpr const char* kBackends[] = {"blas", "onednn", "libtorch"};
 
 // Matrices of one shape that a GPU works on together: enough to fill it with small ones, and a
 // fixed number, the last batch padded, because cuBLAS picks its kernels by it.
-constexpr int kCudaBatch = 8;
-constexpr int64_t kCudaBatchNumel = int64_t{1} << 22;
+constexpr int64_t kCudaBatch = 8;
+constexpr int64_t kCudaBatchNumel = int64_t{1} << 22, kFloat16BatchNumel = int64_t{1} << 23;
+
+// From which side on the blocks of a triangle fill a GPU, and how many rows of them there are.
+constexpr int64_t kLeastBlockedSide = 2048;
+constexpr int kBlockRows = 8;
+// What keeps blocks on packs of 16 bytes, and their tiles whole.
+constexpr int64_t kBlockMultiple = 64;
+
+// See Note [float16 alone].
+constexpr double kMostGain = 1 << 13;
+// See Note [Forms].
+constexpr double kMostFirstGain = 20;
+
+// By how much the first iterations raise a small singular value.
+double gain_of(const CoefficientSet& set, size_t iterations) {
+  double gain = 1;
+  for (size_t k = 0; k < std::min(iterations, set.triples.size()); ++k) gain *= set.triples[k].a;
+  return gain;
+}
 
 // More than that is a mistake, and its tiles alone would fill memory.
 constexpr int64_t kLargestSide = int64_t{1} << 24;
 
-std::vector<int> segments_of(NewtonSchulzForm form, DType dtype, int iterations) {
+std::vector<int> segments_of(NewtonSchulzForm form, DType dtype, const CoefficientSet& set) {
+  const auto iterations = static_cast<int>(set.triples.size());
   if (form == NewtonSchulzForm::kGram) return {iterations};
   if (form == NewtonSchulzForm::kStandard) return std::vector<int>(iterations, 1);
-  const int first = dtype == DType::kFloat16 ? 2 : 1, longest = first + 1;
+  const bool longer = dtype == DType::kFloat16 && gain_of(set, 2) <= kMostFirstGain;
+  const int first = longer ? 2 : 1, longest = first + 1;
   std::vector<int> segments = {std::min(first, iterations)};
   for (int left = iterations - first; left > 0; left -= longest) {
     segments.push_back(std::min(longest, left));
@@ -122,11 +143,19 @@ Operations count_products(const NewtonSchulzPlan& plan) {
   return count;
 }
 
-double computed_or(double numel, const ProductPlan& product, bool computed, double factor) {
-  return computed && !product.tiles.empty() ? product.computed_numel() : numel * factor;
+// Of one matrix of a full batch, on a GPU as the table and these figures have it: high-bandwidth
+// memory, and the host's time to launch a kernel, which runs ahead of the GPU.
+constexpr DeviceRates kNominalGpu{.bytes_per_s = 3.0e12, .launch_s = 8e-6};
+
+double seconds_on_device(const NewtonSchulzPlan& plan, const ProductTarget& target) {
+  DeviceRates rates = kNominalGpu;
+  rates.flops_per_s =
+      1e9 * find_tuned(target, plan.dtype, ProductKind::kApply, plan.short_side()).gflops;
+  return seconds_of(newton_schulz_work(plan, plan.batch), rates) / plan.batch;
 }
 
 double seconds_of(const NewtonSchulzPlan& plan, const ProductTarget& target) {
+  if (plan.apply.backend == ProductBackend::kTensors) return seconds_on_device(plan, target);
   const auto rate = [&](ProductKind kind, DType dtype) {
     return 1e9 * find_tuned(target, dtype, kind, plan.short_side()).gflops;
   };
@@ -134,8 +163,8 @@ double seconds_of(const NewtonSchulzPlan& plan, const ProductTarget& target) {
   const double m = static_cast<double>(plan.short_side());
   const double n = static_cast<double>(plan.long_side());
   const DType squares = plan.rounds_squares() ? plan.dtype : DType::kFloat32;
-  const double gram = 2 * n * computed_or(m * m, plan.gram, true, 1);
-  const double square = 2 * m * computed_or(m * m, plan.square, true, 1);
+  const double gram = 2 * n * plan.gram.computed_numel(m * m);
+  const double square = 2 * m * plan.square.computed_numel(m * m);
   return count.gram * gram / rate(ProductKind::kGram, plan.dtype) +
          count.square * square / rate(ProductKind::kSquare, squares) +
          count.apply * 2 * m * m * n / rate(ProductKind::kApply, plan.dtype);
@@ -150,7 +179,7 @@ NewtonSchulzPlan plan_one(int64_t rows, int64_t cols, NewtonSchulzForm form, DTy
   plan.dtype = dtype;
   plan.target = target.full_name();
   plan.coefficients = coefficients;
-  plan.segments = segments_of(form, dtype, static_cast<int>(coefficients.triples.size()));
+  plan.segments = segments_of(form, dtype, coefficients);
   if (dtype == DType::kFloat16) {
     const Magnitudes most = magnitudes(coefficients, plan.segments);
     plan.units = {unit_of(most.x), unit_of(most.r), unit_of(most.q)};
@@ -160,7 +189,13 @@ NewtonSchulzPlan plan_one(int64_t rows, int64_t cols, NewtonSchulzForm form, DTy
   plan.gram = cut_product(find_tuned(target, dtype, ProductKind::kGram, m), m, m, true);
   plan.square = cut_product(find_tuned(target, squares, ProductKind::kSquare, m), m, m, true);
   plan.apply = cut_product(find_tuned(target, dtype, ProductKind::kApply, m), m, n, false);
-  if (target.cuda && m * n <= kCudaBatchNumel / kCudaBatch) plan.batch = kCudaBatch;
+  if (plan.float16_alone()) {
+    plan.batch = static_cast<int>(std::clamp<int64_t>(kFloat16BatchNumel / (m * n), 1, kCudaBatch));
+    const bool blocked = m >= kLeastBlockedSide && m % (kBlockRows * kBlockMultiple) == 0;
+    plan.gram.blocks = plan.square.blocks = {blocked ? kBlockRows : 1};
+  } else if (target.cuda && m * n <= kCudaBatchNumel / kCudaBatch) {
+    plan.batch = static_cast<int>(kCudaBatch);
+  }
   plan.scratch_numel = scratch_numel(plan);
   plan.seconds = seconds_of(plan, target);
   return plan;
@@ -249,7 +284,7 @@ void describe(std::ostream& out, const char* kind, const ProductPlan& product) {
 }  // namespace
 
 ProductPlan cut_product(const TunedProduct& tuned, int64_t rows, int64_t cols, bool symmetric) {
-  ProductPlan plan{tuned.backend, tuned.transposed, {}};
+  ProductPlan plan{tuned.backend, tuned.transposed, {}, {}};
   if (tuned.backend == ProductBackend::kTensors) return plan;
   if (symmetric) {
     add_triangle(plan.tiles, 0, rows, tuned.tile, std::min(tuned.tile, tuned.leaf));
@@ -281,10 +316,16 @@ std::string ProductTarget::full_name() const {
   return gpu.empty() ? name() : concat(name(), " (", gpu, ")");
 }
 
-double ProductPlan::computed_numel() const {
-  double numel = 0;
-  for (const Tile& tile : tiles) numel += static_cast<double>(tile.rows * tile.cols);
-  return numel;
+double ProductPlan::computed_numel(double numel) const {
+  if (tiles.empty()) return numel * (blocks.count > 1 ? blocks.fraction() : 1.0);
+  double sum = 0;
+  for (const Tile& tile : tiles) sum += static_cast<double>(tile.rows * tile.cols);
+  return sum;
+}
+
+bool NewtonSchulzPlan::float16_alone() const {
+  return dtype == DType::kFloat16 && rounds_squares() && !coefficients.scale_rows &&
+         gain_of(coefficients, coefficients.triples.size()) <= kMostGain;
 }
 
 std::string NewtonSchulzPlan::arithmetic() const {
@@ -293,6 +334,8 @@ std::string NewtonSchulzPlan::arithmetic() const {
   describe(out, "gram", gram);
   describe(out, "square", square);
   describe(out, "apply", apply);
+  if (square.blocks.count > 1) out << " blocks " << square.blocks.count;
+  if (float16_alone()) out << " float16 alone";
   if (dtype == DType::kFloat16) out << " units " << units.x << " " << units.r << " " << units.q;
   if (batch > 1) out << " batch " << batch;
   return out.str();
@@ -318,8 +361,7 @@ NewtonSchulzPlan plan_newton_schulz(int64_t rows, int64_t cols, const NewtonSchu
 
 bool can_be_float16(const CoefficientSet& set, NewtonSchulzForm form) {
   constexpr double kLargest = 4096;
-  const auto iterations = static_cast<int>(set.triples.size());
-  const Magnitudes most = magnitudes(set, segments_of(form, DType::kFloat16, iterations));
+  const Magnitudes most = magnitudes(set, segments_of(form, DType::kFloat16, set));
   return std::max({most.x, most.r, most.q}) <= kLargest;
 }
 
@@ -327,10 +369,10 @@ double newton_schulz_flops(const NewtonSchulzPlan& plan, bool computed) {
   const Operations count = count_products(plan);
   const double m = static_cast<double>(plan.short_side());
   const double n = static_cast<double>(plan.long_side());
-  const double half = plan.gram.tiles.empty() && computed ? 1.0 : 0.5;
-  return count.gram * 2 * n * computed_or(m * m, plan.gram, computed, half) +
-         count.square * 2 * m * computed_or(m * m, plan.square, computed, half) +
-         count.apply * 2 * m * m * n;
+  const double half = m * m / 2;
+  const double gram = computed ? plan.gram.computed_numel(m * m) : half;
+  const double square = computed ? plan.square.computed_numel(m * m) : half;
+  return count.gram * 2 * n * gram + count.square * 2 * m * square + count.apply * 2 * m * m * n;
 }
 
 }  // namespace zeromuon::ops

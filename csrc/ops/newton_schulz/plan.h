@@ -13,6 +13,7 @@
 #include "csrc/base/cpu.h"
 #include "csrc/base/dtype.h"
 #include "csrc/ops/newton_schulz/coefficients.h"
+#include "csrc/ops/newton_schulz/triangle_blocks.h"
 
 namespace zeromuon::ops {
 
@@ -23,8 +24,9 @@ namespace zeromuon::ops {
 // does to R comes back multiplied by the inverse of the smallest singular value.
 //   standard       every iteration by itself
 //   gram           one segment; with bf16 products, R and Q stay fp32
-//   gram_restarts  segments of 1, 2, 2, ..., with float16 of 2, 3, 3, ...: R is taken afresh before
-//                  it drifts
+//   gram_restarts  segments of 1, 2, 2, ...: R is taken afresh before it drifts. With float16 of 2,
+//                  3, 3, ... where the first two iterations raise a small singular value less than
+//                  20 times: so often comes back what rounding does to the first R
 enum class NewtonSchulzForm : uint8_t { kAuto, kStandard, kGram, kGramRestarts };
 
 // Raises ValueError naming the valid forms.
@@ -75,8 +77,10 @@ struct ProductPlan {
   // Symmetric factors are read transposed, which some kernels prefer.
   bool transposed = false;
   std::vector<Tile> tiles;  // largest first; empty for kTensors
+  TriangleBlocks blocks;    // of a symmetric result, for kTensors
 
-  double computed_numel() const;  // of the result
+  // Of a symmetric result of so many elements, and of those that are really computed.
+  double computed_numel(double numel) const;
 };
 
 // Note [Units]
@@ -106,6 +110,8 @@ struct NewtonSchulzPlan {
   double seconds = 0;         // what the table expects one matrix to take on one core
 
   bool tall() const { return rows > cols; }
+  // Whether every matrix is in float16 and nothing else: Note [float16 alone].
+  bool float16_alone() const;
   int64_t short_side() const { return tall() ? cols : rows; }
   int64_t long_side() const { return tall() ? rows : cols; }
   // Whether products of m x m matrices round their factors to `dtype`.

@@ -1,15 +1,14 @@
-// The few dense operations that Newton-Schulz is made of, on host memory and on any libtorch
-// device.
+// The few dense operations that Newton-Schulz is made of.
 //
 // All matrices are row-major. B: matrices that go through together.
 #pragma once
-
-#include <c10/core/Device.h>
 
 #include <cstdint>
 #include <memory>
 #include <span>
 
+#include "csrc/base/check.h"
+#include "csrc/ops/newton_schulz/float16_ops.h"
 #include "csrc/ops/newton_schulz/plan.h"
 #include "csrc/ops/newton_schulz/scratch.h"
 
@@ -72,13 +71,12 @@ class Products {
   virtual void linear(const Matrix& in, float factor, float diagonal, bool rounds, Matrix out) = 0;
   // d_i = 1/sqrt(sum_j |square_ij|); square_ij *= d_i*d_j; row i of x is scaled by d_i. d: [B, m]
   virtual void scale_rows_aol(Matrix square, Matrix x, bool rounds, float* d) = 0;
+
+  // For plans whose matrices are in float16 alone: of those that work on whole matrices.
+  virtual Float16Ops& float16() { throw_internal_error("these products have no float16"); }
 };
 
 // Tiles of the plan, one thread each, by BLAS or oneDNN.
 std::unique_ptr<Products> make_host_products();
-
-// Whole products by libtorch, on memory of `device`; on the CPU this is what the CUDA path is
-// tested with.
-std::unique_ptr<Products> make_tensor_products(c10::Device device);
 
 }  // namespace zeromuon::ops

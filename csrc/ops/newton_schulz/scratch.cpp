@@ -2,10 +2,13 @@
 
 #include <algorithm>
 
+#include "csrc/ops/newton_schulz/float16_ops.h"
+
 namespace zeromuon::ops {
 namespace {
 
 constexpr int64_t kLineBytes = 64;
+constexpr int64_t kWorkspaceAlignment = 256;
 
 class Layout {
  public:
@@ -19,6 +22,12 @@ class Layout {
     return place;
   }
 
+  std::byte* take_workspace() {
+    std::byte* const place = take<std::byte>(true, kWorkspaceBytes + kWorkspaceAlignment);
+    const auto beyond = reinterpret_cast<uintptr_t>(place) % kWorkspaceAlignment;
+    return beyond == 0 ? place : place + (kWorkspaceAlignment - beyond);
+  }
+
   int64_t numel() const { return bytes_ / static_cast<int64_t>(sizeof(float)); }
 
  private:
@@ -27,6 +36,26 @@ class Layout {
 };
 
 }  // namespace
+
+Float16Scratch lay_out_float16_scratch(const NewtonSchulzPlan& plan, float* memory) {
+  Layout layout(memory);
+  Float16Scratch out{};
+  const int64_t m = plan.short_side();
+  const int64_t matrix = plan.batch * plan.rows * tensor_row_stride(plan.cols);
+  const bool long_segments = *std::max_element(plan.segments.begin(), plan.segments.end()) > 1;
+  const TriangleBlocks& blocks = plan.square.blocks;
+  out.x = layout.take<Float16>(true, matrix);
+  out.other = layout.take<Float16>(plan.segments.size() > 1, matrix);
+  for (int i = 0; i < 4; ++i) {
+    out.squares[i] =
+        layout.take<Float16>(i < 2 || long_segments, plan.batch * m * tensor_row_stride(m));
+  }
+  out.norm_parts = layout.take<double>(true, plan.batch * kNormParts);
+  out.pointers = layout.take<void*>(blocks.count > 1, 3 * plan.batch * blocks.numel());
+  out.workspace = layout.take_workspace();
+  out.numel = layout.numel();
+  return out;
+}
 
 NewtonSchulzScratch lay_out_scratch(const NewtonSchulzPlan& plan, float* memory) {
   Layout layout(memory);

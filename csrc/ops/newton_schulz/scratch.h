@@ -1,6 +1,7 @@
 // The scratch memory of one batch of matrices, laid out at plan time.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "csrc/ops/newton_schulz/plan.h"
@@ -34,11 +35,29 @@ struct NewtonSchulzScratch {
   int64_t numel;                 // fp32 elements in all
 };
 
+// The same of a plan whose matrices are in float16 alone.
+struct Float16Scratch {
+  Float16* x;            // [B, rows, cols]
+  Float16* other;        // [B, rows, cols]
+  Float16* squares[4];   // [B, m, m]; R, Q, P and a spare
+  double* norm_parts;    // [B, kNormParts]
+  void** pointers;       // [3, B, blocks]; null where squares are not cut
+  std::byte* workspace;  // of kWorkspaceBytes
+  int64_t numel;         // fp32 elements in all
+};
+
+// For cuBLAS, whose results may depend on how much there is: what it takes by default on the GPUs
+// that want most.
+constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
+
+Float16Scratch lay_out_float16_scratch(const NewtonSchulzPlan& plan, float* memory);
+
 // Every part begins on a cache line of `memory`.
 NewtonSchulzScratch lay_out_scratch(const NewtonSchulzPlan& plan, float* memory);
 
 inline int64_t scratch_numel(const NewtonSchulzPlan& plan) {
-  return lay_out_scratch(plan, nullptr).numel;
+  return plan.float16_alone() ? lay_out_float16_scratch(plan, nullptr).numel
+                              : lay_out_scratch(plan, nullptr).numel;
 }
 
 }  // namespace zeromuon::ops

@@ -1,3 +1,5 @@
+#include "csrc/ops/newton_schulz/tensor_products.h"
+
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/baddbmm.h>
@@ -12,15 +14,14 @@
 #include <cmath>
 #include <limits>
 
-#include "csrc/ops/newton_schulz/products.h"
-
 namespace zeromuon::ops {
 namespace {
 
 // Symmetric results are symmetric up to rounding only: libtorch has no product that halves them.
 class TensorProducts final : public Products {
  public:
-  explicit TensorProducts(c10::Device device) : device_(device) {}
+  TensorProducts(c10::Device device, std::unique_ptr<Float16Ops> float16)
+      : device_(device), float16_(std::move(float16)) {}
 
   void multiply(const Product& product) override {
     // The products are fp32 whatever torch.set_float32_matmul_precision says: TF32 loses the small
@@ -75,6 +76,8 @@ class TensorProducts final : public Products {
     finish(matrix, 0, rounds, x);
     finish(gram, 0, rounds && square.rounded != nullptr, square);
   }
+
+  Float16Ops& float16() override { return *float16_; }
 
  private:
   at::TensorOptions options(at::ScalarType type) const {
@@ -145,12 +148,14 @@ class TensorProducts final : public Products {
   static at::Tensor or_one(at::Tensor divisor) { return divisor.masked_fill_(divisor.eq(0), 1.0); }
 
   c10::Device device_;
+  std::unique_ptr<Float16Ops> float16_;
 };
 
 }  // namespace
 
-std::unique_ptr<Products> make_tensor_products(c10::Device device) {
-  return std::make_unique<TensorProducts>(device);
+std::unique_ptr<Products> make_tensor_products(c10::Device device,
+                                               std::unique_ptr<Float16Ops> float16) {
+  return std::make_unique<TensorProducts>(device, std::move(float16));
 }
 
 }  // namespace zeromuon::ops

@@ -103,12 +103,13 @@ py::list rows_of(const StepPlan& plan) {
 
 // Of the rank where each lane is busy longest.
 py::dict seconds_of(const StepPlan& plan, double dram, double to_device, double to_host,
-                    double device, double flops) {
+                    double device, double flops, double launch_s) {
   const offload::Rates rates{.dram_bytes_per_s = dram,
                              .to_device_bytes_per_s = to_device,
                              .to_host_bytes_per_s = to_host,
                              .flops_per_s = flops,
-                             .device_bytes_per_s = device};
+                             .device_bytes_per_s = device,
+                             .launch_s = launch_s};
   std::array<double, offload::kLaneKinds> longest{};
   for (int rank = 0; rank < plan.options.world_size; ++rank) {
     const auto busy = zero3::busy_seconds(plan, rank, rates);
@@ -156,7 +157,7 @@ void bind_plan(py::module_& m) {
           "the bytes per element of the rank's part of the bucket: dram_, link_ and device_bytes.")
       .def("seconds", &seconds_of, py::kw_only(), py::arg("dram_bytes_per_s"),
            py::arg("to_device_bytes_per_s"), py::arg("to_host_bytes_per_s"),
-           py::arg("device_bytes_per_s"), py::arg("flops_per_s"),
+           py::arg("device_bytes_per_s"), py::arg("flops_per_s"), py::arg("launch_s") = 0,
            "{lane: seconds that it is busy in a step, on the rank where that is longest} at rates "
            "of one rank; collectives take no time.")
       .def("framing_bytes", &zero3::framing_bytes, py::arg("rank"),

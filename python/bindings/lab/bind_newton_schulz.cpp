@@ -6,6 +6,7 @@
 
 #include "csrc/base/check.h"
 #include "csrc/ops/newton_schulz/newton_schulz.h"
+#include "csrc/ops/newton_schulz/tensor_products.h"
 #include "python/bindings/core/names.h"
 #include "python/bindings/lab/bindings.h"
 
@@ -29,8 +30,7 @@ class BoundNewtonSchulz {
   BoundNewtonSchulz(int64_t rows, int64_t cols, const ops::NewtonSchulzRequest& request,
                     const std::string& backend, int lanes)
       : lanes_(lanes),
-        products_(backend == "libtorch" ? ops::make_tensor_products(at::kCPU)
-                                        : ops::make_host_products()),
+        products_(backend == "libtorch" ? ops::make_tensor_products() : ops::make_host_products()),
         op_(ops::plan_newton_schulz(rows, cols, request, target_of(backend)), *products_) {
     require(lanes > 0, "lanes: expected at least 1, got ", lanes);
     scratch_ = at::empty({lanes * plan().scratch_numel}, at::kFloat);

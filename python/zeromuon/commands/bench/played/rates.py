@@ -19,8 +19,15 @@ from .models import MODELS, Model
 
 FILE = "pipeline_rates.json"
 # Of one rank. A latency may be 0.
-SPEEDS = ("dram_bytes_per_s", "to_device_bytes_per_s", "to_host_bytes_per_s", "flops_per_s", "wire_bytes_per_s")
-LATENCIES = ("wire_latency_s", "task_latency_s")
+SPEEDS = (
+    "dram_bytes_per_s",
+    "to_device_bytes_per_s",
+    "to_host_bytes_per_s",
+    "flops_per_s",
+    "device_bytes_per_s",
+    "wire_bytes_per_s",
+)
+LATENCIES = ("wire_latency_s", "task_latency_s", "launch_s")
 RATES = (*SPEEDS, *LATENCIES)
 HOMES = tuple(MOMENTUM_HOMES.values())
 _MOST_RANKS = 1024

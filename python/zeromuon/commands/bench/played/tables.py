@@ -19,8 +19,8 @@ _LEGEND = (
     "part of the serial time that is saved. wire: bytes that a rank sends to others per Muon parameter, mean over the ranks;",
     "then that, and the most of a rank, over 4 f/W with f = (W-1)/W. device, pinned: MiB of buffers, on the rank with most.",
     "Momentum: shard is computed on the CPU, device lies and is computed on the GPU, streamed lies on the CPU and is computed",
-    "on the GPU. Lanes do not slow each other down: DRAM that copies take is taken off the CPU's rate in the file of rates;",
-    "element-wise passes on the GPU take the latency of a task only.",
+    "on the GPU. Lanes do not slow each other down: DRAM that copies take is taken off the CPU's rate in the file of rates.",
+    "Newton-Schulz takes its operations and the bytes of its passes, or its launches where they take longer.",
 )
 
 
@@ -66,8 +66,9 @@ def _rates_text(machine: Machine) -> str:
     return (
         f"{machine.title}: per rank DRAM {rates['dram_bytes_per_s'] / 1e9:.0f} GB/s,"
         f" link {rates['to_device_bytes_per_s'] / 1e9:.0f} and {rates['to_host_bytes_per_s'] / 1e9:.0f} GB/s,"
-        f" {rates['flops_per_s'] / 1e12:.0f} TFLOP/s, wire {rates['wire_bytes_per_s'] / 1e9:.0f} GB/s;"
-        f" {1e6 * rates['wire_latency_s']:.0f} us a collective, {1e6 * rates['task_latency_s']:.0f} us a task"
+        f" {rates['flops_per_s'] / 1e12:.0f} TFLOP/s, device {rates['device_bytes_per_s'] / 1e9:.0f} GB/s,"
+        f" wire {rates['wire_bytes_per_s'] / 1e9:.0f} GB/s; {1e6 * rates['wire_latency_s']:.0f} us a collective,"
+        f" {1e6 * rates['task_latency_s']:.0f} us a task, {1e6 * rates['launch_s']:.0f} us a launch"
     )
 
 
