@@ -5,6 +5,7 @@
 
 #include "csrc/base/check.h"
 #include "zero3/plan/bucket_route.h"
+#include "zero3/plan/step_costs.h"
 #include "zero3/plan/step_plan.h"
 
 namespace zeromuon::zero3 {
@@ -99,9 +100,15 @@ std::string StepPlan::table() const {
   for (size_t r = 0; r < loads.size(); ++r) {
     const offload::BufferSizes sizes = buffer_sizes(*this, static_cast<int>(r));
     out << "rank " << r << ": " << std::setprecision(1) << loads[r] * 1e3
-        << " ms of Newton-Schulz expected on one core, " << mebibytes(sizes.device_bytes())
-        << " MiB of buffers for " << sizes.slots << " buckets in flight";
+        << " ms of Newton-Schulz expected" << (options.target.cuda ? "" : " on one core") << ", "
+        << mebibytes(sizes.device_bytes()) << " MiB of buffers for " << sizes.slots
+        << " buckets in flight";
     if (sizes.host_bytes() > 0) out << ", " << mebibytes(sizes.host_bytes()) << " MiB pinned";
+    if (options.target.cuda) {
+      const offload::Cost work = newton_schulz_cost(*this, static_cast<int>(r));
+      out << "; a step's Newton-Schulz: " << work.launches << " launches, "
+          << mebibytes(work.device_bytes) << " MiB read and written between products";
+    }
     out << "\n";
   }
   return out.str();

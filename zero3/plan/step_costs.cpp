@@ -50,6 +50,17 @@ Cost bucket_cost(const StageRow& row, const StepPlan& plan, const SubGroupPlan& 
   return cost;
 }
 
+Cost newton_schulz_cost(const StepPlan& plan, int rank) {
+  Cost cost;
+  for (size_t g = 0; g < plan.sub_groups.size(); ++g) {
+    for (size_t k = 0; k < plan.sub_groups[g].buckets.size(); ++k) {
+      add_newton_schulz(cost, plan, plan.sub_groups[g],
+                        route_of(plan, static_cast<int>(g), static_cast<int>(k), rank));
+    }
+  }
+  return cost;
+}
+
 Cost chunk_cost(const StageRow& row, int64_t numel) {
   return {.dram_bytes = numel * row.cost.dram_bytes,
           .link_bytes = numel * row.cost.link_bytes,

@@ -13,6 +13,9 @@ namespace zeromuon::zero3 {
 offload::Cost bucket_cost(const StageRow& row, const StepPlan& plan, const SubGroupPlan& group,
                           const BucketRoute& route, int rank);
 
+// Of a rank's Newton-Schulz in a step, all buckets.
+offload::Cost newton_schulz_cost(const StepPlan& plan, int rank);
+
 // Of a row on `numel` elements of an AdamW sub-group.
 offload::Cost chunk_cost(const StageRow& row, int64_t numel);
 

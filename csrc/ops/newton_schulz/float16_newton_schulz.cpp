@@ -74,13 +74,11 @@ class Run {
       const Stored taken = factor;
       if (k > 0) {
         product(p, q, spare);
-        ops_.complete(spare.matrix, 0, {});
         std::swap(q, spare);
       }
       if (k + 1 == triples.size()) break;
       product(taken, r, spare);
-      ops_.complete(spare.matrix, 0, {});
-      product(spare, taken, r);
+      multiply(spare, taken, r);
       complete_r(r, triples[k + 1], p);
     }
     return q;
@@ -91,9 +89,15 @@ class Run {
     return {a, b, alpha, 0, out.matrix, plan_.square.blocks, scratch_.pointers};
   }
 
-  void product(const Stored& a, const Stored& b, const Stored& out) {
+  // Of two polynomials. Where it is cut, its upper triangle is not there yet.
+  void multiply(const Stored& a, const Stored& b, const Stored& out) {
     const double units = std::ldexp(1.0, -a.unit - b.unit);
     ops_.multiply(symmetric({a.matrix}, {b.matrix}, out.in_units(units), out));
+  }
+
+  void product(const Stored& a, const Stored& b, const Stored& out) {
+    multiply(a, b, out);
+    if (plan_.square.blocks.count > 1) ops_.complete(out.matrix, 0, {});
   }
 
   // next: the polynomial that R will be an addend of.

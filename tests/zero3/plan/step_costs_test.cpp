@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include "csrc/base/check.h"
+#include "csrc/ops/newton_schulz/work.h"
+
 namespace zeromuon::zero3 {
 namespace {
 
@@ -33,6 +36,31 @@ TEST(FramingBytes, AreRecordsAloneWithoutMatrices) {
   const StepPlan plan =
       make_step_plan(options_of(3), {{Role::kAdamW, {{{"b", 9, 3, 0, 0, 0}, true, false, {}}}}});
   EXPECT_EQ(framing_bytes(plan, 2), 3 * kRecordBytes);
+}
+
+TEST(NewtonSchulzCost, OfAGpuCountsLaunchesAndBytesOfMatricesAndTheirWay) {
+  PlanOptions options = options_of(1);
+  options.target = ops::cuda_target();
+  options.newton_schulz.dtype = ops::NewtonSchulzDType::kFloat16;
+  const StepPlan plan = make_step_plan(
+      options, {{Role::kMuon, {{{"w", 64 * 96, 64 * 96, 0, 64, 96}, true, false, {}}}}});
+  const offload::Cost cost = newton_schulz_cost(plan, 0);
+  const ops::DeviceWork work = ops::newton_schulz_work(plan.newton_schulz[0], 1);
+  EXPECT_GT(work.launches, 20);
+  // A run each way, and the flag word.
+  EXPECT_EQ(cost.launches, work.launches + 3);
+  EXPECT_EQ(cost.device_bytes, work.bytes + 2 * 8 * 64 * 96);
+  EXPECT_EQ(cost.flops, work.flops);
+  EXPECT_NE(plan.table().find(concat(cost.launches, " launches")), std::string::npos);
+}
+
+TEST(NewtonSchulzCost, OfACpuIsItsOperations) {
+  const StepPlan plan = plan_of_nine_elements();
+  const offload::Cost cost = newton_schulz_cost(plan, 0);
+  EXPECT_EQ(cost.launches, 0);
+  EXPECT_EQ(cost.device_bytes, 0);
+  EXPECT_EQ(cost.flops, plan.sub_groups[0].blocks[0].flops);
+  EXPECT_EQ(plan.table().find("launches"), std::string::npos);
 }
 
 }  // namespace

@@ -24,9 +24,11 @@ VALUES = {
     "to_device_bytes_per_s": 5e7,
     "to_host_bytes_per_s": 5e7,
     "flops_per_s": 1e11,
+    "device_bytes_per_s": 1e12,
     "wire_bytes_per_s": 1e8,
     "wire_latency_s": 1e-6,
     "task_latency_s": 0,
+    "launch_s": 0,
 }
 
 
@@ -211,7 +213,8 @@ def test_the_resources_are_the_bytes_and_operations_over_the_rates(scenario):
 def test_latencies_are_no_part_of_the_bound(tmp_path):
     from zeromuon.commands.bench.played import play as played
 
-    slow = content()["rates"] | {name: {"value": 1e-3, "why": "a test"} for name in rates.LATENCIES}
+    of_tasks = [name for name in rates.LATENCIES if name != "launch_s"]
+    slow = content()["rates"] | {name: {"value": 1e-3, "why": "a test"} for name in of_tasks}
     (without,), (with_them,) = scenarios(tmp_path), scenarios(tmp_path, rates=slow)
     first, second = played.play(without), played.play(with_them)
     assert second.makespan_s > first.makespan_s
@@ -223,8 +226,13 @@ def test_every_shipped_case_reaches_its_figures():
     from zeromuon.commands.bench.played import play as played
 
     rows = [played.play(s) for s in rates.load(hosts.ROOT / "configs" / rates.FILE).scenarios]
-    assert [row.key for row in rows if not (row.met and row.wire_met)] == []
+    # Of a step of 20 ms the first bucket's way in and the last one's way out are a tenth.
+    limits = [(row, outcome.RATIO_LIMIT if row.bound_s > 25e-3 else 1.15) for row in rows]
+    assert [row.key for row, limit in limits if row.ratio > limit or not row.wire_met] == []
     assert [row.key for row in rows if row.balanced and row.apart > outcome.BALANCE] == []
+    # Newton-Schulz of a rank with most of it: 62 ms are possible, see docs/performance.md.
+    owners = [row.owner_s for row in rows if row.key.startswith("llama-3-8b/c2c")]
+    assert owners and max(owners) <= 1.3 * 62e-3
 
 
 def test_cases_that_are_to_be_balanced_are_checked():
