@@ -122,11 +122,14 @@ class CudaDevice final : public Device {
   void set_word(uint64_t* at, uint64_t value) override {
     cuda::set_word(CurrentStream(device_), at, value);
   }
-  void copy_word(uint64_t* to, const uint64_t* from) override {
-    cuda::copy_word(CurrentStream(device_), to, from);
-  }
   void read_word(uint64_t* host, const uint64_t* at) override {
     cuda::read_word(CurrentStream(device_), host, at);
+  }
+  void spread_word(const Words& words) override {
+    cuda::spread_word(CurrentStream(device_), words.buffer, words.offsets);
+  }
+  void read_words(uint64_t* host, const Words& words) override {
+    cuda::read_words(CurrentStream(device_), host, words.buffer, words.offsets, kBlockAlignment);
   }
 
   ops::Products& products() override { return *products_; }

@@ -19,6 +19,13 @@ using ops::Alarm;
 // Memory that goes back to its device with the last copy of the pointer.
 using Memory = std::shared_ptr<std::byte>;
 
+// 8-byte words of a buffer, each at the beginning of a cache line (kBlockAlignment) of which the
+// rest is nobody's.
+struct Words {
+  std::byte* buffer;
+  std::span<const int64_t> offsets;  // in bytes
+};
+
 // Operations are called by the bodies of tasks, and their effects are there when the task is done:
 // on a GPU they are put in the order of the lane's stream. Pointers are to this device's memory
 // unless called `host`; ranges and dtypes as in csrc/ops/elementwise.h.
@@ -49,8 +56,11 @@ class Device {
                              std::span<float* const> matrices, float* scratch, int lanes) = 0;
 
   virtual void set_word(uint64_t* at, uint64_t value) = 0;
-  virtual void copy_word(uint64_t* to, const uint64_t* from) = 0;
   virtual void read_word(uint64_t* host, const uint64_t* at) = 0;
+  // The first word's value, to all others.
+  virtual void spread_word(const Words& words) = 0;
+  // host: one for each.
+  virtual void read_words(uint64_t* host, const Words& words) = 0;
 
   // What NewtonSchulz objects for this device are made with.
   virtual ops::Products& products() = 0;

@@ -60,15 +60,26 @@ class HostDevice final : public Device {
 
   // Words may stand at any address.
   void set_word(uint64_t* at, uint64_t value) override { std::memcpy(at, &value, sizeof value); }
-  void copy_word(uint64_t* to, const uint64_t* from) override { std::memcpy(to, from, sizeof *to); }
-  void read_word(uint64_t* host, const uint64_t* at) override { copy_word(host, at); }
+  void read_word(uint64_t* host, const uint64_t* at) override {
+    std::memcpy(host, at, sizeof *host);
+  }
+  void spread_word(const Words& words) override {
+    for (const int64_t offset : words.offsets) {
+      std::memmove(words.buffer + offset, words.buffer + words.offsets[0], sizeof(uint64_t));
+    }
+  }
+  void read_words(uint64_t* host, const Words& words) override {
+    for (const int64_t offset : words.offsets) {
+      std::memcpy(host++, words.buffer + offset, sizeof *host);
+    }
+  }
 
   ops::Products& products() override { return *products_; }
 
  private:
   void ring(Alarm alarm) {
     uint64_t word;
-    copy_word(&word, alarm.word);
+    read_word(&word, alarm.word);
     if (word == 0) set_word(alarm.word, alarm.code);
   }
 

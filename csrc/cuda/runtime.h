@@ -5,7 +5,9 @@
 // CUDA's reason, also for work before it that failed.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 
 namespace zeromuon::cuda {
@@ -44,8 +46,13 @@ void copy_to_host(StreamRef stream, void* host, const void* device, int64_t byte
 
 // Words of device memory, 8-byte aligned; `host` is as in the copies.
 void set_word(StreamRef stream, uint64_t* at, uint64_t value);
-void copy_word(StreamRef stream, uint64_t* to, const uint64_t* from);
 void read_word(StreamRef stream, uint64_t* host, const uint64_t* at);
+// Of words that lie `offsets` bytes behind `buffer`: the first one's value to all others.
+void spread_word(StreamRef stream, std::byte* buffer, std::span<const int64_t> offsets);
+// host: one for each. room: bytes from `buffer` on, of which the first word's are the first, that
+// this may use.
+void read_words(StreamRef stream, uint64_t* host, std::byte* buffer,
+                std::span<const int64_t> offsets, int64_t room);
 
 // Page-locks [memory, memory + bytes), of whole pages, for the copies of every device of this
 // process. Waits. Returns "", or why it could not be done; the memory is then as before.

@@ -88,13 +88,25 @@ class FakeDevice final : public Device {
   void set_word(uint64_t* at, uint64_t value) override {
     host_.set_word(Behind(*memory_, "set_word", 1).word(at, "destination"), value);
   }
-  void copy_word(uint64_t* to, const uint64_t* from) override {
-    const Behind behind(*memory_, "copy_word", 1);
-    host_.copy_word(behind.word(to, "destination"), behind.word(from, "source"));
-  }
   void read_word(uint64_t* host, const uint64_t* at) override {
     memory_->expect_host(host, sizeof *host, {"read_word", "destination"});
     host_.read_word(host, Behind(*memory_, "read_word", 1).word(at, "source"));
+  }
+  // Each word is found by itself: a buffer reaches over several only by accident.
+  void spread_word(const Words& words) override {
+    const Behind behind(*memory_, "spread_word", 1);
+    for (const int64_t offset : words.offsets) {
+      std::memmove(behind.word(words, offset), behind.word(words, words.offsets[0]),
+                   sizeof(uint64_t));
+    }
+  }
+  void read_words(uint64_t* host, const Words& words) override {
+    const auto bytes = static_cast<int64_t>(words.offsets.size() * sizeof *host);
+    memory_->expect_host(host, bytes, {"read_words", "destination"});
+    const Behind behind(*memory_, "read_words", 1);
+    for (const int64_t offset : words.offsets) {
+      host_.read_word(host++, behind.word(words, offset));
+    }
   }
 
   ops::Products& products() override { return host_.products(); }
@@ -128,6 +140,9 @@ class FakeDevice final : public Device {
       return array.data == nullptr ? array : typed(array, what);
     }
     Alarm alarm(const Alarm& alarm) const { return {word(alarm.word, "alarm"), alarm.code}; }
+    uint64_t* word(const Words& words, int64_t offset) const {
+      return word(reinterpret_cast<const uint64_t*>(words.buffer + offset), "word");
+    }
     uint64_t* word(const uint64_t* at, const char* what) const {
       return reinterpret_cast<uint64_t*>(
           memory_.backing(at, sizeof *at, alignof(uint64_t), {operation_, what}));

@@ -120,6 +120,25 @@ void for_sizes(Body body) {
   }
 }
 
+// More than one kernel is told of, and more than the room for one copy.
+TEST_F(DeviceOperations, SpreadsAWordAndReadsAll) {
+  const auto device = testing::make_device();
+  for (const int count : {1, 2, 8, 15, 16, 70, 200}) {
+    const Memory memory = device->allocate(count * kBlockAlignment);
+    std::vector<int64_t> offsets;
+    for (int i = 0; i < count; ++i) offsets.push_back(i * kBlockAlignment);
+    device->set_word(reinterpret_cast<uint64_t*>(memory.get()), 77);
+    device->spread_word({memory.get(), offsets});
+    const int last = count - 1;
+    device->set_word(reinterpret_cast<uint64_t*>(memory.get() + offsets[last]), 5);
+    std::vector<uint64_t> got(count), expected(count, 77);
+    expected[last] = 5;
+    device->read_words(got.data(), {memory.get(), offsets});
+    device->wait_for_caller();
+    EXPECT_EQ(got, expected);
+  }
+}
+
 TEST_F(DeviceOperations, UpdatesTheMomentumWithTheBitsOfTheHost) {
   const auto device = testing::make_device();
   Device& gpu = *device;

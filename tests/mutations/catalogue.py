@@ -131,6 +131,14 @@ KERNELS = (
         "unit_tests",
         "NewtonSchulz.TheTransposeOfAnInputGivesTheTransposeOfTheResult",
     ),
+    Mutation(
+        "a float16 polynomial has the addend of the one before",
+        "csrc/ops/newton_schulz/float16_newton_schulz.cpp",
+        "complete_r(r, triples[k + 1], p);",
+        "complete_r(r, triples[k + 1], Stored{});",
+        "unit_tests",
+        "Float16NewtonSchulz.MatchesTheDefinitionWideTallAndWithRowsOfAnyLength",
+    ),
 )
 
 PIPELINE = (

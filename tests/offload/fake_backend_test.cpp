@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <array>
 #include <atomic>
 #include <set>
 #include <thread>
@@ -132,7 +133,9 @@ uint64_t round_trip(const Backend& backend, const Memory& memory, uint64_t value
   };
   stage(LaneKind::kCpu, "fill", [&] { sent = value; });
   stage(LaneKind::kToDevice, "copy in", [&] { device.copy_to_device(words, &sent, 8); });
-  stage(LaneKind::kCompute, "copy", [&] { device.copy_word(words + 1, words); });
+  stage(LaneKind::kCompute, "copy", [&] {
+    device.spread_word({memory.get(), std::array<int64_t, 2>{0, 8}});
+  });
   stage(LaneKind::kToHost, "copy out", [&] { device.copy_to_host(&got, words + 1, 8); });
   return got;
 }

@@ -106,7 +106,7 @@ TEST(FakeDevice, GivesTheBitsOfTheHost) {
 TEST(FakeDevice, AnInfiniteValueSetsTheAlarmOnTheDevice) {
   FakeDevice device;
   const Array values(device, {1, kOverflow}), wire(device, {0, 0});
-  const Word alarm(device, 0), copy(device, 0);
+  const Word alarm(device, 0);
   device.encode_wire(values.data(), wire.data(), 1, {alarm.at(), 3});
   EXPECT_EQ(alarm.value(), 0u);
   device.encode_wire(values.data(), wire.data(), 2, {alarm.at(), 4});
@@ -119,8 +119,21 @@ TEST(FakeDevice, AnInfiniteValueSetsTheAlarmOnTheDevice) {
   Array m(device, {0.0f, 0.0f}), v(device, {0.0f, 0.0f});
   device.adamw({0.1, 0.9, 0.95, 1e-8, 0.01, 1}, {values.data(), wire.data(), m.data(), v.data()}, 2,
                {alarm.at(), 7});
-  device.copy_word(copy.at(), alarm.at());
-  EXPECT_EQ(copy.value(), 7u);
+  EXPECT_EQ(alarm.value(), 7u);
+}
+
+TEST(FakeDevice, AWordIsSpreadOverABufferAndAllAreRead) {
+  FakeDevice device;
+  const Memory memory = device.allocate(3 * kBlockAlignment);
+  const std::vector<int64_t> offsets = {0, kBlockAlignment, 2 * kBlockAlignment};
+  device.set_word(as<uint64_t>(memory), 9);
+  device.spread_word({memory.get(), offsets});
+  std::vector<uint64_t> got(3);
+  device.read_words(got.data(), {memory.get(), offsets});
+  EXPECT_THAT(got, ::testing::Each(9u));
+  device.set_word(reinterpret_cast<uint64_t*>(memory.get() + kBlockAlignment), 4);
+  device.read_words(got.data(), {memory.get(), offsets});
+  EXPECT_THAT(got, ::testing::ElementsAre(9u, 4u, 9u));
 }
 
 TEST(FakeDevice, FreshMemoryIsPoisonedAndAligned) {

@@ -68,13 +68,14 @@ TEST(HostDevice, AnInfiniteGradientSetsTheAlarmOfTheMomentum) {
 TEST(HostDevice, WordsStandAtAnyAddress) {
   HostDevice device;
   std::vector<std::byte> bytes(20);
-  auto* const from = reinterpret_cast<uint64_t*>(bytes.data() + 1);
-  auto* const to = reinterpret_cast<uint64_t*>(bytes.data() + 11);
-  uint64_t got = 0;
-  device.set_word(from, 0x0102030405060708);
-  device.copy_word(to, from);
-  device.read_word(&got, to);
+  const std::vector<int64_t> offsets = {1, 11};
+  uint64_t got = 0, all[2] = {};
+  device.set_word(reinterpret_cast<uint64_t*>(bytes.data() + 1), 0x0102030405060708);
+  device.spread_word({bytes.data(), offsets});
+  device.read_word(&got, reinterpret_cast<uint64_t*>(bytes.data() + 11));
   EXPECT_EQ(got, 0x0102030405060708u);
+  device.read_words(all, {bytes.data(), offsets});
+  EXPECT_THAT(all, ElementsAre(got, got));
 }
 
 TEST(Backend, OnTheHostOneLaneWorksAndOneSpeaksToOtherProcesses) {

@@ -107,8 +107,9 @@ class VirtualDevice final : public Device {
     refuse();
   }
   void set_word(uint64_t*, uint64_t) override { refuse(); }
-  void copy_word(uint64_t*, const uint64_t*) override { refuse(); }
   void read_word(uint64_t*, const uint64_t*) override { refuse(); }
+  void spread_word(const Words&) override { refuse(); }
+  void read_words(uint64_t*, const Words&) override { refuse(); }
   ops::Products& products() override { return *products_; }
 
  private:

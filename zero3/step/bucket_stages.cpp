@@ -1,5 +1,7 @@
 #include "zero3/step/bucket_stages.h"
 
+#include <numeric>
+
 namespace zeromuon::zero3 {
 namespace {
 
@@ -30,13 +32,16 @@ void for_runs(const std::vector<RoutePiece>& pieces, int64_t wire_element_bytes,
 
 FlagWord code_of(const RoutePiece& piece) { return 1 + static_cast<FlagWord>(piece.block); }
 
+// Where the segments' flags are.
+std::vector<int64_t> flag_offsets(const std::vector<int64_t>& segment_bytes) {
+  std::vector<int64_t> offsets(segment_bytes.size());
+  std::exclusive_scan(segment_bytes.begin(), segment_bytes.end(), offsets.begin(), int64_t{0});
+  return offsets;
+}
+
 // The first segment's flag, to the head of every other.
 void spread_flag(Device& device, std::byte* buffer, const std::vector<int64_t>& segment_bytes) {
-  std::byte* segment = buffer;
-  for (const int64_t bytes : segment_bytes) {
-    if (segment != buffer) device.copy_word(word_at(segment), word_at(buffer));
-    segment += bytes;
-  }
+  device.spread_word({buffer, flag_offsets(segment_bytes)});
 }
 
 void set_flags(Device& device, std::byte* buffer, const std::vector<int64_t>& segment_bytes) {
@@ -48,10 +53,7 @@ void set_flags(Device& device, std::byte* buffer, const std::vector<int64_t>& se
 
 void read_flags(Device& device, std::byte* buffer, const std::vector<int64_t>& segment_bytes,
                 std::span<FlagWord> words) {
-  for (size_t peer = 0; peer < segment_bytes.size(); ++peer) {
-    device.read_word(&words[peer], word_at(buffer));
-    buffer += segment_bytes[peer];
-  }
+  device.read_words(words.data(), {buffer, flag_offsets(segment_bytes)});
 }
 
 }  // namespace

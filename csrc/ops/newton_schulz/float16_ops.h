@@ -34,7 +34,8 @@ struct HalfProduct {
   HalfFactor a, b;
   float alpha = 1, beta = 0;
   HalfMatrix out = {};
-  TriangleBlocks blocks = {};  // more than one: `a b` is symmetric, and its upper blocks are not written
+  TriangleBlocks blocks =
+      {};  // more than one: `a b` is symmetric, and its upper blocks are not written
   void** pointers = nullptr;  // [3, batch, blocks]; where there is more than one
 };
 

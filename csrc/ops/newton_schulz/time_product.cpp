@@ -64,7 +64,8 @@ ProductTiming time_product(const TunedProduct& row, int64_t long_side, int repet
     products->multiply(product);
     least = std::min(least, thread_seconds() - start);
   }
-  return {least, 2 * static_cast<double>(inner) * plan.computed_numel(static_cast<double>(m * cols))};
+  return {least,
+          2 * static_cast<double>(inner) * plan.computed_numel(static_cast<double>(m * cols))};
 }
 
 }  // namespace zeromuon::ops

@@ -63,7 +63,10 @@ class BookedDevice final : public offload::Device {
     device_->orthogonalize(newton_schulz, matrices, scratch, lanes);
   }
   void set_word(uint64_t* at, uint64_t value) override { device_->set_word(at, value); }
-  void copy_word(uint64_t* to, const uint64_t* from) override { device_->copy_word(to, from); }
+  void spread_word(const offload::Words& words) override { device_->spread_word(words); }
+  void read_words(uint64_t* host, const offload::Words& words) override {
+    device_->read_words(host, words);
+  }
   void read_word(uint64_t* host, const uint64_t* at) override { device_->read_word(host, at); }
   ops::Products& products() override { return device_->products(); }
   std::byte* for_collectives(std::byte* buffer) override {
