@@ -114,6 +114,22 @@ class CudaDevice final : public Device {
   void decode_wire(const ops::ConstTyped& wire, float* values, int64_t numel) override {
     cuda::decode_wire(CurrentStream(device_), wire, values, numel);
   }
+  void update_momenta(const ops::MomentumElement& element, const ops::MomentumArrays& arrays,
+                      std::span<const ops::Run> runs, uint64_t* word) override {
+    cuda::update_momenta(CurrentStream(device_), element, arrays, runs, word);
+  }
+  void apply_updates(std::span<const ops::ApplyElement> elements, const ops::ApplyArrays& arrays,
+                     std::span<const ops::Run> runs, uint64_t* word) override {
+    cuda::apply_updates(CurrentStream(device_), elements, arrays, runs, word);
+  }
+  void encode_runs(const float* values, const ops::Typed& wire, std::span<const ops::Run> runs,
+                   uint64_t* word) override {
+    cuda::encode_runs(CurrentStream(device_), values, wire, runs, word);
+  }
+  void decode_runs(const ops::ConstTyped& wire, float* values,
+                   std::span<const ops::Run> runs) override {
+    cuda::decode_runs(CurrentStream(device_), wire, values, runs);
+  }
   void orthogonalize(const ops::NewtonSchulz& newton_schulz, std::span<float* const> matrices,
                      float* scratch, int lanes) override {
     newton_schulz.run(matrices, scratch, lanes);

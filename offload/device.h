@@ -51,6 +51,35 @@ class Device {
                            Alarm alarm) = 0;
   virtual void decode_wire(const ops::ConstTyped& wire, float* values, int64_t numel) = 0;
 
+  // The same on runs of the arrays, which do not overlap; of several that ring, the word tells one.
+  // elements: of each run. at[] of casts: in the source, in the destination.
+  virtual void update_momenta(const ops::MomentumElement& element,
+                              const ops::MomentumArrays& arrays, std::span<const ops::Run> runs,
+                              uint64_t* word) {
+    for (const ops::Run& run : runs) {
+      update_momentum(element, behind(arrays, run), run.length, Alarm{word, run.code});
+    }
+  }
+  virtual void apply_updates(std::span<const ops::ApplyElement> elements,
+                             const ops::ApplyArrays& arrays, std::span<const ops::Run> runs,
+                             uint64_t* word) {
+    for (size_t i = 0; i < runs.size(); ++i) {
+      apply_update(elements[i], behind(arrays, runs[i]), runs[i].length, Alarm{word, runs[i].code});
+    }
+  }
+  virtual void encode_runs(const float* values, const ops::Typed& wire,
+                           std::span<const ops::Run> runs, uint64_t* word) {
+    for (const ops::Run& run : runs) {
+      encode_wire(values + run.at[0], behind(wire, run.at[1]), run.length, Alarm{word, run.code});
+    }
+  }
+  virtual void decode_runs(const ops::ConstTyped& wire, float* values,
+                           std::span<const ops::Run> runs) {
+    for (const ops::Run& run : runs) {
+      decode_wire(behind(wire, run.at[0]), values + run.at[1], run.length);
+    }
+  }
+
   // In place, as NewtonSchulz::run.
   virtual void orthogonalize(const ops::NewtonSchulz& newton_schulz,
                              std::span<float* const> matrices, float* scratch, int lanes) = 0;

@@ -4,6 +4,8 @@
 // start at any address that suits their type.
 #pragma once
 
+#include <cstddef>
+
 #include "csrc/base/dtype.h"
 
 namespace zeromuon::ops {
@@ -50,12 +52,40 @@ struct ApplyArrays {
   Typed low_precision = {};  // as in AdamWArrays
 };
 
+// A part of the arrays of one call: where it begins in each, counted in elements and in the order
+// in which the arrays stand, and the code that its alarm sets.
+struct Run {
+  int64_t at[3];
+  int64_t length;
+  uint64_t code = 0;
+};
+
+// Of a kernel on a GPU.
+constexpr int kRunsOfALaunch = 32;
+
 // A word of the memory that the arrays are in. A kernel that writes a NaN or an infinity sets it to
 // `code` when it is 0.
 struct Alarm {
   uint64_t* word;
   uint64_t code;
 };
+
+// Where a run of the arrays begins.
+inline Typed behind(const Typed& array, int64_t elements) {
+  if (array.data == nullptr) return array;
+  return {static_cast<std::byte*>(array.data) + elements * size_of(array.dtype), array.dtype};
+}
+inline ConstTyped behind(const ConstTyped& array, int64_t elements) {
+  return {static_cast<const std::byte*>(array.data) + elements * size_of(array.dtype), array.dtype};
+}
+inline MomentumArrays behind(const MomentumArrays& arrays, const Run& run) {
+  return {behind(arrays.gradient, run.at[0]), behind(arrays.momentum, run.at[1]),
+          behind(arrays.wire, run.at[2])};
+}
+inline ApplyArrays behind(const ApplyArrays& arrays, const Run& run) {
+  return {arrays.weight + run.at[0], behind(arrays.update, run.at[1]),
+          behind(arrays.low_precision, run.at[2])};
+}
 
 // Raise ValueError for element types that a kernel does not take.
 void check(const AdamWArrays& arrays);

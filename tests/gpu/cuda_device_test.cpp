@@ -139,6 +139,71 @@ TEST_F(DeviceOperations, SpreadsAWordAndReadsAll) {
   }
 }
 
+// Runs of every length and alignment, with gaps between them in one array and not in another; more
+// than one kernel takes.
+std::vector<ops::Run> runs_of(int count) {
+  std::vector<ops::Run> runs;
+  ops::Run next{{3, 0, 1}, 0, 100};
+  for (int i = 0; i < count; ++i) {
+    next.length = i % 7 == 3 ? 0 : (i * 37) % 301 + (i % 5 == 0 ? 5000 : 0);
+    runs.push_back(next);
+    next.at[0] += next.length + i % 3;
+    next.at[1] += next.length;
+    next.at[2] += next.length + 16;
+    ++next.code;
+  }
+  return runs;
+}
+
+int64_t end_of(const std::vector<ops::Run>& runs) {
+  return runs.back().at[2] + runs.back().length + 1000;
+}
+
+TEST_F(DeviceOperations, TakesManyRunsWithTheBitsOfTheHost) {
+  const auto device = testing::make_device();
+  Device& gpu = *device;
+  HostDevice host;
+  for (const int count : {1, 31, 32, 33, 100}) {
+    const std::vector<ops::Run> runs = runs_of(count);
+    const int64_t numel = end_of(runs);
+    std::vector<ops::ApplyElement> elements;
+    for (int i = 0; i < count; ++i) elements.emplace_back(1e-2, 0.01 * i, 0.7 + i);
+    for (const DType wire : kWide) {
+      const Twin a(gpu, values(numel, 1, false), DType::kFloat32, 0);
+      const Twin b(gpu, values(numel, 2, false), DType::kFloat32, 0);
+      const Twin c(gpu, values(numel, 3, false), wire, 0);
+      const Twin low(gpu, values(numel, 4, false), DType::kBFloat16, 0);
+      Alarms alarms(gpu);
+      const ops::MomentumElement element(ops::MomentumKind::kEma, 0.95, true, 0.37f);
+      const auto work = [&](Device& d, auto&& pick, uint64_t* word) {
+        d.update_momenta(element, {pick(a), pick(b), pick(c)}, runs, word);
+        d.apply_updates(elements, {static_cast<float*>(pick(a).data), pick(c), pick(low)}, runs,
+                        word);
+        d.encode_runs(static_cast<float*>(pick(b).data), pick(c), runs, word);
+        d.decode_runs(pick(c), static_cast<float*>(pick(a).data), runs);
+      };
+      work(
+          host, [](const Twin& t) { return t.host(); }, alarms.host(0).word);
+      work(
+          gpu, [](const Twin& t) { return t.there(); }, alarms.there(0).word);
+      EXPECT_EQ(a.differences() + b.differences() + c.differences() + low.differences(), 0)
+          << count << " " << name_of(wire);
+      alarms.expect_equal();
+    }
+  }
+}
+
+TEST_F(DeviceOperations, TellsTheLeastCodeOfManyRunsThatRing) {
+  const auto device = testing::make_device();
+  const std::vector<ops::Run> runs = runs_of(30);
+  const Twin a(*device, std::vector<float>(end_of(runs), INFINITY), DType::kFloat32, 0);
+  const Twin b(*device, values(end_of(runs), 1, false), DType::kFloat32, 0);
+  Alarms alarms(*device);
+  HostDevice().encode_runs(a.host_floats(), b.host(), runs, alarms.host(0).word);
+  device->encode_runs(a.there_floats(), b.there(), runs, alarms.there(0).word);
+  alarms.expect_equal();
+}
+
 TEST_F(DeviceOperations, UpdatesTheMomentumWithTheBitsOfTheHost) {
   const auto device = testing::make_device();
   Device& gpu = *device;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "csrc/ops/arrays.h"
 #include "csrc/ops/newton_schulz/work.h"
 
 namespace zeromuon::zero3 {
@@ -17,8 +18,8 @@ int64_t wire_bytes(const BucketRoute& route, int rank) {
   return std::max(of_others(route.shard_bytes), of_others(route.owner_bytes));
 }
 
-// Newton-Schulz of the owned matrices, and on a GPU their way from the wire and back: a kernel for
-// each run, and two for the flag words.
+// Newton-Schulz of the owned matrices, and on a GPU their way from the wire and back:
+// kernels of some runs each, and two for the flag words.
 void add_newton_schulz(Cost& cost, const StepPlan& plan, const SubGroupPlan& group,
                        const BucketRoute& route) {
   if (!plan.options.target.cuda) {
@@ -33,11 +34,12 @@ void add_newton_schulz(Cost& cost, const StepPlan& plan, const SubGroupPlan& gro
     cost.launches += work.launches;
   }
   const int64_t each_way = size_of(plan.options.wire_dtype) + size_of(DType::kFloat32);
+  int64_t runs = 0;
   for (const RoutePiece& piece : route.owner_pieces) {
-    cost.launches += 2 * piece.run.count;
+    runs += piece.run.count;
     cost.device_bytes += 2 * each_way * piece.run.count * piece.run.length;
   }
-  cost.launches += 2;
+  cost.launches += 2 * ((runs + ops::kRunsOfALaunch - 1) / ops::kRunsOfALaunch) + 2;
 }
 
 }  // namespace

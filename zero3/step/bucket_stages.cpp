@@ -86,15 +86,14 @@ void BucketStages::mix(const MomentumSource& source, std::byte* out) const {
   const ops::MomentumElement element(call.hyper);
   const DType wire = plan.options.wire_dtype, stored = plan.options.flow.momentum_dtype;
   source.device.set_word(word_at(out), 0);
+  std::vector<ops::Run> runs;
   for_runs(route.shard_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
     const int64_t g = source.gradient_packed ? run.packed : run.shard;
     const int64_t m = source.momentum_packed ? run.packed : run.shard;
-    source.device.update_momentum(element,
-                                  {source.gradient + g,
-                                   {source.momentum + m * size_of(stored), stored},
-                                   {out + run.wire, wire}},
-                                  run.length, Alarm{word_at(out), code_of(piece)});
+    runs.push_back({{g, m, run.wire / size_of(wire)}, run.length, code_of(piece)});
   });
+  source.device.update_momenta(element, {source.gradient, {source.momentum, stored}, {out, wire}},
+                               runs, word_at(out));
   spread_flag(source.device, out, route.shard_bytes);
 }
 
@@ -147,10 +146,11 @@ void BucketStages::orthogonalize() const {
 
 void BucketStages::unpack_matrices() const {
   const DType wire = plan.options.wire_dtype;
+  std::vector<ops::Run> runs;
   for_runs(route.owner_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
-    backend.compute->decode_wire({slot[kOwnerWire] + run.wire, wire},
-                                 bench.matrices + piece.matrix_offset + run.block, run.length);
+    runs.push_back({{run.wire / size_of(wire), piece.matrix_offset + run.block}, run.length});
   });
+  backend.compute->decode_runs({slot[kOwnerWire], wire}, bench.matrices, runs);
 }
 
 void BucketStages::pack_updates() const {
@@ -158,10 +158,12 @@ void BucketStages::pack_updates() const {
   Device& device = *backend.compute;
   std::byte* const out = slot[kOwnerWire];
   device.set_word(word_at(out), 0);
+  std::vector<ops::Run> runs;
   for_runs(route.owner_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
-    device.encode_wire(bench.matrices + piece.matrix_offset + run.block, {out + run.wire, wire},
-                       run.length, Alarm{word_at(out), code_of(piece)});
+    runs.push_back(
+        {{piece.matrix_offset + run.block, run.wire / size_of(wire)}, run.length, code_of(piece)});
   });
+  device.encode_runs(bench.matrices, {out, wire}, runs, word_at(out));
   spread_flag(device, out, route.owner_bytes);
 }
 
@@ -187,19 +189,21 @@ void BucketStages::update_weights(bool through_slot) const {
   const DType wire = plan.options.wire_dtype;
   FlagWord* const word = word_at(slot[kShardWire]);
   backend.shard().set_word(word, 0);
+  std::vector<ops::Run> runs;
+  std::vector<ops::ApplyElement> elements;
   for_runs(route.shard_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
     const PlannedBlock& block = group.blocks[piece.block];
-    const ops::ApplyElement element(call.hyper, group.decay[block.block.param], block.scale);
-    ops::Typed cast;
-    if (low() != nullptr) {
-      std::byte* const to = through_slot ? slot[kLowPrecision] + kCastBytes * run.packed
-                                         : low() + kCastBytes * run.shard;
-      cast = {to, call.low_precision.dtype};
-    }
-    backend.shard().apply_update(
-        element, {call.weight + run.shard, {slot[kShardWire] + run.wire, wire}, cast}, run.length,
-        Alarm{word, code_of(piece)});
+    elements.emplace_back(call.hyper, group.decay[block.block.param], block.scale);
+    runs.push_back({{run.shard, run.wire / size_of(wire), through_slot ? run.packed : run.shard},
+                    run.length,
+                    code_of(piece)});
   });
+  ops::Typed cast;
+  if (low() != nullptr) {
+    cast = {through_slot ? slot[kLowPrecision] : low(), call.low_precision.dtype};
+  }
+  backend.shard().apply_updates(elements, {call.weight, {slot[kShardWire], wire}, cast}, runs,
+                                word);
   backend.shard().read_word(alarm, word);
 }
 
