@@ -128,6 +128,29 @@ def too_little_memory() -> dict:
         bind._free_bytes = free
 
 
+def memory_for_one_matrix() -> dict:
+    """Bound with as much memory as the least that works, then with the option that the error names."""
+    import zeromuon
+    from zeromuon.optimizer import bind
+
+    def attached(case: Case) -> dict:
+        _, engine = world.build_engine(case)
+        return on_ranks(lambda: zeromuon.attach(engine))
+
+    free, smaller, needed = bind._free_bytes, bind._smaller, []
+    try:
+        bind._free_bytes = lambda device, ranks_here: max(needed, default=0)
+        bind._smaller = lambda least, rank, kind, states, _: needed.append(states[kind] + least[rank][kind]) or ""
+        attached(PLAIN)  # tells how much that is
+        bind._smaller = smaller
+        first = attached(PLAIN)
+        most = int(first["errors"][0].rpartition(": ")[2])
+        case = Case("least", sub_group=150, options={"max_bytes_in_flight": most})
+        return {"first": first, "then": attached(case)["errors"]}
+    finally:
+        bind._free_bytes, bind._smaller = free, smaller
+
+
 def missing_attribute() -> dict:
     import zeromuon
 

@@ -60,7 +60,13 @@ def test_when_one_rank_cannot_bind_all_raise(world_size, row, result):
 
 @pytest.mark.parametrize("world_size, row", [on(2, "too little memory", "too_little_memory")])
 def test_a_plan_that_does_not_fit_in_memory_is_refused_with_figures(world_size, row, result):
-    check(result, "MiB of cpu memory", "are free", "use more ranks")
+    check(result, "MiB of cpu memory", "are free", "the least that works is", "use more ranks")
+
+
+@pytest.mark.parametrize("world_size, row", [on(2, "memory for one matrix", "memory_for_one_matrix")])
+def test_a_plan_that_would_fit_with_less_in_flight_says_how(world_size, row, result):
+    check(result["first"], "are free", "the least that works is", '"max_bytes_in_flight": ')
+    assert result["then"] == [""] * world_size, "as it said"
 
 
 @pytest.mark.parametrize("world_size, row", [on(2, "missing attribute", "missing_attribute")])

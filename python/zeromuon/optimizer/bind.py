@@ -6,6 +6,7 @@ import operator
 import secrets
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable
 
 import torch
@@ -137,20 +138,21 @@ def _make(zero3, group, specs, options, states, ranks: _Ranks) -> Binding:
     casts = _casts(zero3, sub_groups) if fused else "none"
     core_groups = layout.core_sub_groups(zero3, sub_groups)
 
-    def plan_for(home: str):
+    def plan_for(home: str, **least):
         flow = _core.Flow(
             staged=staged,
             momentum_home=MOMENTUM_HOMES[home] if staged else "shard",
             momentum_dtype=options["momentum_dtype"],
             casts=casts,
         )
-        plan_options = _plan_options(options, compute, ranks.cpu_threads, sub_groups, flow)
+        plan_options = _plan_options(options, compute, ranks.cpu_threads, sub_groups, flow, **least)
         return _core.make_step_plan(plan_options, core_groups)
 
     home, plan = _planned(options, sub_groups, plan_for, ranks, group)
     momentum_dtype, on_device = getattr(torch, options["momentum_dtype"]), staged and home == "device"
     rank = dist.get_rank(group)
-    _check_memory(plan, rank, sub_groups, states, ranks, (momentum_dtype, on_device))
+    least = partial(plan_for, home, bucket_bytes=1, slots=1)
+    _check_memory(plan, least, rank, sub_groups, states, ranks, (momentum_dtype, on_device))
     timeout_s, warning = limits.stage_timeout_s(options["stage_timeout_s"], group, compute)
     if rank == 0:
         if warning:
@@ -209,7 +211,8 @@ def _with_an_empty_cache(make: Callable):
         return make()
 
 
-def _plan_options(options: dict, compute: torch.device, cpu_threads: list[int], sub_groups, flow):
+def _plan_options(options: dict, compute: torch.device, cpu_threads: list[int], sub_groups, flow, **least):
+    """least: bucket_bytes and slots, in place of those that the plan chooses within max_bytes_in_flight."""
     most, wire = options["max_bytes_in_flight"], options["wire_dtype"]
     if wire == "auto":
         wire = "float32" if layout.trains_in_float32(sub_groups) else "bfloat16"
@@ -224,8 +227,9 @@ def _plan_options(options: dict, compute: torch.device, cpu_threads: list[int], 
         lanes=min(cpu_threads),
         scale=options["scale"],
         wire_dtype=wire,
-        max_bytes_in_flight=0 if most == "auto" else most,
+        max_bytes_in_flight=0 if most == "auto" or least else most,
         flow=flow,
+        **least,
     )
 
 
@@ -308,14 +312,15 @@ def _device_bytes(plans: dict, options: dict, sub_groups, world_size: int) -> in
     return numel * getattr(torch, options["momentum_dtype"]).itemsize + buffers
 
 
-def _check_memory(plan, rank: int, sub_groups, there: dict, ranks: _Ranks, momentum: tuple[torch.dtype, bool]) -> None:
+def _check_memory(
+    plan, least: Callable, rank: int, sub_groups, there: dict, ranks: _Ranks, momentum: tuple[torch.dtype, bool]
+) -> None:
     """Raises MemoryError when the buffers of the plan, and the states that are not `there` yet, do not fit in free
-    memory. momentum: its data type, and whether it is on the device apart from the shard."""
+    memory. least: makes the plan with the smallest buffers. momentum: its data type, and whether it is on the device apart
+    from the shard."""
     device = layout.compute_device()
     shard, compute = sub_groups[0].flat.device.type, device.type
-    planned = plan.buffer_bytes(rank)
-    buffers, states = Counter({compute: planned["device"]}), Counter()
-    buffers["cpu"] += planned["host"]
+    buffers, states = _buffers(plan, rank, compute), Counter()
     for g in (g for g in sub_groups if g.flat not in there):
         muon = g.role == "muon"
         states[compute if muon and momentum[1] else shard] += g.flat.numel() * (momentum[0].itemsize if muon else 8)
@@ -323,12 +328,30 @@ def _check_memory(plan, rank: int, sub_groups, there: dict, ranks: _Ranks, momen
         on, sharing = (torch.device("cpu"), ranks.on_this_host) if kind == "cpu" else (device, ranks.on_this_gpu)
         needed, free = states[kind] + buffers[kind], _free_bytes(on, sharing)
         if needed > free:
+            smallest = least()
+            least_buffers = [_buffers(smallest, r, compute) for r in range(len(ranks.cpu_threads))]
             raise MemoryError(
                 f"rank {rank}: the optimizer needs {needed / 2**20:.0f} MiB of {kind} memory "
                 f"(states {states[kind] / 2**20:.0f} MiB, buffers {buffers[kind] / 2**20:.0f} MiB), "
-                f"{free / 2**20:.0f} MiB are free for it; use more ranks, offload_optimizer, a smaller "
-                f"max_bytes_in_flight, or a smaller model"
+                f"{free / 2**20:.0f} MiB are free for it; " + _smaller(least_buffers, rank, kind, states, free)
             )
+
+
+def _buffers(plan, rank: int, compute: str) -> Counter:
+    """Bytes of a rank's buffers in each kind of memory."""
+    planned = plan.buffer_bytes(rank)
+    buffers = Counter({compute: planned["device"]})
+    buffers["cpu"] += planned["host"]
+    return buffers
+
+
+def _smaller(least: list[Counter], rank: int, kind: str, states: Counter, free: int) -> str:
+    """What to do. least: the smallest buffers, of each rank."""
+    needed = states[kind] + least[rank][kind]
+    works = f"the least that works is {needed / 2**20:.0f} MiB, with one matrix in flight"
+    if needed <= free:
+        return f'{works}: "max_bytes_in_flight": {max(sum(buffers.values()) for buffers in least)}'
+    return f"{works}; use more ranks, offload_optimizer, or a smaller model"
 
 
 def _free_bytes(device: torch.device, ranks: int) -> int:

@@ -101,7 +101,9 @@ def test_a_plan_says_how_long_each_lane_is_busy():
     assert seconds["cpu"] == pytest.approx(12 + 30)
     assert seconds["to_device"] == pytest.approx(6 + 2 + (4 + 8 + 2))  # the momentum runs in the stream of the copies
     assert seconds["to_host"] == pytest.approx(2)
-    assert seconds["compute"] == seconds["collective"] == 0
+    assert seconds["collective"] == 0
+    # What Newton-Schulz reads and writes between its products; their operations take no time here.
+    assert 12 < seconds["compute"] < 60
 
 
 CHOICES = {
