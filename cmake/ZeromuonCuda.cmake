@@ -27,6 +27,12 @@ function(explain_missing_cuda nvcc reason)
     set(${reason} "torch is built for CUDA '${ZEROMUON_TORCH_CUDA}' and ${nvcc} is of CUDA '${CMAKE_MATCH_1}'; \
 install a toolkit of the same major version that is not newer than torch's" PARENT_SCOPE)
   endif()
+  cmake_path(GET nvcc PARENT_PATH root)
+  cmake_path(GET root PARENT_PATH root)
+  file(GLOB header "${root}/include/cublas_v2.h" "${root}/targets/*/include/cublas_v2.h")
+  if(NOT header)
+    set(${reason} "the toolkit of ${nvcc} has no cublas_v2.h; install cuBLAS for developers (libcublas-dev)" PARENT_SCOPE)
+  endif()
 endfunction()
 
 find_program(ZEROMUON_NVCC NAMES "$ENV{CUDACXX}" nvcc PATHS /usr/local/cuda/bin)

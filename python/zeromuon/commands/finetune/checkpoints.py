@@ -18,7 +18,8 @@ from ...ranks.connect import Ranks
 from . import saved
 
 KEY = "zeromuon_finetune"
-TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "file write failed")  # in errors of torch.save
+# In errors of torch.save, whose streams tell a full disk in several ways.
+TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "file write failed", "iostream error")
 TORCH_CANNOT_READ = ("PytorchStreamReader", "zip archive", "unexpected EOF")  # ... of torch.load
 LEAST_FREE_BYTES = 1 << 20  # with less than this a disk counts as full
 
@@ -66,7 +67,7 @@ def save(engine, ranks: Ranks, folder: Path, step: int, position: int, before: P
         if ranks.rank == 0:
             saved.finish(tag, step)
     except (OSError, RuntimeError) as error:
-        if not _is_of_files(error, TORCH_CANNOT_WRITE):
+        if not (_is_full(folder) or _is_of_files(error, TORCH_CANNOT_WRITE)):
             raise
         raise SaveFailed(_why_not_saved(error, folder, step, ranks.world_size)) from error
 
@@ -74,6 +75,10 @@ def save(engine, ranks: Ranks, folder: Path, step: int, position: int, before: P
 def _is_of_files(error: Exception, words: tuple[str, ...]) -> bool:
     """False for a RuntimeError about something else: torch tells by words alone what it is about."""
     return not isinstance(error, RuntimeError) or any(word in str(error) for word in words)
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < LEAST_FREE_BYTES
 
 
 class SaveFailed(RuntimeError):
@@ -84,7 +89,7 @@ def _why_not_saved(error: Exception, folder: Path, step: int, ranks: int) -> str
     """torch.save tells a full disk by a RuntimeError of its own, without the system's reason."""
     before, _ = saved.choose(folder, ranks)
     last = f"{before.name} is whole" if before else "none was saved before"
-    full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder).free < LEAST_FREE_BYTES
+    full = getattr(error, "errno", None) == errno.ENOSPC or _is_full(folder)
     reason = "no space left" if full else getattr(error, "strerror", None) or str(error)
     return f"{reason} on {folder} while saving step {step}; {last}; make room, and go on with --resume"
 
@@ -107,6 +112,10 @@ def load(engine, ranks: Ranks, folder: Path, seed: int, note) -> dict | None:
         return None
     if why:
         note(why)
+    damaged: list = [None] * ranks.world_size
+    dist.all_gather_object(damaged, saved.damage(tag, ranks.rank))
+    if any(damaged):
+        raise ValueError(_why_not_loaded(next(filter(None, damaged)), tag))
     try:
         path, client = engine.load_checkpoint(str(folder), tag=tag.name)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:

@@ -11,6 +11,8 @@ import json
 import re
 import shutil
 import time
+import zipfile
+import zlib
 from pathlib import Path
 
 from ...base import durable
@@ -50,6 +52,20 @@ def missing_file(checkpoint: Path) -> str:
             name = f"zero_pp_rank_{rank}_mp_rank_00_{kind}_states.pt"
             if not any(checkpoint.glob(f"*{name}")):
                 return name
+    return ""
+
+
+def damage(checkpoint: Path, rank: int) -> str:
+    """What is wrong with a rank's files: cut short, or bytes that are not those of their CRCs, which torch.load does not look
+    at. "" for nothing."""
+    for path in sorted(checkpoint.glob(f"*zero_pp_rank_{rank}_mp_rank_00_*_states.pt")):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                record = archive.testzip()
+        except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, zlib.error) as error:
+            return f"{path.name} is damaged: {error}"
+        if record is not None:
+            return f"{path.name} is damaged: the bytes of {record} are not those of its CRC"
     return ""
 
 

@@ -232,17 +232,28 @@ def test_a_disk_that_fills_in_a_save_names_the_checkpoint_that_is_whole(
     expect_to_go_on(command, out, undisturbed)
 
 
+def cut_in_half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def turn_a_bit(file: Path) -> None:
+    """Of the weights and states, which are most of the file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 @pytest.mark.full
-def test_a_checkpoint_that_was_cut_later_is_named_with_the_way_back(
-    command, masked_model, text_file, undisturbed, tmp_path
+@pytest.mark.parametrize("spoil", [cut_in_half, turn_a_bit])
+def test_a_checkpoint_that_was_damaged_later_is_named_with_the_way_back(
+    command, masked_model, text_file, undisturbed, tmp_path, spoil
 ):
     out = tmp_path / "run"
     first = command(*options(masked_model, text_file, out), "--keep-checkpoints", 2)
     first.interrupt_after(out, step=EVERY * 2 + 1)
     assert first.finish()[0] == 130
     latest = out / "checkpoints" / (out / "checkpoints" / "latest").read_text()
-    cut = next(latest.glob("zero_pp_rank_1_*optim_states.pt"))
-    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    spoil(next(latest.glob("zero_pp_rank_1_*optim_states.pt")))
     status, output = command("--resume", "--out", out).finish()
     assert status == 2 and f"{latest}: cannot be loaded" in output and "zeromuon ckpt verify" in output, output
     assert f"write step{2 * EVERY} into {out / 'checkpoints' / 'latest'} to go on from there" in output

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import random
 import shlex
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from zeromuon import ckpt
 from zeromuon.commands import cli
 from zeromuon.commands.finetune import checkpoints, launch, saved
 from zeromuon.commands.finetune.run_folder import RunFolder
+
+from tests.python.commands.finetune.test_broken_saves import fill
 
 NATIVE = Path(__file__).parents[2] / "ckpt" / "fixtures" / "zeromuon-0.1.0"
 OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
@@ -112,6 +116,68 @@ def test_killed_before_any_operation_of_a_save_a_whole_checkpoint_is_left_and_ch
         save(source, folder, 12)
         assert [path.name for path in folder.iterdir() if path.is_dir()] == ["step12"]
     assert operation > 10
+
+
+class TorchEngine:
+    """Writes two files as DeepSpeed does, by torch.save."""
+
+    def save_checkpoint(self, folder, tag, client_state, save_latest):
+        target = Path(folder, tag)
+        target.mkdir(exist_ok=True)
+        for kind in ("model", "optim"):
+            state = {str(i): torch.full((size,), 1.0) for i, size in enumerate((3, 1000, 7, 20_000))}
+            torch.save({"client": client_state, **state}, target / f"zero_pp_rank_0_mp_rank_00_{kind}_states.pt")
+
+
+@pytest.mark.parametrize("begin", range(0, 256, 32))
+def test_whatever_torch_says_of_a_full_disk_the_save_names_it_and_what_is_whole(disk, begin):
+    """begin: KiB that are left, and every KiB from there. torch.save tells it in more ways than one."""
+    folder, filler, said = disk.folder / "checkpoints", disk.folder / "filler", set()
+    checkpoints.save(TorchEngine(), One(), folder, 4, 0)
+    for left in range(begin, begin + 32):
+        fill(filler, leave=left << 10)
+        try:
+            checkpoints.save(TorchEngine(), One(), folder, 8, 0)
+        except checkpoints.SaveFailed as error:
+            assert str(error).startswith(f"no space left on {folder} while saving step 8; step4 is whole; make room"), (
+                error
+            )
+            said.add(type(error.__cause__).__name__)
+        filler.unlink()
+        shutil.rmtree(folder / "step8", ignore_errors=True)
+        (folder / saved.LATEST).write_text("step4")
+    assert said or begin >= 128, "no save failed"
+
+
+def test_damage_to_a_file_is_seen_or_does_not_count(tmp_path):
+    """A bit that is turned, and a file that is cut; torch.load has another error for each, or none."""
+    checkpoints.save(TorchEngine(), One(), tmp_path, 4, 0)
+    file = tmp_path / "step4" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    good, dice, seen = file.read_bytes(), random.Random(0), 0
+    expected = torch.load(file, weights_only=False)
+    for at in (
+        *range(0, 1500, 7),
+        *(dice.randrange(len(good)) for _ in range(300)),
+        *range(len(good) - 1500, len(good), 11),
+    ):
+        spoilt = bytearray(good)
+        spoilt[at] ^= 1 << dice.randrange(8)
+        file.write_bytes(spoilt)
+        if saved.damage(tmp_path / "step4", 0):
+            seen += 1
+        else:
+            try:
+                got = torch.load(file, weights_only=False)
+            except RuntimeError as error:  # of the zip's own fields
+                assert any(words in str(error) for words in checkpoints.TORCH_CANNOT_READ), error
+                continue
+            assert all(torch.equal(got[name], value) for name, value in expected.items() if name != "client"), at
+    assert seen > 400
+    for end in range(0, len(good), 997):
+        file.write_bytes(good[:end])
+        assert "optim_states.pt is damaged" in saved.damage(tmp_path / "step4", 0), end
+    file.write_bytes(good)
+    assert saved.damage(tmp_path / "step4", 0) == ""
 
 
 def names(folder: Path) -> set[str]:
