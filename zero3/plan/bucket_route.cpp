@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "csrc/ops/arrays.h"
+#include "csrc/ops/newton_schulz/work.h"
+
 namespace zeromuon::zero3 {
 namespace {
 
@@ -32,6 +35,39 @@ void add_to_shape(BucketRoute& route, int newton_schulz, int64_t matrix_offset) 
   OwnedShape& shape = same == shapes.end() ? shapes.emplace_back() : *same;
   shape.newton_schulz = newton_schulz;
   shape.matrix_offsets.push_back(matrix_offset);
+}
+
+// Where segments of such sizes begin, with their flags.
+std::vector<int64_t> flag_offsets(const std::vector<int64_t>& segment_bytes) {
+  std::vector<int64_t> offsets(segment_bytes.size());
+  std::exclusive_scan(segment_bytes.begin(), segment_bytes.end(), offsets.begin(), int64_t{0});
+  return offsets;
+}
+
+// Newton-Schulz of the owned matrices, and on a GPU their way from the wire and back:
+// kernels of some runs each, and two for the flag words.
+offload::Cost newton_schulz_cost(const StepPlan& plan, const SubGroupPlan& group,
+                                 const BucketRoute& route) {
+  offload::Cost cost;
+  if (!plan.options.target.cuda) {
+    for (const OwnedBlock& owned : route.owned) cost.flops += group.blocks[owned.block].flops;
+    return cost;
+  }
+  for (const OwnedShape& shape : route.owned_shapes) {
+    const ops::DeviceWork work = ops::newton_schulz_work(
+        plan.newton_schulz[shape.newton_schulz], static_cast<int64_t>(shape.matrix_offsets.size()));
+    cost.flops += work.flops;
+    cost.device_bytes += work.bytes;
+    cost.launches += work.launches;
+  }
+  const int64_t each_way = size_of(plan.options.wire_dtype) + size_of(DType::kFloat32);
+  int64_t runs = 0;
+  for (const RoutePiece& piece : route.owner_pieces) {
+    runs += piece.run.count;
+    cost.device_bytes += 2 * each_way * piece.run.count * piece.run.length;
+  }
+  cost.launches += 2 * ((runs + ops::kRunsOfALaunch - 1) / ops::kRunsOfALaunch) + 2;
+  return cost;
 }
 
 }  // namespace
@@ -70,6 +106,9 @@ BucketRoute route_of(const StepPlan& plan, int sub_group, int bucket_index, int 
     const int count = static_cast<int>(shape.matrix_offsets.size());
     shape.lanes = takes_lanes ? std::min(plan.options.lanes, count) : 1;
   }
+  route.shard_flags = flag_offsets(route.shard_bytes);
+  route.owner_flags = flag_offsets(route.owner_bytes);
+  route.newton_schulz = newton_schulz_cost(plan, group, route);
   return route;
 }
 

@@ -18,6 +18,7 @@
 #include <numeric>
 #include <vector>
 
+#include "offload/lane.h"
 #include "offload/slot_sizes.h"
 #include "zero3/plan/step_plan.h"
 
@@ -63,6 +64,9 @@ struct BucketRoute {
   std::vector<RoutePiece> owner_pieces;  // of the blocks that this rank owns, peer after peer
   std::vector<OwnedBlock> owned;
   std::vector<OwnedShape> owned_shapes;
+  std::vector<int64_t> shard_flags, owner_flags;  // [W] bytes into the buffers
+  offload::Cost
+      newton_schulz;  // of the owned blocks, and on a GPU of their way from the wire and back
   int64_t matrix_numel = 0;  // of all owned blocks
   int64_t shard_numel = 0;   // of this rank's pieces
 };

@@ -2,9 +2,6 @@
 
 #include <algorithm>
 
-#include "csrc/ops/arrays.h"
-#include "csrc/ops/newton_schulz/work.h"
-
 namespace zeromuon::zero3 {
 namespace {
 
@@ -18,37 +15,11 @@ int64_t wire_bytes(const BucketRoute& route, int rank) {
   return std::max(of_others(route.shard_bytes), of_others(route.owner_bytes));
 }
 
-// Newton-Schulz of the owned matrices, and on a GPU their way from the wire and back:
-// kernels of some runs each, and two for the flag words.
-void add_newton_schulz(Cost& cost, const StepPlan& plan, const SubGroupPlan& group,
-                       const BucketRoute& route) {
-  if (!plan.options.target.cuda) {
-    for (const OwnedBlock& owned : route.owned) cost.flops += group.blocks[owned.block].flops;
-    return;
-  }
-  for (const OwnedShape& shape : route.owned_shapes) {
-    const ops::DeviceWork work = ops::newton_schulz_work(
-        plan.newton_schulz[shape.newton_schulz], static_cast<int64_t>(shape.matrix_offsets.size()));
-    cost.flops += work.flops;
-    cost.device_bytes += work.bytes;
-    cost.launches += work.launches;
-  }
-  const int64_t each_way = size_of(plan.options.wire_dtype) + size_of(DType::kFloat32);
-  int64_t runs = 0;
-  for (const RoutePiece& piece : route.owner_pieces) {
-    runs += piece.run.count;
-    cost.device_bytes += 2 * each_way * piece.run.count * piece.run.length;
-  }
-  cost.launches += 2 * ((runs + ops::kRunsOfALaunch - 1) / ops::kRunsOfALaunch) + 2;
-}
-
 }  // namespace
 
-Cost bucket_cost(const StageRow& row, const StepPlan& plan, const SubGroupPlan& group,
-                 const BucketRoute& route, int rank) {
-  Cost cost = chunk_cost(row, route.shard_numel);
+Cost bucket_cost(const StageRow& row, const BucketRoute& route, int rank) {
+  Cost cost = row.cost.multiplies ? route.newton_schulz : chunk_cost(row, route.shard_numel);
   if (row.cost.exchanges) cost.wire_bytes = wire_bytes(route, rank);
-  if (row.cost.multiplies) add_newton_schulz(cost, plan, group, route);
   return cost;
 }
 
@@ -56,8 +27,10 @@ Cost newton_schulz_cost(const StepPlan& plan, int rank) {
   Cost cost;
   for (size_t g = 0; g < plan.sub_groups.size(); ++g) {
     for (size_t k = 0; k < plan.sub_groups[g].buckets.size(); ++k) {
-      add_newton_schulz(cost, plan, plan.sub_groups[g],
-                        route_of(plan, static_cast<int>(g), static_cast<int>(k), rank));
+      const Cost one = route_of(plan, static_cast<int>(g), static_cast<int>(k), rank).newton_schulz;
+      cost.flops += one.flops;
+      cost.device_bytes += one.device_bytes;
+      cost.launches += one.launches;
     }
   }
   return cost;
@@ -82,7 +55,7 @@ std::array<double, offload::kLaneKinds> busy_seconds(const StepPlan& plan, int r
     const SubGroupPlan& group = plan.sub_groups[g];
     for (size_t k = 0; k < group.buckets.size(); ++k) {
       const BucketRoute route = route_of(plan, static_cast<int>(g), static_cast<int>(k), rank);
-      for (const StageRow& row : rows) add(row, bucket_cost(row, plan, group, route, rank));
+      for (const StageRow& row : rows) add(row, bucket_cost(row, route, rank));
     }
     for (const AdamWChunk& chunk : adamw_chunks(plan, static_cast<int>(g), rank)) {
       for (const StageRow& row : plan.stages.adamw) add(row, chunk_cost(row, chunk.range.numel));

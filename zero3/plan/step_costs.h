@@ -9,9 +9,8 @@
 
 namespace zeromuon::zero3 {
 
-// Of a row on one bucket of a sub-group. rank: whose route it is.
-offload::Cost bucket_cost(const StageRow& row, const StepPlan& plan, const SubGroupPlan& group,
-                          const BucketRoute& route, int rank);
+// Of a row on one bucket. rank: whose route it is.
+offload::Cost bucket_cost(const StageRow& row, const BucketRoute& route, int rank);
 
 // Of a rank's Newton-Schulz in a step, all buckets.
 offload::Cost newton_schulz_cost(const StepPlan& plan, int rank);

@@ -1,7 +1,5 @@
 #include "zero3/step/bucket_stages.h"
 
-#include <numeric>
-
 namespace zeromuon::zero3 {
 namespace {
 
@@ -32,31 +30,17 @@ void for_runs(const std::vector<RoutePiece>& pieces, int64_t wire_element_bytes,
 
 FlagWord code_of(const RoutePiece& piece) { return 1 + static_cast<FlagWord>(piece.block); }
 
-// Where the segments' flags are.
-std::vector<int64_t> flag_offsets(const std::vector<int64_t>& segment_bytes) {
-  std::vector<int64_t> offsets(segment_bytes.size());
-  std::exclusive_scan(segment_bytes.begin(), segment_bytes.end(), offsets.begin(), int64_t{0});
-  return offsets;
-}
-
-// The first segment's flag, to the head of every other.
-void spread_flag(Device& device, std::byte* buffer, const std::vector<int64_t>& segment_bytes) {
-  device.spread_word({buffer, flag_offsets(segment_bytes)});
-}
-
-void set_flags(Device& device, std::byte* buffer, const std::vector<int64_t>& segment_bytes) {
-  for (const int64_t bytes : segment_bytes) {
-    device.set_word(word_at(buffer), kFailedFlag);
-    buffer += bytes;
-  }
-}
-
-void read_flags(Device& device, std::byte* buffer, const std::vector<int64_t>& segment_bytes,
-                std::span<FlagWord> words) {
-  device.read_words(words.data(), {buffer, flag_offsets(segment_bytes)});
-}
-
 }  // namespace
+
+RunStorage::RunStorage(const BucketRoute& route) {
+  const auto count = [](const std::vector<RoutePiece>& pieces) {
+    size_t runs = 0;
+    for (const RoutePiece& piece : pieces) runs += static_cast<size_t>(piece.run.count);
+    return runs;
+  };
+  elements.reserve(count(route.shard_pieces));
+  runs.reserve(std::max(count(route.shard_pieces), count(route.owner_pieces)));
+}
 
 // Where the momentum's kernel finds its arrays. packed: laid end to end in the slot, else at their
 // places in the flat shard.
@@ -86,7 +70,8 @@ void BucketStages::mix(const MomentumSource& source, std::byte* out) const {
   const ops::MomentumElement element(call.hyper);
   const DType wire = plan.options.wire_dtype, stored = plan.options.flow.momentum_dtype;
   source.device.set_word(word_at(out), 0);
-  std::vector<ops::Run> runs;
+  std::vector<ops::Run>& runs = work.runs;
+  runs.clear();
   for_runs(route.shard_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
     const int64_t g = source.gradient_packed ? run.packed : run.shard;
     const int64_t m = source.momentum_packed ? run.packed : run.shard;
@@ -94,7 +79,7 @@ void BucketStages::mix(const MomentumSource& source, std::byte* out) const {
   });
   source.device.update_momenta(element, {source.gradient, {source.momentum, stored}, {out, wire}},
                                runs, word_at(out));
-  spread_flag(source.device, out, route.shard_bytes);
+  source.device.spread_word({out, route.shard_flags});
 }
 
 void BucketStages::wire_to_device() const {
@@ -125,10 +110,13 @@ void BucketStages::exchange(comm::Collectives& collectives, Direction direction,
   const auto& sends = gathers ? route.shard_bytes : route.owner_bytes;
   const auto& receives = gathers ? route.owner_bytes : route.shard_bytes;
   Device& device = *backend.compute;
-  if (failed) set_flags(device, from, sends);
+  if (failed) {
+    device.set_word(word_at(from), kFailedFlag);
+    device.spread_word({from, gathers ? route.shard_flags : route.owner_flags});
+  }
   collectives.all_to_all_v(
       {device.for_collectives(from), sends, device.for_collectives(to), receives});
-  read_flags(device, to, receives, words);
+  device.read_words(words.data(), {to, gathers ? route.owner_flags : route.shard_flags});
 }
 
 void BucketStages::orthogonalize() const {
@@ -146,7 +134,8 @@ void BucketStages::orthogonalize() const {
 
 void BucketStages::unpack_matrices() const {
   const DType wire = plan.options.wire_dtype;
-  std::vector<ops::Run> runs;
+  std::vector<ops::Run>& runs = work.runs;
+  runs.clear();
   for_runs(route.owner_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
     runs.push_back({{run.wire / size_of(wire), piece.matrix_offset + run.block}, run.length});
   });
@@ -158,13 +147,14 @@ void BucketStages::pack_updates() const {
   Device& device = *backend.compute;
   std::byte* const out = slot[kOwnerWire];
   device.set_word(word_at(out), 0);
-  std::vector<ops::Run> runs;
+  std::vector<ops::Run>& runs = work.runs;
+  runs.clear();
   for_runs(route.owner_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
     runs.push_back(
         {{piece.matrix_offset + run.block, run.wire / size_of(wire)}, run.length, code_of(piece)});
   });
   device.encode_runs(bench.matrices, {out, wire}, runs, word_at(out));
-  spread_flag(device, out, route.owner_bytes);
+  device.spread_word({out, route.owner_flags});
 }
 
 void BucketStages::update_to_host() const {
@@ -189,8 +179,9 @@ void BucketStages::update_weights(bool through_slot) const {
   const DType wire = plan.options.wire_dtype;
   FlagWord* const word = word_at(slot[kShardWire]);
   backend.shard().set_word(word, 0);
-  std::vector<ops::Run> runs;
-  std::vector<ops::ApplyElement> elements;
+  auto& [runs, elements] = work;
+  runs.clear();
+  elements.clear();
   for_runs(route.shard_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
     const PlannedBlock& block = group.blocks[piece.block];
     elements.emplace_back(call.hyper, group.decay[block.block.param], block.scale);

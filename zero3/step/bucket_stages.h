@@ -25,6 +25,14 @@ struct NewtonSchulzBench {
   std::vector<float*>& owned;  // list of the matrices at hand
 };
 
+// What a task of a bucket makes its runs in; made at bind, so that a step allocates nothing.
+struct RunStorage {
+  std::vector<ops::Run> runs;
+  std::vector<ops::ApplyElement> elements;
+
+  explicit RunStorage(const BucketRoute& route);
+};
+
 // One bucket of one call, in its slot. Each function but exchange() is the body that a row of the
 // plan's table names (StageRow::body), and knows nothing of the flow; its memory is that which the
 // row says. Sizes and offsets come from the route.
@@ -37,6 +45,7 @@ struct BucketStages {
   const MuonCall& call;
   const offload::Slot& slot;
   const NewtonSchulzBench& bench;
+  RunStorage& work;
   FlagWord* alarm;  // of the host: gets the code of the first block whose weight is not finite
 
   // Gradient and momentum of the shard -> shard wire.

@@ -60,10 +60,15 @@ asio::awaitable<void> Conductor::run_bucket(int number) {
   const BucketRoute& route = resources_.routes[call->sub_group][index];
 
   const SlotQueue::Lease slot = co_await slots_.acquire(number);
-  const BucketStages stages{resources_.plan, resources_.plan.sub_groups[call->sub_group],
-                            route,           resources_.backend,
-                            *call,           resources_.buffers->slots()[slot.index],
-                            bench_,          resources_.alarm(slot.index)};
+  const BucketStages stages{resources_.plan,
+                            resources_.plan.sub_groups[call->sub_group],
+                            route,
+                            resources_.backend,
+                            *call,
+                            resources_.buffers->slots()[slot.index],
+                            bench_,
+                            resources_.runs[call->sub_group][index],
+                            resources_.alarm(slot.index)};
   *stages.alarm = 0;  // a step that broke may have left one
   const std::span<FlagWord> flags = resources_.flags(slot.index);
 
@@ -157,7 +162,7 @@ asio::awaitable<void> Conductor::run_stage(const StageRow& row, Where where, off
 }
 
 offload::Cost Conductor::cost_of(const StageRow& row, const BucketStages& stages) const {
-  return bucket_cost(row, stages.plan, stages.group, stages.route, rank());
+  return bucket_cost(row, stages.route, rank());
 }
 
 void Conductor::spawn(awaitable<void> task) {

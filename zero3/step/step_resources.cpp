@@ -44,8 +44,10 @@ StepResources make_resources(StepPlan plan, offload::Backend backend,
   for (size_t g = 0; g < made.plan.sub_groups.size(); ++g) {
     const SubGroupPlan& group = made.plan.sub_groups[g];
     std::vector<BucketRoute>& routes = made.routes.emplace_back();
+    std::vector<RunStorage>& runs = made.runs.emplace_back();
     for (int k = 0; k < static_cast<int>(group.buckets.size()); ++k) {
       routes.push_back(route_of(made.plan, static_cast<int>(g), k, rank));
+      runs.emplace_back(routes.back());
       most_owned = std::max(most_owned, routes.back().owned.size());
     }
     made.adamw_chunks.push_back(adamw_chunks(made.plan, static_cast<int>(g), rank));

@@ -20,6 +20,7 @@ struct StepResources {
   StageBodies bodies;
   std::vector<ops::NewtonSchulz> newton_schulz = {};       // one per shape
   std::vector<std::vector<BucketRoute>> routes = {};       // per sub-group and bucket
+  std::vector<std::vector<RunStorage>> runs = {};          // of each route
   std::vector<std::vector<AdamWChunk>> adamw_chunks = {};  // per sub-group
   std::unique_ptr<offload::StepBuffers> buffers = {};
   std::vector<float*> owned_matrices = {};  // of one shape, while Newton-Schulz runs

@@ -37,7 +37,8 @@ constexpr double kMostFirstGain = 20;
 // By how much the first iterations raise a small singular value.
 double gain_of(const CoefficientSet& set, size_t iterations) {
   double gain = 1;
-  for (size_t k = 0; k < std::min(iterations, set.triples.size()); ++k) gain *= set.triples[k].a;
+  for (size_t k = 0; k < std::min(iterations, set.triples.size()); ++k)
+    gain *= std::abs(set.triples[k].a);
   return gain;
 }
 
