@@ -85,6 +85,15 @@ TEST(Float16NewtonSchulz, IsNotTakenWhereSmallSingularValuesRiseTooFar) {
   EXPECT_FALSE(float16_plan(128, 512, kStandard, find_coefficient_set("aol_4")).float16_alone());
 }
 
+TEST(Float16NewtonSchulz, HasUnitsForTheDiagonalOfEveryPolynomial) {
+  at::manual_seed(5);
+  const CoefficientSet set = custom_coefficient_set({{4.5, -0.5, 0.05}});  // a is its largest value
+  const NewtonSchulzPlan plan = float16_plan(64, 96, kStandard, set);
+  ASSERT_TRUE(plan.float16_alone());
+  const at::Tensor u = at::randn({64, 96});
+  EXPECT_LE(relative(run(plan, {u})[0], reference(u, set)), 2e-3);
+}
+
 TEST(Float16NewtonSchulz, RestartsLaterWhereRoundingRisesLess) {
   const auto segments = [](const char* name) {
     return float16_plan(128, 512, kGramRestarts, find_coefficient_set(name)).segments;

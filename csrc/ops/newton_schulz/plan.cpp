@@ -75,11 +75,10 @@ void follow(double x, std::span<const Triple> triples, const std::vector<int>& s
     see(most.r, r);
     for (int k = 0; k < length; ++k) {
       const Triple& t = triples[k];
-      if (length == 1) see(most.q, t.b * r + t.c * r * r);
       const double p = t.a + t.b * r + t.c * r * r;
       q *= p;
+      see(most.q, p);
       if (length > 1) {
-        see(most.q, p);
         see(most.q, q);
         if (k + 1 < length) see(most.q, p * r);
       }

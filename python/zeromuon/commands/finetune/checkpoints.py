@@ -67,7 +67,7 @@ def save(engine, ranks: Ranks, folder: Path, step: int, position: int, before: P
         if ranks.rank == 0:
             saved.finish(tag, step)
     except (OSError, RuntimeError) as error:
-        if not (_is_full(folder) or _is_of_files(error, TORCH_CANNOT_WRITE)):
+        if not (_is_of_files(error, TORCH_CANNOT_WRITE) or _is_full(folder)):
             raise
         raise SaveFailed(_why_not_saved(error, folder, step, ranks.world_size)) from error
 
@@ -78,7 +78,8 @@ def _is_of_files(error: Exception, words: tuple[str, ...]) -> bool:
 
 
 def _is_full(folder: Path) -> bool:
-    return shutil.disk_usage(folder).free < LEAST_FREE_BYTES
+    there = next(path for path in (folder, *folder.parents) if path.exists())  # the first save makes it
+    return shutil.disk_usage(there).free < LEAST_FREE_BYTES
 
 
 class SaveFailed(RuntimeError):

@@ -12,7 +12,6 @@ import re
 import shutil
 import time
 import zipfile
-import zlib
 from pathlib import Path
 
 from ...base import durable
@@ -62,7 +61,7 @@ def damage(checkpoint: Path, rank: int) -> str:
         try:
             with zipfile.ZipFile(path) as archive:
                 record = archive.testzip()
-        except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, zlib.error) as error:
+        except Exception as error:  # damaged fields of a zip have it raise what they like
             return f"{path.name} is damaged: {error}"
         if record is not None:
             return f"{path.name} is damaged: the bytes of {record} are not those of its CRC"

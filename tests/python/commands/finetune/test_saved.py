@@ -173,6 +173,10 @@ def test_damage_to_a_file_is_seen_or_does_not_count(tmp_path):
                 continue
             assert all(torch.equal(got[name], value) for name, value in expected.items() if name != "client"), at
     assert seen > 400
+    encrypted = bytearray(good)
+    encrypted[good.rindex(b"PK\x01\x02") + 8] |= 1  # of which zipfile says RuntimeError
+    file.write_bytes(encrypted)
+    assert "optim_states.pt is damaged" in saved.damage(tmp_path / "step4", 0)
     for end in range(0, len(good), 997):
         file.write_bytes(good[:end])
         assert "optim_states.pt is damaged" in saved.damage(tmp_path / "step4", 0), end
