@@ -4,7 +4,7 @@
 
 #include <chrono>
 
-#include "csrc/ops/newton_schulz/newton_schulz.h"
+#include "tests/csrc/newton_schulz_targets.h"
 #include "tests/gpu/gpu.h"
 
 namespace zeromuon::ops {
@@ -24,24 +24,12 @@ NewtonSchulzPlan plan_of(int64_t rows, int64_t cols, NewtonSchulzForm form, Newt
 }
 
 // In place.
-void run(const NewtonSchulzPlan& plan, const std::vector<at::Tensor>& matrices) {
+void run_there(const NewtonSchulzPlan& plan, const std::vector<at::Tensor>& matrices) {
   const auto products = testing::make_products();
   const at::Tensor scratch = at::full({plan.scratch_numel}, std::nan(""), there(at::kFloat));
   std::vector<float*> pointers;
   for (const at::Tensor& m : matrices) pointers.push_back(m.mutable_data_ptr<float>());
   NewtonSchulz(plan, *products).run(pointers, scratch.mutable_data_ptr<float>(), 1);
-}
-
-at::Tensor definition(const at::Tensor& input, const CoefficientSet& set) {
-  const bool tall = input.size(0) > input.size(1);
-  at::Tensor x = (tall ? input.t() : input).to(at::kDouble);
-  x = set.scale_rows ? x / x.matmul(x.t()).abs().sum(1).sqrt().unsqueeze(1)
-                     : x / (set.safety * x.norm());
-  for (const Triple& t : set.triples) {
-    const at::Tensor a = x.matmul(x.t());
-    x = t.a * x + (t.b * a + t.c * a.matmul(a)).matmul(x);
-  }
-  return tall ? x.t() : x;
 }
 
 std::vector<std::pair<int64_t, int64_t>> shapes() {
@@ -55,7 +43,7 @@ TEST_F(BatchedNewtonSchulz, MatchesTheDefinitionInEveryFormAndDataType) {
   for (const auto& [rows, cols] : shapes()) {
     const at::Tensor u = at::randn({rows, cols}, there(at::kFloat));
     for (const char* name : {"jordan", "polar_express", "aol_4"}) {
-      const at::Tensor exact = definition(u, find_coefficient_set(name));
+      const at::Tensor exact = reference(u, find_coefficient_set(name));
       for (const auto form : {kStandard, kGram, kGramRestarts}) {
         for (const auto& [dtype, bar] : {std::pair{NewtonSchulzDType::kFloat32, 5e-3},
                                          std::pair{NewtonSchulzDType::kFloat16, 2e-2},
@@ -63,9 +51,8 @@ TEST_F(BatchedNewtonSchulz, MatchesTheDefinitionInEveryFormAndDataType) {
           if (dtype == NewtonSchulzDType::kBFloat16 && std::string(name) != "jordan") continue;
           const NewtonSchulzPlan plan = plan_of(rows, cols, form, dtype, name);
           const at::Tensor got = u.clone();
-          run(plan, {got});
-          const double error = ((got.to(at::kDouble) - exact).norm() / exact.norm()).item<double>();
-          EXPECT_LE(error, bar) << plan.arithmetic() << " " << name;
+          run_there(plan, {got});
+          EXPECT_LE(relative(got, exact), bar) << plan.arithmetic() << " " << name;
         }
       }
     }
@@ -80,11 +67,11 @@ TEST_F(BatchedNewtonSchulz, GivesTheSameBitsAgainAndAmongOthers) {
       std::vector<at::Tensor> inputs, together;
       for (int i = 0; i < 5; ++i) inputs.push_back(at::randn({rows, cols}, there(at::kFloat)));
       for (const at::Tensor& u : inputs) together.push_back(u.clone());
-      run(plan, together);
+      run_there(plan, together);
       for (int i = 0; i < 5; ++i) {
         for (int again = 0; again < 2; ++again) {
           const at::Tensor alone = inputs[i].clone();
-          run(plan, {alone});
+          run_there(plan, {alone});
           EXPECT_TRUE(alone.equal(together[i])) << plan.arithmetic() << " " << i;
         }
       }
