@@ -1,7 +1,7 @@
 # The torch wheel of the chosen Python (Python3_EXECUTABLE) as imported targets:
 #   torch_wheel::cpu     libtorch_cpu and libc10, with torch's headers
 #   torch_wheel::python  the above, libtorch_python and the wheel's pybind11 headers
-#   torch_wheel::cublas  cuBLAS, of a CUDA wheel; headers are the toolkit's
+#   torch_wheel::cublas  cuBLAS, of a CUDA wheel, else ZeromuonCuda.cmake makes it; headers are the toolkit's
 #   torch_wheel::blas    the Fortran BLAS that libtorch_cpu exports, without headers
 # Sets ZEROMUON_TORCH_LIBRARY_DIRS, ZEROMUON_TORCH_RPATH (relative to an installed
 # site-packages/zeromuon) and ZEROMUON_TORCH_CUDA (such as 13.2; empty for a CPU wheel).

@@ -16,6 +16,9 @@ struct Backend {
   std::unique_ptr<Device> compute;
   std::shared_ptr<Registrar> registrar;  // pins host memory for copies; null where nothing does
   PinnedArena::FirstTouch first_touch;   // of pinned memory; null: by the compute team
+  // Whether the lanes of a step hand work to each other by marks (Task::hands_over), without the
+  // host between them.
+  bool hands_over = false;
   Lanes lanes;
 
   bool staged() const { return shard_memory != nullptr; }
@@ -29,7 +32,8 @@ Backend make_backend(const Placement& placement, ops::CpuKernels kernels, int cp
 // The same of a placement that computes on a GPU, in a build with CUDA, see
 // Note [Streams are the lanes']. Shard on the CPU: a lane for each kind of work, so that copies
 // both ways, products, collectives and the CPU go on at the same time. Shard on the GPU: a lane for
-// the collectives and one for all else.
+// the collectives and one for all else. Lanes hand over by marks where the environment says
+// ZEROMUON_HAND_OVER=events; any other value but "host" is a ValueError.
 Backend make_cuda_backend(const Placement& placement, ops::CpuKernels kernels, int cpu_threads);
 
 }  // namespace zeromuon::offload

@@ -3,7 +3,9 @@
 // Note [Streams are the lanes']
 // An operation goes to the current libtorch stream of the thread that calls it, so that libtorch's
 // products, c10d's collectives and our kernels keep one order. A lane makes a stream current in its
-// thread once and waits for it after every task; memory passes from lane to lane only then.
+// thread once and waits for it after every task; memory passes from lane to lane only then. With
+// Backend::hands_over a task may leave an event in place of the wait, and the next lane's stream
+// waits for that: the host does so only where it, or the CPU, needs what is there.
 #pragma once
 
 #include <ATen/core/Tensor.h>

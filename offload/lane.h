@@ -25,6 +25,17 @@ struct Cost {
 // Urgent work goes first; filler takes a lane only while nothing urgent waits for it.
 enum class Urgency : uint8_t { kUrgent, kFiller };
 
+// A place in the order of what a lane queued on its device.
+// Thread: any, at the same time.
+class Mark {
+ public:
+  virtual ~Mark() = default;
+  // Whether all before it is done. Raises what went wrong there.
+  virtual bool reached() = 0;
+  // Blocks until it is. Raises what went wrong before it.
+  virtual void wait() = 0;
+};
+
 struct Task {
   const char* stage;  // static string
   int bucket = -1;    // of the step; -1: none
@@ -32,17 +43,23 @@ struct Task {
   Cost cost = {};
   std::function<void()> body = {};  // calls Device operations; may throw
   int64_t number = 0;               // chosen by who submits it
+  // What its operations come after, of a lane of the same backend; null: nothing that is not done.
+  std::shared_ptr<Mark> after = {};
+  // A lane with a stream of its own need not wait for it: the outcome then has the mark where the
+  // effects are there, and end_ns is when the body returned.
+  bool hands_over = false;
 };
 
 struct Outcome {
   std::exception_ptr error;          // what the body threw
   int64_t begin_ns = 0, end_ns = 0;  // of the lane's clock
+  std::shared_ptr<Mark> mark = {};   // null: the effects are there
 };
 
 // An executor with an order: runs one task at a time, of equal urgency in the order of submit().
 // Thread: submit(), running() and state() from any thread. `done` is called once, on any thread,
-// when the effects of the task are there; it must not block. The destructor waits for what was
-// submitted.
+// when the effects of the task are there or have a mark; it must not block. The destructor waits
+// for what was submitted.
 class Lane {
  public:
   using Done = std::function<void(Outcome)>;

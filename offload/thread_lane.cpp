@@ -92,20 +92,22 @@ bool ThreadLane::take(Entry& entry) {
 void ThreadLane::serve(Entry entry) {
   Outcome outcome;
   outcome.begin_ns = now_ns();
-  outcome.error = perform(entry.task);
+  perform(entry.task, outcome);
   outcome.end_ns = now_ns();
   entry.task.body = nullptr;
   if (entry.done) entry.done(std::move(outcome));
 }
 
-std::exception_ptr ThreadLane::perform(const Task& task) {
-  if (enter_error_) return enter_error_;
-  if (std::exception_ptr error = error_of([&] { context_->begin(task); })) return error;
-  const std::exception_ptr thrown = error_of([&] {
+void ThreadLane::perform(const Task& task, Outcome& outcome) {
+  outcome.error = enter_error_;
+  if (outcome.error) return;
+  outcome.error = error_of([&] { context_->begin(task); });
+  if (outcome.error) return;
+  outcome.error = error_of([&] {
     if (task.body) task.body();
   });
-  const std::exception_ptr unfinished = error_of([&] { context_->finish(task); });
-  return thrown ? thrown : unfinished;
+  const std::exception_ptr unfinished = error_of([&] { outcome.mark = context_->finish(task); });
+  if (!outcome.error) outcome.error = unfinished;
 }
 
 }  // namespace zeromuon::offload

@@ -17,9 +17,13 @@ namespace zeromuon::offload {
 class LaneContext {
  public:
   virtual ~LaneContext() = default;
-  virtual void enter() {}              // once, before the first task; its error is every task's
-  virtual void begin(const Task&) {}   // before each body
-  virtual void finish(const Task&) {}  // after each body, also one that threw
+  virtual void enter() {}  // once, before the first task; its error is every task's
+  // Before each body. What it queues comes after task.after: here the thread waits for that.
+  virtual void begin(const Task& task) {
+    if (task.after) task.after->wait();
+  }
+  // After each body, also one that threw. Null: what it queued is done.
+  virtual std::shared_ptr<Mark> finish(const Task&) { return nullptr; }
 };
 
 // Runs a filler only when nothing urgent waits. A body is destroyed before its `done` is called,
@@ -52,7 +56,7 @@ class ThreadLane final : public Lane {
   void run();
   bool take(Entry& entry);
   void serve(Entry entry);
-  std::exception_ptr perform(const Task& task);
+  void perform(const Task& task, Outcome& outcome);
 
   const std::string name_;
   const std::unique_ptr<LaneContext> context_;

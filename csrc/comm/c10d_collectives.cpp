@@ -29,11 +29,14 @@ at::Tensor bytes_at(const std::byte* data, int64_t numel, c10::Device device) {
 template <typename Group>
 c10::intrusive_ptr<c10d::Work> all_to_all(Group& group, at::Tensor& output, at::Tensor& input,
                                           std::vector<int64_t>& output_splits,
-                                          std::vector<int64_t>& input_splits) {
-  if constexpr (requires { group.all_to_all_single(output, input, output_splits, input_splits); }) {
-    return group.all_to_all_single(output, input, output_splits, input_splits);
+                                          std::vector<int64_t>& input_splits,
+                                          const c10d::AllToAllOptions& options) {
+  if constexpr (requires {
+                  group.all_to_all_single(output, input, output_splits, input_splits, options);
+                }) {
+    return group.all_to_all_single(output, input, output_splits, input_splits, options);
   } else {
-    return group.alltoall_base(output, input, output_splits, input_splits);
+    return group.alltoall_base(output, input, output_splits, input_splits, options);
   }
 }
 
@@ -44,11 +47,13 @@ bool is_nccl(c10d::ProcessGroup& group, c10::Device device) {
 }  // namespace
 
 C10dCollectives::C10dCollectives(c10::intrusive_ptr<c10d::ProcessGroup> group, c10::Device device,
-                                 const std::string& name)
+                                 const std::string& name, bool on_callers_stream)
     : group_(std::move(group)),
       device_(device),
       is_nccl_(is_nccl(*group_, device)),
-      cause_key_(kCauseKey + name) {}
+      cause_key_(kCauseKey + name) {
+  options_.asyncOp = !(is_nccl_ && on_callers_stream);
+}
 
 void C10dCollectives::do_all_to_all_v(const Exchange& exchange) {
   send_splits_.assign(exchange.send_bytes.begin(), exchange.send_bytes.end());
@@ -58,7 +63,7 @@ void C10dCollectives::do_all_to_all_v(const Exchange& exchange) {
   at::Tensor output = bytes_at(exchange.receive, received, device_);
   at::Tensor input = bytes_at(exchange.send, sent, device_);
   try {
-    wait(all_to_all(*group_, output, input, receive_splits_, send_splits_));
+    wait(all_to_all(*group_, output, input, receive_splits_, send_splits_, options_));
   } catch (const Aborted&) {
     throw;
   } catch (const std::exception&) {
@@ -84,7 +89,7 @@ void C10dCollectives::wait(const c10::intrusive_ptr<c10d::Work>& work) {
     pending_ = !waiting.done;
     if (pending_) throw Aborted(*waiting.aborted);
   }
-  work->wait();
+  if (work) work->wait();  // none of what is in the caller's stream
 }
 
 // The group ends first: its other ranks then ask the store themselves, and wait a while for the

@@ -20,8 +20,9 @@ class C10dCollectives final : public Collectives {
  public:
   // device: where the buffers of every exchange lie; the group's backend must serve it. name: equal
   // on all ranks of the group, and of nothing else that used the group's store.
+  // on_callers_stream: NCCL works on the stream of who calls, with its priority, not on its own.
   C10dCollectives(c10::intrusive_ptr<c10d::ProcessGroup> group, c10::Device device,
-                  const std::string& name);
+                  const std::string& name, bool on_callers_stream = false);
 
   int rank() const override { return group_->getRank(); }
   int world_size() const override { return group_->getSize(); }
@@ -49,6 +50,7 @@ class C10dCollectives final : public Collectives {
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
   c10::Device device_;
   bool is_nccl_;
+  c10d::AllToAllOptions options_;
   std::string cause_key_;
   std::vector<int64_t> send_splits_, receive_splits_;
   std::shared_ptr<Waiting> waiting_ = std::make_shared<Waiting>();

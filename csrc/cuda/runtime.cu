@@ -79,6 +79,22 @@ void Event::wait() {
   check(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)), "wait for the stream");
 }
 
+bool Event::reached() {
+  const cudaError_t status = cudaEventQuery(static_cast<cudaEvent_t>(handle_));
+  if (status == cudaErrorNotReady) {
+    cudaGetLastError();  // or the check after the next kernel would find it
+    return false;
+  }
+  check(status, "ask for the stream");
+  return true;
+}
+
+void Event::hold(StreamRef stream) {
+  check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream.handle),
+                            static_cast<cudaEvent_t>(handle_)),
+        "put a stream behind another");
+}
+
 void synchronize(StreamRef stream) {
   Event event;
   event.record(stream);

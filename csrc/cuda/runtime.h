@@ -19,7 +19,7 @@ struct StreamRef {
 
 // A place in the order of a stream. Who waits for it sleeps: a thread that spins takes a core from
 // the kernels of the CPU.
-// Thread: one at a time.
+// Thread: record() before all else; any, at the same time, from then on.
 class Event {
  public:
   // Of the current device.
@@ -31,6 +31,10 @@ class Event {
   void record(StreamRef stream);
   // Blocks the host until the work of the stream before record() is done.
   void wait();
+  // Whether it is.
+  bool reached();
+  // What is put on `stream` from here on comes after that work.
+  void hold(StreamRef stream);
 
  private:
   void* handle_ = nullptr;

@@ -44,6 +44,9 @@ struct FakeDeviceOptions {
   uint64_t seed = 0;               // of the delays
   int64_t longest_delay_us = 300;  // before and after a body; 0: no delays
   int threads_per_lane = 1;        // of the OpenMP teams
+  // Each lane of the device has a stream: an operation's effect comes any time before the next mark
+  // or wait that it stands before, and lanes hand over by marks.
+  bool streams = false;
   ops::CpuKernels kernels = ops::CpuKernels::kAuto;
   std::vector<Fault> faults = {};
   std::string registration_refused = {};  // why host memory stays pageable; empty: it does not

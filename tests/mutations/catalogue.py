@@ -182,6 +182,14 @@ PIPELINE = (
         "unit_tests",
         "StepExecutor.AdamWLeavesPaddingAloneAndDecaysByMask",
     ),
+    Mutation(
+        "a stage does not stand behind what the one before it handed over",
+        "zero3/step/conductor.cpp",
+        "std::move(body), handed.mark, hands_over);",
+        "std::move(body), nullptr, hands_over);",
+        "pipeline_tests",
+        "PipelineWithStreams.GivesTheBitsOfThePlainPath",
+    ),
 )
 
 FORMATS = (

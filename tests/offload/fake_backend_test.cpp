@@ -140,6 +140,54 @@ uint64_t round_trip(const Backend& backend, const Memory& memory, uint64_t value
   return got;
 }
 
+// A lane's operations that are late, each behind the one before.
+TEST(FakeBackend, WhatIsHandedOverIsThereForWhoStandsBehindItsMark) {
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    const Backend backend = make_fake_backend({.seed = seed, .streams = true});
+    Device& device = *backend.compute;
+    const Memory memory = device.allocate(16);
+    auto* const words = reinterpret_cast<uint64_t*>(memory.get());
+    const uint64_t sent = seed + 1;
+    uint64_t got = 0;
+    std::shared_ptr<Mark> mark;
+    const auto on = [&](LaneKind lane, std::function<void()> body, bool hands_over) {
+      Task work = task("work", std::move(body));
+      work.after = mark;
+      work.hands_over = hands_over;
+      const Outcome outcome = run_on(backend.lanes[lane], std::move(work));
+      EXPECT_EQ(message_of(outcome.error), "");
+      EXPECT_EQ(outcome.mark != nullptr, hands_over);
+      mark = outcome.mark;
+    };
+    on(
+        LaneKind::kToDevice, [&] { device.copy_to_device(words, &sent, 8); }, true);
+    on(
+        LaneKind::kCompute,
+        [&] {
+          device.spread_word({memory.get(), std::array<int64_t, 2>{0, 8}});
+        },
+        true);
+    on(
+        LaneKind::kToHost, [&] { device.copy_to_host(&got, words + 1, 8); }, false);
+    EXPECT_EQ(got, sent) << "seed " << seed;
+  }
+}
+
+TEST(FakeBackend, WhatFailsAfterItWasHandedOverIsToldByWhoWaitsForItOnAnyLane) {
+  for (const LaneKind next : {LaneKind::kCpu, LaneKind::kCompute}) {
+    const Backend backend = make_fake_backend({.streams = true});
+    uint64_t here = 0;
+    Task bad = task("bad", [&] { backend.compute->set_word(&here, 1); });
+    bad.hands_over = true;
+    const Outcome handed = run_on(backend.lanes[LaneKind::kToDevice], std::move(bad));
+    EXPECT_EQ(message_of(handed.error), "");
+    Task behind = task("behind", [] {});
+    behind.after = handed.mark;
+    const Outcome outcome = run_on(backend.lanes[next], std::move(behind));
+    EXPECT_THAT(message_of(outcome.error), ::testing::HasSubstr("set_word: destination"));
+  }
+}
+
 TEST(FakeBackend, WhatGoesThroughAllLanesArrivesWholeForManySeeds) {
   constexpr int kChains = 8;
   for (uint64_t seed = 0; seed < 20; ++seed) {

@@ -49,7 +49,10 @@ class LoggingContext final : public LaneContext {
   LoggingContext(Log& log, std::string failing) : log_(log), failing_(std::move(failing)) {}
   void enter() override { note("enter"); }
   void begin(const Task& task) override { note(concat("begin ", task.stage)); }
-  void finish(const Task& task) override { note(concat("finish ", task.stage)); }
+  std::shared_ptr<Mark> finish(const Task& task) override {
+    note(concat("finish ", task.stage));
+    return nullptr;
+  }
 
  private:
   void note(const std::string& what) {

@@ -5,6 +5,7 @@
 
 #include "zero3/convert/names.h"
 #include "zero3/convert/read_formats.h"
+#include "zero3/convert/seals.h"
 #include "zero3/plan/zero3_partition.h"
 
 namespace zeromuon::convert {
@@ -318,7 +319,9 @@ bool looks_like_zero3(const fs::path& folder) {
 
 Checkpoint read_zero3(const fs::path& path, const std::string& tag) {
   auto [folder, found] = find_folder(path, tag);
-  return Zero3Reader(folder, found).read();
+  Checkpoint checkpoint = Zero3Reader(folder, found).read();
+  check_seals(folder);  // what is missing or damaged is told first
+  return checkpoint;
 }
 
 }  // namespace zeromuon::convert

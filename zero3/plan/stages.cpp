@@ -123,6 +123,13 @@ StageRow collective(const char* stage, std::vector<SlotBuffer> buffers) {
   return urgent(stage, "exchange", LaneKind::kCollective, {.exchanges = true}, std::move(buffers));
 }
 
+// Of rows before an exchange. After one the host reads the words that it brought, and then the
+// alarm of each weight.
+std::vector<StageRow> before_exchange(std::vector<StageRow> rows) {
+  for (StageRow& row : rows) row.hands_over = row.lane != LaneKind::kCpu;
+  return rows;
+}
+
 }  // namespace
 
 const char* name_of(Changes changes) {
@@ -143,11 +150,11 @@ StageTable stages_of(const Flow& flow, DType wire, bool shard_on_gpu) {
   const Bytes b{size_of(wire), size_of(flow.momentum_dtype),
                 flow.casts == CastWeights::kNone ? 0 : size_of(DType::kBFloat16)};
   const LaneKind shard_lane = shard_on_gpu ? LaneKind::kCompute : LaneKind::kCpu;
-  return {flow.staged ? staged_to_owner(flow, b)
-                      : std::vector{momentum_on_shard(b, shard_lane, kExchange)},
+  return {before_exchange(flow.staged ? staged_to_owner(flow, b)
+                                      : std::vector{momentum_on_shard(b, shard_lane, kExchange)}),
           collective("gather_to_owner", {kExchange, kOwnerWire}),
-          {urgent("newton_schulz", "newton_schulz", LaneKind::kCompute, {.multiplies = true},
-                  {kOwnerWire})},
+          before_exchange({urgent("newton_schulz", "newton_schulz", LaneKind::kCompute,
+                                  {.multiplies = true}, {kOwnerWire})}),
           collective("scatter_to_shards", {kOwnerWire, kExchange}),
           to_shard(flow, b, shard_lane),
           adamw(flow, b, shard_lane),

@@ -46,6 +46,9 @@ struct StageRow {
   StageCost cost = {};
   std::vector<offload::SlotBuffer> buffers = {};
   Changes changes = Changes::kNothing;
+  // The next row needs its effects on the compute device only: where lanes have streams, the host
+  // need not wait between the two.
+  bool hands_over = false;
 };
 
 // In the order in which a bucket goes through them.

@@ -72,21 +72,29 @@ asio::awaitable<void> Conductor::run_bucket(int number) {
   *stages.alarm = 0;  // a step that broke may have left one
   const std::span<FlagWord> flags = resources_.flags(slot.index);
 
-  co_await run_rows(table.to_owner, stages, where);
-  co_await exchange(table.gather, stages, where, {number, Direction::kGather}, flags);
-  co_await run_rows(table.on_owner, stages, where);
-  co_await exchange(table.scatter, stages, where, {number, Direction::kScatter}, flags);
+  Handed handed;
+  co_await run_rows(table.to_owner, stages, where, handed);
+  co_await exchange(table.gather, stages, where, {number, Direction::kGather}, flags, handed);
+  co_await run_rows(table.on_owner, stages, where, handed);
+  co_await exchange(table.scatter, stages, where, {number, Direction::kScatter}, flags, handed);
   if (agreement_.healthy()) {
     record_.counters.newton_schulz_matrices += static_cast<int64_t>(route.owned.size());
   }
-  co_await run_rows(table.to_shard, stages, where);
+  co_await run_rows(table.to_shard, stages, where, handed);
+  // A call that broke off before an exchange leaves the slot at work.
+  if (handed.mark) {
+    const StageRow& row = *handed.row;
+    const offload::Outcome outcome = co_await run_behind(row, where, {}, nullptr, false, handed);
+    if (outcome.error) agreement_.fail(row.stage, where, text_of(outcome.error));
+  }
 }
 
 asio::awaitable<void> Conductor::run_rows(const std::vector<StageRow>& rows,
-                                          const BucketStages& stages, Where where) {
+                                          const BucketStages& stages, Where where, Handed& handed) {
   for (const StageRow& row : rows) {
     const auto& body = resources_.bodies.bucket.at(row.body);
-    co_await run_stage(row, where, cost_of(row, stages), [&] { body(stages); });
+    co_await run_stage(
+        row, where, cost_of(row, stages), [&] { body(stages); }, handed);
     if (const FlagWord code = std::exchange(*stages.alarm, 0); code != 0) {
       agreement_.fail(row.stage, where, non_finite_weight(stages.group, code));
     }
@@ -95,15 +103,17 @@ asio::awaitable<void> Conductor::run_rows(const std::vector<StageRow>& rows,
 
 // Issues the bucket's collective when its turn comes, also of a rank that cannot go on.
 asio::awaitable<void> Conductor::exchange(const StageRow& row, const BucketStages& stages,
-                                          Where where, Ticket ticket, std::span<FlagWord> words) {
+                                          Where where, Ticket ticket, std::span<FlagWord> words,
+                                          Handed& handed) {
   while (!agreement_.over() && !(schedule_[next_ticket_] == ticket)) {
     co_await ticket_passed_.wait();
   }
   if (agreement_.over()) co_return;
   const bool failed = agreement_.failed();
-  const offload::Outcome outcome = co_await lanes_.run(row, where, cost_of(row, stages), [&] {
-    stages.exchange(*resources_.collectives, ticket.direction, failed, words);
-  });
+  const offload::Outcome outcome = co_await run_behind(
+      row, where, cost_of(row, stages),
+      [&] { stages.exchange(*resources_.collectives, ticket.direction, failed, words); }, false,
+      handed);
   if (outcome.error) {
     agreement_.lose(row.stage, where, outcome.error);
   } else {
@@ -133,10 +143,12 @@ asio::awaitable<void> Conductor::adamw_worker(int worker) {
                              &alarm,
                              resources_.buffers->adamw_low_precision(
                                  worker, kCastBytes * adamw_chunk_numel(resources_.plan.options))};
+    Handed handed;
     for (const StageRow& row : resources_.plan.stages.adamw) {
       const auto& body = resources_.bodies.chunk.at(row.body);
-      co_await run_stage(row, {call.sub_group}, chunk_cost(row, stages.chunk.range.numel),
-                         [&] { body(stages); });
+      co_await run_stage(
+          row, {call.sub_group}, chunk_cost(row, stages.chunk.range.numel), [&] { body(stages); },
+          handed);
       if (std::exchange(alarm, 0) != 0) {
         agreement_.fail(row.stage, {call.sub_group},
                         non_finite_chunk(group, stages.chunk.range, rank()));
@@ -146,19 +158,42 @@ asio::awaitable<void> Conductor::adamw_worker(int worker) {
 }
 
 asio::awaitable<void> Conductor::run_stage(const StageRow& row, Where where, offload::Cost cost,
-                                           std::function<void()> body) {
+                                           std::function<void()> body, Handed& handed) {
   // A cast weight that is not copied is news; other work that is not begun changes nothing.
   if (!agreement_.healthy() && row.changes != Changes::kCasts) co_return;
   const size_t change = record_.changes.size();
   const bool changes = row.changes != Changes::kNothing;
   if (changes) record_.changes.push_back({row.changes, where.sub_group, where.bucket, false});
   if (!agreement_.healthy()) co_return;
-  const offload::Outcome outcome = co_await lanes_.run(row, where, cost, std::move(body));
+  // A trace shows when each task was at work.
+  const bool hands_over = row.hands_over && resources_.backend.hands_over && !record_.traces;
+  const offload::Outcome outcome =
+      co_await run_behind(row, where, cost, std::move(body), hands_over, handed);
   if (outcome.error) {
     agreement_.fail(row.stage, where, text_of(outcome.error));
+  } else if (changes && handed.mark) {
+    handed.changes.push_back(change);
   } else if (changes) {
     record_.changes[change].finished = true;
   }
+}
+
+// Runs a task behind what was handed over, and hands it over in its turn or sees the end of all.
+// Where it fails, what was handed over stays so: it may be at work.
+asio::awaitable<offload::Outcome> Conductor::run_behind(const StageRow& row, Where where,
+                                                        offload::Cost cost,
+                                                        std::function<void()> body, bool hands_over,
+                                                        Handed& handed) {
+  offload::Outcome outcome =
+      co_await lanes_.run(row, where, cost, std::move(body), handed.mark, hands_over);
+  if (outcome.mark) {
+    handed.mark = outcome.mark;
+    handed.row = &row;
+  } else if (!outcome.error) {
+    for (const size_t change : handed.changes) record_.changes[change].finished = true;
+    handed = {};
+  }
+  co_return outcome;
 }
 
 offload::Cost Conductor::cost_of(const StageRow& row, const BucketStages& stages) const {

@@ -5,6 +5,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -43,14 +44,24 @@ class Conductor {
     int index;  // in the sub-group
   };
 
+  // Of one bucket: what the host has not seen the end of.
+  struct Handed {
+    const StageRow* row = nullptr;  // the last of it
+    std::shared_ptr<offload::Mark> mark = {};
+    std::vector<size_t> changes = {};  // of the record
+  };
+
   awaitable<void> run_bucket(int number);
   awaitable<void> run_rows(const std::vector<StageRow>& rows, const BucketStages& stages,
-                           Where where);
+                           Where where, Handed& handed);
   awaitable<void> exchange(const StageRow& row, const BucketStages& stages, Where where,
-                           Ticket ticket, std::span<FlagWord> words);
+                           Ticket ticket, std::span<FlagWord> words, Handed& handed);
   awaitable<void> adamw_worker(int worker);
   awaitable<void> run_stage(const StageRow& row, Where where, offload::Cost cost,
-                            std::function<void()> body);
+                            std::function<void()> body, Handed& handed);
+  awaitable<offload::Outcome> run_behind(const StageRow& row, Where where, offload::Cost cost,
+                                         std::function<void()> body, bool hands_over,
+                                         Handed& handed);
   awaitable<void> watch();
   void fail_stuck_lanes();
   void spawn(awaitable<void> task);

@@ -18,9 +18,11 @@ LanesInUse::LanesInUse(asio::io_context& io, const offload::Lanes& lanes, StepRe
     : io_(io), lanes_(lanes), record_(record) {}
 
 asio::awaitable<Outcome> LanesInUse::run(const StageRow& row, Where where, offload::Cost cost,
-                                         std::function<void()> body) {
+                                         std::function<void()> body,
+                                         std::shared_ptr<offload::Mark> after, bool hands_over) {
   offload::Lane& lane = lanes_[row.lane];
   Progress& progress = progress_[&lane];
+  progress.remove_reached();
   const int64_t number = tasks_++;
   progress.add({number, &row, where});
   if (row.lane == LaneKind::kCollective) {
@@ -31,9 +33,10 @@ asio::awaitable<Outcome> LanesInUse::run(const StageRow& row, Where where, offlo
     };
   }
   // Named: GCC 12 destroys a braced temporary of a co_await twice.
-  offload::Task task{row.stage, where.bucket, row.urgency, cost, std::move(body), number};
+  offload::Task task{row.stage,       where.bucket, row.urgency,      cost,
+                     std::move(body), number,       std::move(after), hands_over};
   Outcome outcome = co_await submit(lane, std::move(task));
-  progress.remove(number);
+  outcome.mark ? progress.hand_over(number, outcome.mark) : progress.remove(number);
   note(row, where, outcome);
   co_return outcome;
 }
@@ -59,9 +62,10 @@ void LanesInUse::note(const StageRow& row, Where where, const Outcome& outcome) 
       {row.stage, row.lane, where.sub_group, where.bucket, outcome.begin_ns, outcome.end_ns});
 }
 
-std::optional<LanesInUse::Stuck> LanesInUse::stuck(std::chrono::milliseconds limit) const {
+std::optional<LanesInUse::Stuck> LanesInUse::stuck(std::chrono::milliseconds limit) {
   const offload::Lane* collective = &lanes_[LaneKind::kCollective];
-  for (const auto& [lane, progress] : progress_) {
+  for (auto& [lane, progress] : progress_) {
+    progress.remove_reached();
     const bool waits = lane == collective && in_collective_;
     const auto waited = Clock::now() - progress.last;
     if (progress.entries.empty() || waited < (waits ? limit * 3 / 2 : limit)) continue;
@@ -71,8 +75,9 @@ std::optional<LanesInUse::Stuck> LanesInUse::stuck(std::chrono::milliseconds lim
   return std::nullopt;
 }
 
-void LanesInUse::check_idle() const {
-  for (const auto& [lane, progress] : progress_) {
+void LanesInUse::check_idle() {
+  for (auto& [lane, progress] : progress_) {
+    progress.remove_reached();
     invariant(progress.entries.empty(), "a call ends with ", progress.entries.size(),
               " tasks under way: ", lane->state());
   }
@@ -88,9 +93,27 @@ void LanesInUse::Progress::remove(int64_t number) {
   last = Clock::now();
 }
 
+void LanesInUse::Progress::hand_over(int64_t number, const std::shared_ptr<offload::Mark>& mark) {
+  const auto handed = std::ranges::find_if(entries, [](const Entry& e) { return !e.mark; });
+  const auto it = std::ranges::find(entries, number, &Entry::number);
+  it->mark = mark;
+  std::rotate(handed, it, it + 1);
+}
+
+void LanesInUse::Progress::remove_reached() {
+  const auto is_reached = [](const Entry& e) {
+    try {
+      return e.mark && e.mark->reached();
+    } catch (const std::exception&) {
+      return true;  // who waits for it says what went wrong
+    }
+  };
+  if (std::erase_if(entries, is_reached) > 0) last = Clock::now();
+}
+
 const LanesInUse::Progress::Entry& LanesInUse::Progress::runs(std::optional<int64_t> number) const {
-  const auto found = std::find_if(entries.begin(), entries.end(),
-                                  [&](const Entry& e) { return e.number == number; });
+  if (entries.front().mark) return entries.front();  // all else is behind it
+  const auto found = std::ranges::find(entries, number, &Entry::number);
   return found == entries.end() ? entries.front() : *found;
 }
 

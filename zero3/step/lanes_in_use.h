@@ -7,6 +7,7 @@
 #include <chrono>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -22,22 +23,25 @@ class LanesInUse {
   LanesInUse(boost::asio::io_context& io, const offload::Lanes& lanes, StepRecord& record);
 
   // Runs `body` as a task of the row's lane and notes how long it took. Its error is in the
-  // outcome.
+  // outcome. after, hands_over: as of Task.
   boost::asio::awaitable<offload::Outcome> run(const StageRow& row, Where where, offload::Cost cost,
-                                               std::function<void()> body);
+                                               std::function<void()> body,
+                                               std::shared_ptr<offload::Mark> after = nullptr,
+                                               bool hands_over = false);
 
   // A lane that has had work for `limit` and finished none: what runs there. A rank that
   // waits in a collective has half as much patience again: what it waits for reports itself first.
+  // What was handed over is at work until its mark is reached.
   struct Stuck {
     const char* stage;
     Where where;
     double seconds;
     bool waits;  // for the other ranks
   };
-  std::optional<Stuck> stuck(std::chrono::milliseconds limit) const;
+  std::optional<Stuck> stuck(std::chrono::milliseconds limit);
 
   // Raises InternalError when a task is under way.
-  void check_idle() const;
+  void check_idle();
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -48,13 +52,16 @@ class LanesInUse {
       int64_t number;
       const StageRow* row;  // of the plan
       Where where;
+      std::shared_ptr<offload::Mark> mark = {};  // where it is done, once it was handed over
     };
-    std::vector<Entry> entries;
-    Clock::time_point last;  // when one was done, or the first came
+    std::vector<Entry> entries;  // what was handed over first, in that order
+    Clock::time_point last;      // when one was done, or the first came
 
     void add(const Entry& entry);
     void remove(int64_t number);
-    // The entry of that number, else the first. There is one.
+    void hand_over(int64_t number, const std::shared_ptr<offload::Mark>& mark);
+    void remove_reached();
+    // The first that was handed over, else the entry of that number, else the first. There is one.
     const Entry& runs(std::optional<int64_t> number) const;
   };
 

@@ -1,5 +1,6 @@
 #include "python/bindings/ckpt/bindings.h"
 #include "zero3/convert/checkpoint.h"
+#include "zero3/convert/seals.h"
 #include "zero3/convert/verbs.h"
 
 namespace py = pybind11;
@@ -50,6 +51,9 @@ void bind_checkpoint(py::module_& m) {
       "What a checkpoint holds, as a dict: kind, tag, world_size, optimizer, momentum_kind, facts, "
       "tensors (name, role, dtype, shape, bytes, states, sub_group), aliases, files, warnings, and "
       "the verbs that go with it. Raises FormatError (a ValueError).");
+  m.def("seal_of", &convert::seal_of, py::arg("path"),
+        "By which a file of a checkpoint is known from any other of its name: its length, and the "
+        "CRC-32 of its end. Raises FormatError (a ValueError).");
 }
 
 }  // namespace zeromuon::bindings

@@ -24,10 +24,11 @@ std::unique_ptr<zero3::StepExecutor> make_executor(const zero3::StepPlan& plan, 
   zero3::StepLimits limits{
       std::chrono::milliseconds(static_cast<int64_t>(1e3 * stage_timeout_s)),
       [](const std::string& text) { std::cerr << "zeromuon: " << text << std::endl; }};
-  return std::make_unique<zero3::StepExecutor>(
-      plan, placement, std::move(backend),
-      std::make_unique<comm::C10dCollectives>(std::move(group), placement.compute, name),
-      std::move(limits), std::move(bodies));
+  auto collectives = std::make_unique<comm::C10dCollectives>(std::move(group), placement.compute,
+                                                             name, backend.hands_over);
+  return std::make_unique<zero3::StepExecutor>(plan, placement, std::move(backend),
+                                               std::move(collectives), std::move(limits),
+                                               std::move(bodies));
 }
 
 }  // namespace zeromuon::bindings

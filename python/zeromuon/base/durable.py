@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +65,21 @@ def make_folder(path: Path) -> None:
     make_folder(path.parent)
     path.mkdir(exist_ok=True)
     sync(path.parent)
+
+
+def read_json(path: Path):
+    """What the file of JSON holds; None where there is none, or it is damaged."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        return json.loads(path.read_text())
+    return None
+
+
+def remove(path: Path) -> None:
+    """Nothing is at `path` afterwards; of a link, what it points to stays. Raises OSError."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    elif path.exists():
+        shutil.rmtree(path)
 
 
 # ---- the lock ------------------------------------------------------------------------------------

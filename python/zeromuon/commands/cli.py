@@ -19,7 +19,7 @@ VERBS = {
 }
 DEFAULT_CONFIG = "zero3_muon_offload.json"
 DEMO = {"steps": 40, "save_every": 20, "seq_len": 64, "verify": True}
-FAILED, BAD_INPUT = 1, 2
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:  # before or after the work of a verb, which says more itself
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
     except OSError as error:
         print(f"error: {error.filename or arguments[0]}: {error.strerror or error}", file=sys.stderr)
         return FAILED

@@ -63,6 +63,24 @@ INSTANTIATE_TEST_SUITE_P(
                       Placed{"momentum_streamed", true, MomentumHome::kStreamed}),
     [](const auto& info) { return info.param.name; });
 
+// Copies of the gradients, momenta and Newton-Schulz are then under way when the next stage is
+// given.
+TEST(PipelineWithStreams, GivesTheBitsOfThePlainPath) {
+  Way way;
+  way.fake = way.fused = true;
+  way.hands_over = true;
+  for (way.world = 1; way.world <= 3; ++way.world) {
+    for (uint64_t seed = 0; seed < 12 && !HasFailure(); ++seed) {
+      way.home = static_cast<MomentumHome>(seed % 3);
+      way.slots = 1 + static_cast<int>(seed % 4);
+      way.bucket_bytes = kBucketBytes[seed / 4 % kBucketBytes.size()];
+      way.low = kCasts[seed / 2 % kCasts.size()];
+      way.fake_options.seed = seed;
+      expect_plain_bits(way);
+    }
+  }
+}
+
 TEST(PipelineSteps, ChangeEveryTensorThatTheyAreGiven) {
   Way way;
   way.low = at::kBFloat16;
@@ -105,6 +123,7 @@ Way chosen_by(uint64_t seed) {
   way.bucket_bytes = 32 + below(1500);
   way.fake_options.seed = seed;
   if (below(4) == 0) way.decay = ops::Decay::kCautious;
+  way.hands_over = below(2) == 0;
   return way;
 }
 

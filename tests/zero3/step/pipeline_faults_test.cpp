@@ -23,7 +23,7 @@ using Kind = offload::Fault::Kind;
 
 constexpr int kVictim = 1, kRanks = 3;
 
-Way way_of(MomentumHome home, bool fused) {
+Way way_of(MomentumHome home, bool fused, bool streams = false) {
   Way way;
   way.world = kRanks;
   way.wire = DType::kBFloat16;
@@ -34,6 +34,7 @@ Way way_of(MomentumHome home, bool fused) {
   way.slots = 3;
   way.bucket_bytes = 64;
   way.fake_options.seed = 5;
+  way.hands_over = streams;
   return way;
 }
 
@@ -71,7 +72,7 @@ bool is_collective(const std::string& stage) {
 struct FaultyPlace {
   const char* name;
   MomentumHome home;
-  bool fused;
+  bool fused, streams = false;
 };
 
 class PipelineFaults : public ::testing::TestWithParam<std::tuple<const char*, FaultyPlace>> {
@@ -79,7 +80,8 @@ class PipelineFaults : public ::testing::TestWithParam<std::tuple<const char*, F
   static void SetUpTestSuite() { Job::of(kRanks); }
 
   void SetUp() override {
-    way_ = way_of(std::get<1>(GetParam()).home, std::get<1>(GetParam()).fused);
+    const FaultyPlace& place = std::get<1>(GetParam());
+    way_ = way_of(place.home, place.fused, place.streams);
     plan_ = std::make_unique<StepPlan>(Job::of(kRanks).plan(way_));
     after_ = train(way_, 1);
     calls_ = calls_of(way_)[stage_];
@@ -175,14 +177,17 @@ TEST_P(PipelineFaults, OnOneRankStopAllWithOneCauseAndTrueClaims) {
 
 INSTANTIATE_TEST_SUITE_P(
     OfEveryStage, PipelineFaults,
-    ::testing::Combine(::testing::Values("momentum", "to_device", "gather_to_owner",
-                                         "newton_schulz", "scatter_to_shards", "to_host", "apply",
-                                         "adamw", "weights_to_device", "closing"),
-                       ::testing::Values(FaultyPlace{"on_shard", MomentumHome::kShard, true},
-                                         FaultyPlace{"on_shard_plain", MomentumHome::kShard, false},
-                                         FaultyPlace{"on_device_plain", MomentumHome::kDevice,
-                                                     false},
-                                         FaultyPlace{"streamed", MomentumHome::kStreamed, true})),
+    ::testing::Combine(
+        ::testing::Values("momentum", "to_device", "gather_to_owner", "newton_schulz",
+                          "scatter_to_shards", "to_host", "apply", "adamw", "weights_to_device",
+                          "closing"),
+        ::testing::Values(FaultyPlace{"on_shard", MomentumHome::kShard, true},
+                          FaultyPlace{"on_shard_plain", MomentumHome::kShard, false},
+                          FaultyPlace{"on_device_plain", MomentumHome::kDevice, false},
+                          FaultyPlace{"streamed", MomentumHome::kStreamed, true},
+                          FaultyPlace{"on_device_handed_over", MomentumHome::kDevice, true, true},
+                          FaultyPlace{"streamed_handed_over", MomentumHome::kStreamed, true,
+                                      true})),
     [](const auto& info) {
       return concat(std::get<0>(info.param), "_momentum_", std::get<1>(info.param).name);
     });
@@ -191,8 +196,8 @@ INSTANTIATE_TEST_SUITE_P(
 
 // All of it is there, at a time limit of half a second and a stage that takes two: a busy machine
 // keeps no other stage so long.
-void expect_late(const char* stage, int64_t call, const std::string& place) {
-  Attempt attempt{way_of(MomentumHome::kShard, true)};
+void expect_late(const char* stage, int64_t call, const std::string& place, bool streams = false) {
+  Attempt attempt{way_of(MomentumHome::kShard, true, streams)};
   attempt.stage_timeout = std::chrono::milliseconds(500);
   attempt.way.fake_options.faults = {{stage, call, Kind::kDelay, 2000}};
   const Breakdown result = break_down(attempt);
@@ -218,24 +223,25 @@ TEST(PipelineTimeLimit, ALateCollectiveFailsOnAllRanksNamingItsStageAndRank) {
   expect_late("gather_to_owner", 4, "sub-group 2, bucket 0");
 }
 
+// The exchange behind it has begun and waits; it is not what holds the step up.
+TEST(PipelineTimeLimit, LateWorkThatWasHandedOverIsNamedAndNotTheExchangeThatWaitsForIt) {
+  expect_late("newton_schulz", 2, "sub-group 0, bucket 1", true);
+  expect_late("to_device", 2, "sub-group 0, bucket 1", true);
+}
+
 // A backend whose aborted exchanges end as if they had succeeded, with whatever the buffers held:
 // NCCL's do, when the abort finds them queued.
-class QuietCollectives final : public comm::Collectives {
+class QuietCollectives final : public WrappedCollectives {
  public:
-  explicit QuietCollectives(std::unique_ptr<comm::Collectives> inner) : inner_(std::move(inner)) {}
-  int rank() const override { return inner_->rank(); }
-  int world_size() const override { return inner_->world_size(); }
-  std::string abort(const std::string& cause) override { return inner_->abort(cause); }
-  std::string cause() override { return inner_->cause(); }
+  using WrappedCollectives::WrappedCollectives;
 
  private:
   void do_all_to_all_v(const comm::Exchange& exchange) override {
     try {
-      inner_->all_to_all_v(exchange);
+      inner().all_to_all_v(exchange);
     } catch (const comm::Aborted&) {
     }
   }
-  std::unique_ptr<comm::Collectives> inner_;
 };
 
 TEST(PipelineTimeLimit, AnAbortedCollectiveThatEndsWithoutAnErrorStopsAllRanksAllTheSame) {
@@ -293,13 +299,15 @@ void expect_non_finite(const Attempt& attempt, const std::string& cause) {
 class PipelineValues : public ::testing::TestWithParam<MomentumHome> {};
 
 TEST_P(PipelineValues, ANonFiniteMomentumOnOneRankStopsAllBeforeItIsApplied) {
-  Attempt attempt{way_of(GetParam(), true)};
-  attempt.spoil = [](RankTensors& tensors) {
-    tensors[0].momentum[0] = std::numeric_limits<float>::infinity();
-  };
-  expect_non_finite(attempt,
-                    "step 1, sub-group 0, bucket 0, stage gather_to_owner: the momentum of \"w0\" "
-                    "has a NaN or infinite value on rank 1");
+  for (const bool streams : {false, true}) {
+    Attempt attempt{way_of(GetParam(), true, streams)};
+    attempt.spoil = [](RankTensors& tensors) {
+      tensors[0].momentum[0] = std::numeric_limits<float>::infinity();
+    };
+    expect_non_finite(attempt,
+                      "step 1, sub-group 0, bucket 0, stage gather_to_owner: the momentum of "
+                      "\"w0\" has a NaN or infinite value on rank 1");
+  }
 }
 
 TEST_P(PipelineValues, AnOverflowInsideNewtonSchulzStopsAllBeforeItIsApplied) {

@@ -37,8 +37,16 @@ at::Tensor copy_of(const at::Tensor& t) { return t.defined() ? t.clone() : t; }
 c10::Device compute_of(const Way& way) { return way.gpu ? c10::Device(at::kCUDA, 0) : at::kCPU; }
 
 offload::Backend backend_of(const Way& way) {
-  if (way.gpu) return offload::make_backend({at::kCPU, compute_of(way)}, ops::CpuKernels::kAuto);
-  if (way.fake) return offload::make_fake_backend(way.fake_options);
+  if (way.gpu) {
+    auto backend = offload::make_backend({at::kCPU, compute_of(way)}, ops::CpuKernels::kAuto);
+    backend.hands_over = way.hands_over;
+    return backend;
+  }
+  if (way.fake) {
+    offload::FakeDeviceOptions options = way.fake_options;
+    options.streams = way.hands_over;
+    return offload::make_fake_backend(options);
+  }
   return offload::make_backend({at::kCPU, at::kCPU}, ops::CpuKernels::kAuto);
 }
 
@@ -47,8 +55,9 @@ offload::Backend backend_of(const Way& way) {
 std::string Way::text() const {
   return concat("W=", world, ", wire ", name_of(wire), ", ",
                 staged() ? concat(gpu ? "GPU" : "fake", ", momentum ", name_of(home)) : "host",
-                fused ? ", fused" : ", plain", folds_scale ? ", folded scale" : "", ", ", slots,
-                " slots of ", bucket_bytes, " bytes, cast ", low ? c10::toString(*low) : "none",
+                hands_over ? ", handed over" : "", fused ? ", fused" : ", plain",
+                folds_scale ? ", folded scale" : "", ", ", slots, " slots of ", bucket_bytes,
+                " bytes, cast ", low ? c10::toString(*low) : "none",
                 decay == ops::Decay::kCautious ? ", cautious decay" : "", ", seed ",
                 fake_options.seed);
 }

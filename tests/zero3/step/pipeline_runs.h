@@ -21,7 +21,8 @@ struct Way {
   DType wire = DType::kFloat32;
   std::optional<at::ScalarType> low = {};  // of weights that are cast; on the device if fake
   bool fake = false;
-  bool gpu = false;  // in the place of the fake device: the first GPU
+  bool gpu = false;         // in the place of the fake device: the first GPU
+  bool hands_over = false;  // lanes of the GPU or the fake device, which has streams then
   offload::MomentumHome home = offload::MomentumHome::kShard;
   bool fused = false;  // all sub-groups in one call
   ops::Decay decay = ops::Decay::kDecoupled;
@@ -38,6 +39,23 @@ struct Way {
 
   bool staged() const { return fake || gpu; }
   std::string text() const;
+};
+
+// What it is made of, but for the exchange.
+class WrappedCollectives : public comm::Collectives {
+ public:
+  explicit WrappedCollectives(std::unique_ptr<comm::Collectives> inner)
+      : inner_(std::move(inner)) {}
+  int rank() const override { return inner_->rank(); }
+  int world_size() const override { return inner_->world_size(); }
+  std::string abort(const std::string& cause) override { return inner_->abort(cause); }
+  std::string cause() override { return inner_->cause(); }
+
+ protected:
+  comm::Collectives& inner() { return *inner_; }
+
+ private:
+  std::unique_ptr<comm::Collectives> inner_;
 };
 
 // One sub-group's tensors, [L] in host memory; undefined where its role or the way has none.

@@ -67,7 +67,7 @@ def save(engine, ranks: Ranks, folder: Path, step: int, position: int, before: P
         if ranks.rank == 0:
             saved.finish(tag, step)
     except (OSError, RuntimeError) as error:
-        if not (_is_of_files(error, TORCH_CANNOT_WRITE) or _is_full(folder)):
+        if not (_is_of_files(error, TORCH_CANNOT_WRITE) or is_full(folder)):
             raise
         raise SaveFailed(_why_not_saved(error, folder, step, ranks.world_size)) from error
 
@@ -77,7 +77,8 @@ def _is_of_files(error: Exception, words: tuple[str, ...]) -> bool:
     return not isinstance(error, RuntimeError) or any(word in str(error) for word in words)
 
 
-def _is_full(folder: Path) -> bool:
+def is_full(folder: Path) -> bool:
+    """Whether there is no room on the disk of `folder`, which need not be there yet."""
     there = next(path for path in (folder, *folder.parents) if path.exists())  # the first save makes it
     return shutil.disk_usage(there).free < LEAST_FREE_BYTES
 
@@ -90,9 +91,17 @@ def _why_not_saved(error: Exception, folder: Path, step: int, ranks: int) -> str
     """torch.save tells a full disk by a RuntimeError of its own, without the system's reason."""
     before, _ = saved.choose(folder, ranks)
     last = f"{before.name} is whole" if before else "none was saved before"
-    full = getattr(error, "errno", None) == errno.ENOSPC or _is_full(folder)
+    full = getattr(error, "errno", None) == errno.ENOSPC or is_full(folder)
     reason = "no space left" if full else getattr(error, "strerror", None) or str(error)
     return f"{reason} on {folder} while saving step {step}; {last}; make room, and go on with --resume"
+
+
+def with_room_considered(error: Exception, folder: Path) -> Exception:
+    """What ended a rank: a SaveFailed where the disk of the run's folder is full, which libraries tell in words of their own."""
+    if isinstance(error, (ValueError, SaveFailed)) or not is_full(folder):
+        return error
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return SaveFailed(f"no space left on {folder} ({what}); make room, and go on with --resume")
 
 
 def _why_not_loaded(why: str, tag: Path) -> str:

@@ -5,6 +5,7 @@ Shapes: C chunks, B micro-batch, T tokens of a sequence with its special tokens,
 
 from __future__ import annotations
 
+import array
 import codecs
 import functools
 import hashlib
@@ -100,6 +101,14 @@ def tokenize(tokenizer, text: str) -> Corpus:
     tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     cut = len(tokens) * (HELD_OUT_PARTS - 1) // HELD_OUT_PARTS
     return Corpus(train=tokens[:cut], held_out=tokens[cut:])
+
+
+def tokens_sha256(corpus: Corpus) -> str:
+    """Hex digest of all tokens in text order, as 64-bit numbers."""
+    digest = hashlib.sha256()
+    for tokens in (corpus.train, corpus.held_out):
+        digest.update(array.array("q", tokens).tobytes())
+    return digest.hexdigest()
 
 
 def repeated_fraction(corpus: Corpus) -> float | None:

@@ -98,9 +98,8 @@ def _is_restart_of(folder: RunFolder) -> bool:
     """Whether a torchrun that had this run before has restarted its ranks: what it was refused once stays refused."""
     if _number("TORCHELASTIC_RESTART_COUNT") < 1 or not folder.settings.exists():
         return False
-    with contextlib.suppress(OSError, ValueError):
-        return _agent() in json.loads(folder.started_by.read_text())
-    return False
+    agents = durable.read_json(folder.started_by)
+    return isinstance(agents, list) and _agent() in agents
 
 
 def _note_agents(folder: RunFolder) -> None:
@@ -143,7 +142,7 @@ def _train(folder: RunFolder, ranks, lock) -> NoReturn:
     """lock: of rank 0; it is held until this process ends."""
     import torch
 
-    from . import worker
+    from . import checkpoints, worker
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: _ask_to_stop(folder))
@@ -154,6 +153,7 @@ def _train(folder: RunFolder, ranks, lock) -> NoReturn:
         held.close()
     except Exception as error:
         worker.log_traceback(folder)
+        error = checkpoints.with_room_considered(error, folder.path)
         print(f"error: rank {ranks.rank}: {error}; the traceback is in {folder.log}", file=sys.stderr, flush=True)
         if ranks.rank == 0:
             folder.set_status(FAILED, folder.status()["step"])

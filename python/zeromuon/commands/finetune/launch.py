@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -85,7 +86,8 @@ class Launcher:
         """Returns the exit status: 0 finished, 130 stopped by Ctrl-C (143 by SIGTERM), 2 bad input found by a rank,
         1 another failure.
         """
-        self.folder.stop_request.unlink(missing_ok=True)
+        durable.remove(self.folder.stop_request)
+        self._log_begin = len(self.folder.log.read_text(errors="replace")) if self.folder.log.exists() else 0
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with Launch(
@@ -133,15 +135,24 @@ class Launcher:
         else:
             self._note(INTERRUPTED, state["step"])
             print(f"killed; what was saved before is in {self.folder.path}")
-        again = ["zeromuon", "finetune", "--resume", "--out", str(self.folder.path)]
-        print(f"go on with: {shlex.join(again)}", flush=True)
+        print(f"go on with: {self._again()}", flush=True)
         return 128 + (self._signals[0] if self._signals else signal.SIGTERM)
+
+    def _again(self) -> str:
+        return shlex.join(["zeromuon", "finetune", "--resume", "--out", str(self.folder.path)])
+
+    def _what_next(self) -> str:
+        checkpoint, _ = saved.choose(self.folder.checkpoints, self.settings.ranks)
+        return f"; {checkpoint.name} is whole, go on with: {self._again()}" if checkpoint else ""
 
     def _failed(self, status: int) -> int:
         first = next(iter(self._ranks.told()), None)
-        if first is None:
-            lines = self.folder.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-            print("\n".join(lines), file=sys.stderr)
+        log = self.folder.log.read_text(errors="replace")
+        killed = None if first and first["user_error"] else killed_rank(log[self._log_begin :])
+        if killed:  # what other ranks say of it is about their connections
+            words = f"{killed}{self._what_next()}; the whole log is {self.folder.log}"
+        elif first is None:
+            print("\n".join(log.splitlines()[-LOG_LINES:]), file=sys.stderr)
             words = f"the ranks ended with status {status} and said no more; the whole log is {self.folder.log}"
         elif first["user_error"] or first["kind"] == SAVE_FAILED:
             words = first["message"]
@@ -149,6 +160,23 @@ class Launcher:
             words = f"rank {first['rank']}: {first['kind']}: {first['message']}; the traceback is in {self.folder.log}"
         print(f"error: {words}", file=sys.stderr)
         return 2 if first and first["user_error"] else 1
+
+
+def killed_rank(log: str) -> str:
+    """Which rank a signal ended first, in words, by what torchrun says in its log; "" where none did.
+
+    Where ranks end within one look of torchrun, it may name another one as the cause; those that it ends itself get SIGTERM.
+    """
+    others, _, cause = log.partition("Root Cause")
+    named = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: -(\d+) ")
+    ended = [tuple(map(int, found)) for found in (*named.findall(cause), *named.findall(others))]
+    if not named.search(cause):
+        ended = [(rank, number) for rank, number in ended if number != signal.SIGTERM]
+    if not ended:
+        return ""
+    rank, number = ended[0]
+    why = ": the system does that when memory runs out, see dmesg" if number == signal.SIGKILL else ""
+    return f"rank {rank} was ended by {signal.Signals(number).name}{why}"
 
 
 def start(folder: RunFolder, settings: Settings) -> int:
@@ -192,6 +220,9 @@ def prepare_resume(folder: RunFolder, given: dict, ranks_here: int | None = None
         found = f"found others ({'; '.join(differences)}); leave them out, or start a new run"
         raise ValueError(f"--resume {folder.path}: expected the options of the run, {found}")
     resumed = replace(settings, **moved)
+    latest = folder.checkpoints / saved.LATEST
+    if latest.is_dir():
+        raise ValueError(f"{latest}: expected a file with the name of a checkpoint, found a folder; move it away")
     checkpoint, _ = saved.choose(folder.checkpoints, resumed.ranks)
     if checkpoint:
         require_all_files(checkpoint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,16 +75,16 @@ def save_model(loaded: LoadedModel, folder: Path, rank: int) -> None:
     if rank != 0:
         return
     unfinished, old = (folder.with_name(f"{folder.name}.{word}") for word in ("unfinished", "old"))
-    shutil.rmtree(unfinished, ignore_errors=True)
+    durable.remove(unfinished)
     loaded.model.save_pretrained(unfinished, state_dict=state)
     loaded.tokenizer.save_pretrained(unfinished)
     durable.sync_tree(unfinished)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
+    if folder.exists() or folder.is_symlink():
+        durable.remove(old)
         folder.rename(old)
     unfinished.rename(folder)
     durable.sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    durable.remove(old)
 
 
 def verify_model(task: str, folder: Path, engine_logits, input_ids) -> str:

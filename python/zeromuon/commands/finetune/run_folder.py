@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...base import durable
 
-RUNNING, INTERRUPTED, FINISHED, FAILED = "running", "interrupted", "finished", "failed"
+STATES = RUNNING, INTERRUPTED, FINISHED, FAILED = "running", "interrupted", "finished", "failed"
 DEFAULT_PARENT = Path("runs")
 
 
@@ -38,29 +38,41 @@ class RunFolder:
         durable.write_text(self.status_file, json.dumps({"state": state, "step": step}) + "\n")
 
     def status(self) -> dict:
-        """{"state", "step"}; a folder without the file has not begun."""
-        try:
-            return json.loads(self.status_file.read_text())
-        except (OSError, ValueError):
-            return {"state": FAILED, "step": 0}
+        """{"state", "step"}; a folder without the file, or with one that is damaged, has not begun."""
+        found = durable.read_json(self.status_file)
+        if isinstance(found, dict) and found.get("state") in STATES and type(found.get("step")) is int:
+            return found
+        return {"state": FAILED, "step": 0}
 
     def append_metric(self, entry: dict) -> None:
         with open(self.metrics, "a") as handle:
             handle.write(json.dumps(entry) + "\n")
 
     def read_metrics(self) -> list[dict]:
-        """One entry a step and one of each held-out loss; lines that were cut are left out."""
+        """One entry a step and one of each held-out loss; lines that were cut or are none are left out."""
         found = []
         if self.metrics.exists():
             for line in self.metrics.read_text(errors="replace").splitlines():
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, RecursionError):
                     found.append(json.loads(line))
-        return [entry for entry in found if isinstance(entry, dict) and "step" in entry]
+        return [entry for entry in found if _is_metric(entry)]
 
     def drop_metrics_after(self, step: int) -> None:
         """Forgets the steps that a checkpoint of `step` does not contain, and the loss at the end of a run."""
         kept = [e for e in self.read_metrics() if e["step"] <= step and ("loss" in e or e["step"] == 0)]
         durable.write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
+
+
+def _is_metric(entry) -> bool:
+    """A step's entry, or one with a held-out loss: with the fields that are read again."""
+    if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+        return False
+    numbers = [entry["loss"] if "loss" in entry else entry.get("held_out_loss")]
+    if "seconds" in entry:
+        if not isinstance(entry["seconds"], dict):
+            return False
+        numbers += [entry.get("optimizer_wall_seconds"), *entry["seconds"].values()]
+    return all(isinstance(number, (int, float)) for number in numbers)
 
 
 def new_folder(chosen: str | None, model_name: str) -> RunFolder:

@@ -2,14 +2,15 @@
 
 A checkpoint is whole when its marker is there. The marker is the last of it that is written, and the first that goes; `latest`
 names a checkpoint only once that has its marker. Every step is on disk before the next, so that this holds after a power cut.
+The marker has a seal of every rank's file, so that one of another step, rank or run is found.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
-import shutil
 import time
 import zipfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from ...base.entry import MARKER
 
 LATEST = "latest"
 _OURS = re.compile(r"step(\d+)(-\d+ranks)?")
+_FIELDS = {"step": int, "ranks": int, "saved_at": float, "files": dict}  # of a marker; files: name -> seal
 
 
 def step_of(checkpoint: Path) -> int:
@@ -29,7 +31,7 @@ def step_of(checkpoint: Path) -> int:
 
 def ranks_of(checkpoint: Path) -> int:
     """How many ranks wrote the checkpoint: what its marker says, else its files of model states."""
-    return int(_marker(checkpoint).get("ranks", 0)) or _model_files(checkpoint)
+    return _marker(checkpoint).get("ranks", 0) or _model_files(checkpoint)
 
 
 def _model_files(checkpoint: Path) -> int:
@@ -37,11 +39,10 @@ def _model_files(checkpoint: Path) -> int:
 
 
 def _marker(checkpoint: Path) -> dict:
-    """What it says; nothing where there is none, or it is damaged."""
-    with contextlib.suppress(OSError, ValueError):
-        said = json.loads((checkpoint / MARKER).read_text())
-        return said if isinstance(said, dict) else {}
-    return {}
+    """What it says, of _FIELDS; nothing where there is none, or it is damaged."""
+    said = durable.read_json(checkpoint / MARKER)
+    found = said.items() if isinstance(said, dict) else ()
+    return {name: value for name, value in found if name in _FIELDS and type(value) is _FIELDS[name]}
 
 
 def missing_file(checkpoint: Path) -> str:
@@ -55,17 +56,29 @@ def missing_file(checkpoint: Path) -> str:
 
 
 def damage(checkpoint: Path, rank: int) -> str:
-    """What is wrong with a rank's files: cut short, or bytes that are not those of their CRCs, which torch.load does not look
-    at. "" for nothing."""
+    """What is wrong with a rank's files: cut short, bytes that are not those of their CRCs, which torch.load does not look at,
+    or a file of another step, rank or run. "" for nothing."""
+    seals = _marker(checkpoint).get("files", {})
     for path in sorted(checkpoint.glob(f"*zero_pp_rank_{rank}_mp_rank_00_*_states.pt")):
         try:
             with zipfile.ZipFile(path) as archive:
-                record = archive.testzip()
+                record, names = archive.testzip(), archive.namelist()
         except Exception as error:  # damaged fields of a zip have it raise what they like
             return f"{path.name} is damaged: {error}"
         if record is not None:
             return f"{path.name} is damaged: the bytes of {record} are not those of its CRC"
+        written_as = next(iter(names), "").partition("/")[0]  # torch.save has the file's name there
+        if "zero_pp_rank_" in written_as and written_as != path.stem:
+            return f"{path.name} was written as {written_as}.pt: it is of another rank"
+        if seals.get(path.name, seal := _seal_of(path)) != seal:
+            return f"{path.name} is not the file that was saved there: it is of another step, rank or run"
     return ""
+
+
+def _seal_of(path: Path) -> str:
+    from ..._ckpt import seal_of
+
+    return seal_of(os.fsencode(path))
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -83,9 +96,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 def time_of(checkpoint: Path) -> float:
     """When it was saved, in seconds since 1970."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        return float(_marker(checkpoint)["saved_at"])
-    return checkpoint.stat().st_mtime
+    return _marker(checkpoint).get("saved_at", checkpoint.stat().st_mtime)
 
 
 def named_by_latest(checkpoints: Path) -> Path | None:
@@ -135,8 +146,10 @@ def way_back(checkpoint: Path) -> str:
 
 
 def unmark(checkpoint: Path) -> None:
-    """It counts as torn from now on."""
-    if (checkpoint / MARKER).exists():
+    """It counts as torn from now on. A link goes, and what it points to stays whole."""
+    if checkpoint.is_symlink():
+        durable.remove(checkpoint)
+    elif (checkpoint / MARKER).exists():
         (checkpoint / MARKER).unlink()
         durable.sync(checkpoint)
 
@@ -153,7 +166,8 @@ def finish(checkpoint: Path, step: int) -> None:
     """Marks it as whole and lets `latest` name it. All of its files are on disk."""
     durable.sync(checkpoint)
     durable.sync(checkpoint.parent)
-    marker = {"step": step, "ranks": _model_files(checkpoint), "saved_at": time.time()}
+    seals = {path.name: _seal_of(path) for path in sorted(checkpoint.glob("*zero_pp_rank_*_states.pt"))}
+    marker = {"step": step, "ranks": _model_files(checkpoint), "saved_at": time.time(), "files": seals}
     durable.write_text(checkpoint / MARKER, json.dumps(marker) + "\n")
     durable.write_text(checkpoint.parent / LATEST, checkpoint.name)
 
@@ -167,5 +181,5 @@ def drop_old(checkpoints: Path, keep: int) -> None:
     kept = {*found[-max(1, keep) :], named_by_latest(checkpoints)}
     for checkpoint in sorted(set(_ours(checkpoints)) - kept, key=lambda path: (path in found, time_of(path))):
         unmark(checkpoint)
-        shutil.rmtree(checkpoint)
+        durable.remove(checkpoint)
     durable.sync(checkpoints)

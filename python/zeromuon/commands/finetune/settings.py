@@ -10,6 +10,10 @@ from pathlib import Path
 from ...base import durable
 
 
+# Of a field in JSON, by its annotation.
+_TYPES = {"str": (str,), "int": (int,), "bool": (bool,), "str | None": (str, type(None)), "tuple[str, ...]": (list,)}
+
+
 @dataclass(frozen=True)
 class Settings:
     """One run. `model` and `data` are absolute paths (`data` may be the name of the demo's text)."""
@@ -35,12 +39,20 @@ class Settings:
     @staticmethod
     def load(path: Path) -> "Settings":
         """Raises ValueError if the file is not one that `save` wrote."""
-        known = {field.name for field in fields(Settings)}
+        known = {field.name: _TYPES[field.type] for field in fields(Settings)}
         try:
             values = json.loads(path.read_text())
-            values["overrides"] = tuple(values["overrides"])
-            return Settings(**{key: value for key, value in values.items() if key in known})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not isinstance(values, dict):
+                raise ValueError("no object")
+            given = {name: value for name, value in values.items() if name in known}
+            for name, value in given.items():
+                if type(value) not in known[name]:
+                    raise ValueError(f"{name} {value!r}")
+            given["overrides"] = tuple(given["overrides"])
+            if not all(isinstance(override, str) for override in given["overrides"]):
+                raise ValueError(f"overrides {given['overrides']!r}")
+            return Settings(**given)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: expected the settings of a run, found {error}; start a new one") from error
 
     def differences(self, given: dict) -> list[str]:

@@ -25,7 +25,7 @@ from ...ranks.leave import leave, outlive_output
 from ...selection.language_model import CAUSAL
 from . import baseline, checkpoints, data, evaluation, model_io, report
 from .ds_config import check_config, differing_keys, fill_auto, override, read_config
-from .model_folder import DEMO_PACKAGE
+from .model_folder import DEMO_PACKAGE, open_model
 from .model_io import LoadedModel
 from .run_folder import FINISHED, INTERRUPTED, RUNNING, RunFolder
 from .settings import Settings
@@ -45,6 +45,7 @@ class Prepared:
     baseline: float  # nats per token, over the whole held-out text
     baseline_of_targets: float  # the same model, over the tokens that the held-out loss is taken over
     text_sha256: str
+    tokens_sha256: str  # of the text, as the model's tokenizer cuts it
     repeated: float | None  # share of the held-out tokens in passages that training has too
 
 
@@ -59,7 +60,7 @@ def train(folder: RunFolder, settings: Settings, ranks: Ranks) -> None:
     """Loads, trains, and saves, to the end or to an agreed stop."""
     say = functools.partial(print, flush=True) if ranks.rank == 0 else lambda words: None
     prepared = prepare(settings, say)
-    require_same_inputs(folder, ranks, prepared.text_sha256, settings)
+    require_same_inputs(folder, ranks, prepared, settings)
     engine = build_engine(prepared.loaded, settings, folder, ranks)
     dtype = str(next(iter(prepared.loaded.model.parameters())).dtype).removeprefix("torch.")
     say(f"computing in {dtype} on {ranks.device.partition(':')[0]}, {ranks.world_size} ranks")
@@ -93,16 +94,24 @@ def prepare(settings: Settings, say) -> Prepared:
     repeated = data.repeated_fraction(corpus)
     digest = hashlib.sha256(text.encode()).hexdigest()
     describe_text(text, digest, corpus, repeated, counts_only, settings, say)
-    return Prepared(loaded, layout, chunks, held_out, counts_only, of_targets, digest, repeated)
+    tokens = data.tokens_sha256(corpus)
+    return Prepared(loaded, layout, chunks, held_out, counts_only, of_targets, digest, tokens, repeated)
 
 
-def require_same_inputs(folder: RunFolder, ranks: Ranks, text_sha256: str, settings: Settings) -> None:
-    """Raises ValueError where text or configuration are not those that the run began with."""
-    now = {"text_sha256": text_sha256, "config": read_config(Path(settings.config))}
+def require_same_inputs(folder: RunFolder, ranks: Ranks, prepared: Prepared, settings: Settings) -> None:
+    """Raises ValueError where text, tokenizer, model or configuration are not those that the run began with."""
+    now = {
+        "text_sha256": prepared.text_sha256,
+        "tokens_sha256": prepared.tokens_sha256,
+        "model_config": open_model(Path(settings.model)).config,
+        "config": read_config(Path(settings.config)),
+    }
     try:
         before = json.loads(folder.inputs.read_text())
-        config, digest = before["config"], before["text_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        wrong = next((name for name in now if type(before.get(name, now[name])) is not type(now[name])), None)
+        if wrong or "config" not in before:
+            raise ValueError(wrong or "config")
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{folder.inputs}: damaged ({error}); remove it to go on without comparing the inputs"
         ) from None
@@ -110,13 +119,19 @@ def require_same_inputs(folder: RunFolder, ranks: Ranks, text_sha256: str, setti
         if ranks.rank == 0:
             durable.write_text(folder.inputs, json.dumps(now, indent=2) + "\n")
         return
-    changed = differing_keys(config, now["config"])
-    what = [f"{settings.config} ({', '.join(changed)})"] if changed else []
-    what += [settings.data] if digest != text_sha256 else []
+    before = {**now, **before}  # an older zeromuon noted less
+    what = []
+    for name, path in (("config", settings.config), ("model_config", f"{settings.model}/config.json")):
+        if changed := differing_keys(before[name], now[name]):
+            what.append(f"{path} ({', '.join(changed)})")
+    if before["text_sha256"] != now["text_sha256"]:
+        what.append(settings.data)
+    elif before["tokens_sha256"] != now["tokens_sha256"]:
+        what.append(f"the tokenizer of {settings.model}")
     if what:
         raise ValueError(
-            f"--resume {folder.path}: expected the text and the configuration that the run began with, found changes in "
-            f"{' and '.join(what)}; take them back, or start a new run"
+            f"--resume {folder.path}: expected the text, the model and the configuration that the run began with, found "
+            f"changes in {' and '.join(what)}; take them back, or start a new run"
         )
 
 
@@ -233,7 +248,7 @@ def finish(trainer: Trainer, prepared: Prepared, before: float | None, say) -> N
     durable.write_text(folder.result, json.dumps(result, indent=2) + "\n")
     steps = [entry for entry in folder.read_metrics() if "loss" in entry]
     report.draw_curve(folder.curve, steps, result)
-    say(report.summary(result, folder.path, steps))
+    say(report.summary(result, folder.path, [entry for entry in steps if "seconds" in entry]))
     folder.set_status(FINISHED, trainer.step)
 
 
@@ -271,6 +286,7 @@ def main(argv: list[str]) -> int:
     try:
         run(folder)
     except Exception as error:
+        error = checkpoints.with_room_considered(error, folder.path)
         kind = type(error).__name__
         tell(message=str(error) or kind, kind=kind, user_error=isinstance(error, ValueError))
         log_traceback(folder)

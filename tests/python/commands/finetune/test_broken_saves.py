@@ -88,6 +88,7 @@ def test_a_rank_killed_at_any_operation_of_a_save_costs_no_bit(
     status, output = command(*options(masked_model, text_file, out)).finish()
     monkeypatch.delenv("TEST_UNDER")
     assert status != 0, f"there is no operation {at} of rank {rank}: {output[-2000:]}"
+    assert f"error: rank {rank} was ended by SIGKILL" in output, "and not what the other says of its connection"
     latest = out / "checkpoints" / "latest"
     if latest.exists():
         assert (latest.parent / latest.read_text() / "whole.json").exists(), "latest names what is whole"
@@ -243,8 +244,21 @@ def turn_a_bit(file: Path) -> None:
     file.write_bytes(content)
 
 
+def take_that_of_another_step(file: Path) -> None:
+    """And the other rank's, so that the ranks agree."""
+    for name in (file.name, file.name.replace("rank_1_", "rank_0_")):
+        shutil.copy(file.parents[1] / f"step{2 * EVERY}" / name, file.with_name(name))
+
+
+def swap_with_the_other_rank(file: Path) -> None:
+    other, kept = file.with_name(file.name.replace("rank_1_", "rank_0_")), file.with_name("kept")
+    file.rename(kept)
+    other.rename(file)
+    kept.rename(other)
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("spoil", [cut_in_half, turn_a_bit])
+@pytest.mark.parametrize("spoil", [cut_in_half, turn_a_bit, take_that_of_another_step, swap_with_the_other_rank])
 def test_a_checkpoint_that_was_damaged_later_is_named_with_the_way_back(
     command, masked_model, text_file, undisturbed, tmp_path, spoil
 ):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
 import subprocess
+import types
+from pathlib import Path
 
 import pytest
 
 from tests.python.commands.finetune.test_runs import options
 from zeromuon.commands import cli
-from zeromuon.commands.finetune import launch, run_folder, worker
+from zeromuon.commands.finetune import data, launch, run_folder, worker
 from zeromuon.commands.finetune.settings import Settings
 
 
@@ -47,12 +52,122 @@ def test_a_run_whose_checkpoints_are_gone_says_that_it_begins_again(settings, tm
         assert "the run was at step 6: it begins again at step 0" in launch.prepare_resume(folder, {})[1][0]
 
 
+INPUTS = types.SimpleNamespace(text_sha256="a", tokens_sha256="b")  # of a Prepared
+
+
 def test_notes_of_the_inputs_that_are_damaged_are_named(settings, tmp_path):
     folder = run_folder.RunFolder(tmp_path)
-    for content in ("{", "[]", "{}"):
+    ill = (
+        '{"config": [], "text_sha256": "a"}',
+        '{"config": {}, "text_sha256": 1}',
+        '{"config": {}, "model_config": 1}',
+    )
+    for content in ("{", "[]", "{}", "1", "[" * 100_000, *ill):
         folder.inputs.write_text(content)
         with pytest.raises(ValueError, match="inputs.json: damaged .* remove it to go on"):
-            worker.require_same_inputs(folder, None, "", settings)
+            worker.require_same_inputs(folder, None, INPUTS, settings)
+
+
+def test_a_model_or_tokenizer_that_changed_during_a_run_is_named(settings, masked_model, tmp_path):
+    """Before: only text and configuration were compared, and the run went on with other numbers."""
+    model = tmp_path / "model"
+    shutil.copytree(masked_model, model)
+    settings, folder = dataclasses.replace(settings, model=str(model)), run_folder.RunFolder(tmp_path)
+    rank_0 = types.SimpleNamespace(rank=0)
+    worker.require_same_inputs(folder, rank_0, INPUTS, settings)  # notes them
+    worker.require_same_inputs(folder, rank_0, INPUTS, settings)
+    other_tokens = types.SimpleNamespace(text_sha256="a", tokens_sha256="c")
+    with pytest.raises(ValueError, match=f"found changes in the tokenizer of {model}; take them back"):
+        worker.require_same_inputs(folder, rank_0, other_tokens, settings)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.4}))
+    with pytest.raises(ValueError, match=r"found changes in .*/config.json \(hidden_dropout_prob\)"):
+        worker.require_same_inputs(folder, rank_0, INPUTS, settings)
+
+
+def test_tokens_have_the_digest_of_their_order_and_of_no_other():
+    digests = {data.tokens_sha256(data.Corpus(*parts)) for parts in (([1, 2], [3]), ([2, 1], [3]), ([1, 2], [4]))}
+    assert len(digests) == 3
+
+
+def test_an_older_zeromuon_that_noted_less_is_gone_on_from(settings, tmp_path):
+    folder = run_folder.RunFolder(tmp_path)
+    config = json.loads(Path(settings.config).read_text())
+    folder.inputs.write_text(json.dumps({"text_sha256": "a", "config": config}))
+    worker.require_same_inputs(folder, None, INPUTS, settings)
+
+
+ILL = ("", "{", "{}", "[]", "1", "null", "[" * 100_000, '{"state": "running"}', '{"state": 1, "step": 2}')
+
+
+@pytest.mark.parametrize("content", [*ILL, '{"state": "running", "step": null}', '{"state": "other", "step": 2}'])
+def test_a_status_that_is_damaged_is_that_of_a_run_that_has_not_begun(tmp_path, content):
+    folder = run_folder.RunFolder(tmp_path)
+    folder.status_file.write_text(content)
+    assert folder.status() == {"state": run_folder.FAILED, "step": 0}
+
+
+def test_lines_of_the_metrics_that_are_none_are_left_out(tmp_path):
+    folder = run_folder.RunFolder(tmp_path)
+    whole = [{"step": 0, "held_out_loss": 3.0}, {"step": 1, "loss": 2.5, "seconds": {}, "optimizer_wall_seconds": 0.1}]
+    ill = [{"step": 0}, {"step": "one", "loss": 1.0}, {"step": True, "loss": 1.0}, {"step": 2, "loss": None}]
+    ill += [{"step": 2, "loss": 1.0, "seconds": seconds} for seconds in (None, [], {"forward": "x"})]
+    for entry in (*whole, *ill):
+        folder.append_metric(entry)
+    assert folder.read_metrics() == whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": None}, {"ranks": "2"}, {"model": 5}, {"overrides": "a=1"}, {"overrides": [1]}, {"verify": 1}, {"lr": 1}],
+)
+def test_settings_of_another_type_are_named(settings, tmp_path, change):
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({**dataclasses.asdict(settings), **change}))
+    if change == {"lr": 1}:
+        assert Settings.load(file) == settings, "an unknown field is another version's"
+        return
+    with pytest.raises(ValueError, match=f"run.json: expected the settings of a run, found {next(iter(change))} "):
+        Settings.load(file)
+
+
+@pytest.mark.parametrize("content", ["[]", "1", "[" * 100_000, "{}"])
+def test_settings_that_are_none_are_named(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match="run.json: expected the settings of a run, found "):
+        Settings.load(tmp_path / "run.json")
+
+
+def test_a_folder_in_the_place_of_latest_is_named_before_a_rank_is_started(settings, tmp_path):
+    """Before: the run trained to its next save and asked there for room on the disk."""
+    folder = run_folder.RunFolder(tmp_path / "run")
+    with launch.prepare_start(folder, settings)[0]:
+        (folder.checkpoints / "latest").mkdir(parents=True)
+        with pytest.raises(ValueError, match="latest: expected a file with the name of a checkpoint, found a folder"):
+            launch.prepare_resume(folder, {})
+
+
+KILLED = """
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-01-01_00:00:00
+  host      : here
+  rank      : 1 (local_rank: 1)
+  exitcode  : -9 (pid: 123)
+  error_file: <N/A>
+  traceback : Signal 9 (SIGKILL) received by PID 123
+"""
+
+
+def test_the_rank_that_a_signal_ended_first_is_told_by_the_log_of_torchrun():
+    assert launch.killed_rank(KILLED).startswith("rank 1 was ended by SIGKILL: the system does that when memory")
+    assert launch.killed_rank(KILLED.replace("-9", "-11")) == "rank 1 was ended by SIGSEGV"
+    survivor = KILLED.replace("-9", "1 ").replace("rank      : 1", "rank      : 0")
+    assert launch.killed_rank(survivor) == "" == launch.killed_rank("")
+    failures = KILLED.replace("Root Cause (first observed failure)", "Failures")
+    assert launch.killed_rank(failures + survivor).startswith("rank 1 was ended by SIGKILL"), "both ended at once"
+    assert launch.killed_rank(failures.replace("-9", "-15") + survivor) == "", "torchrun ended it"
+    assert launch.killed_rank(failures + KILLED.replace("-9", "-15")).startswith("rank 1 was ended by SIGTERM")
 
 
 def test_a_second_resume_of_a_live_run_names_the_first(command, masked_model, text_file, tmp_path):

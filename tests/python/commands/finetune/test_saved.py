@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shlex
@@ -186,6 +187,89 @@ def test_damage_to_a_file_is_seen_or_does_not_count(tmp_path):
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+def test_what_ends_a_rank_on_a_full_disk_is_told_as_that(disk):
+    """As of safetensors, when the final model does not fit. Before: "SafetensorError: Error while serializing ..."."""
+    error = RuntimeError("Error while serializing: I/O error\nmore")
+    assert checkpoints.with_room_considered(error, disk.folder) is error
+    fill(disk.folder / "filler", leave=0)
+    told = checkpoints.with_room_considered(error, disk.folder / "run")
+    assert isinstance(
+        told, checkpoints.SaveFailed
+    ) and f"no space left on {disk.folder}/run (RuntimeError: Error" in str(told)
+    wrong = ValueError("bad input")
+    assert checkpoints.with_room_considered(wrong, disk.folder) is wrong
+
+
+def of_another_step(file: Path) -> None:
+    """The same tensors with other values, as another step or run saves them."""
+    content = torch.load(file, weights_only=False)
+    torch.save({**content, "other": 1}, file)
+
+
+@pytest.mark.parametrize("kind", ["model", "optim"])
+def test_a_file_of_another_step_or_run_is_named_by_all_that_read_it(source, tmp_path, kind):
+    """Before: a resume, verify and export took it where all ranks' files of a kind were exchanged."""
+    save(source, tmp_path, 4)
+    tag = tmp_path / "step4"
+    assert saved.damage(tag, 0) == "" and not ckpt.verify(tmp_path)["problems"]
+    file = next(tag.glob(f"*{kind}_states.pt"))
+    of_another_step(file)
+    words = "of another step, rank or run"
+    assert saved.damage(tag, 0) == f"{file.name} is not the file that was saved there: it is {words}"
+    (problem,) = ckpt.verify(tmp_path)["problems"]
+    assert problem["file"] == str(file) and words in problem["got"] and "whole.json" in problem["remedy"]
+    for verb in (ckpt.inspect, lambda run: ckpt.export(run, tmp_path / "out")):
+        with pytest.raises(ckpt.FormatError, match=words):
+            verb(tmp_path)
+    assert not (tmp_path / "out").exists()
+    (tag / "whole.json").unlink()
+    assert saved.damage(tag, 0) == "" and not ckpt.verify(tmp_path)["problems"], "nothing is known of it"
+
+
+def test_a_folder_whose_name_is_no_utf_8_has_seals_too(source, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    save(source, folder, 4)
+    assert saved.choose(folder, 1) == (folder / "step4", "") and saved.damage(folder / "step4", 0) == ""
+    of_another_step(next((folder / "step4").glob("*optim_states.pt")))
+    assert "another step" in saved.damage(folder / "step4", 0)
+
+
+@pytest.mark.parametrize("kind", ["model", "optim"])
+def test_a_file_of_another_rank_is_seen_without_a_seal(source, tmp_path, kind):
+    """As in what `zeromuon ckpt reshard` wrote, which has no marker."""
+    shutil.copytree(source, tmp_path / "step4")
+    file = next((tmp_path / "step4").glob(f"*{kind}_states.pt"))
+    other = file.with_name(file.name.replace("rank_0_", "rank_1_"))
+    file.rename(other)
+    assert saved.damage(tmp_path / "step4", 1) == f"{other.name} was written as {file.name}: it is of another rank"
+
+
+ILL_MARKERS = ("", "{", "[]", "null", '{"ranks": null}', '{"ranks": "two"}', '{"ranks": true, "saved_at": "x"}')
+
+
+@pytest.mark.parametrize("content", [*ILL_MARKERS, '{"files": []}', '{"files": {"a": 1}}', "[" * 100_000])
+def test_a_marker_that_is_damaged_says_nothing_and_the_checkpoint_is_gone_on_from(source, tmp_path, content):
+    save(source, tmp_path, 4)
+    (tmp_path / "step4" / "whole.json").write_text(content)
+    assert saved.choose(tmp_path, 1) == (tmp_path / "step4", "") and saved.ranks_of(tmp_path / "step4") == 1
+    assert saved.missing_file(tmp_path / "step4") == "" == saved.damage(tmp_path / "step4", 0)
+    assert saved.time_of(tmp_path / "step4") > 0 and not ckpt.verify(tmp_path)["problems"]
+
+
+def test_a_checkpoint_that_is_kept_elsewhere_stays_whole_there(source, tmp_path):
+    """Before: the marker went from it, and then the run ended, at each resume."""
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    save(source, run, 4)
+    (run / "step4").rename(elsewhere)
+    (run / "step4").symlink_to(elsewhere)
+    save(source, run, 8)
+    assert names(run) == {"step8", "latest"}
+    (run / "step12").symlink_to(elsewhere)
+    save(source, run, 12)
+    assert not (run / "step12").is_symlink() and json.loads((elsewhere / "whole.json").read_text())["step"] == 4
+    assert saved.damage(elsewhere, 0) == ""
 
 
 def test_what_the_run_did_not_write_under_its_own_names_stays(source, tmp_path):
