@@ -126,10 +126,16 @@ class Command:
             with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
                 process.suspend()
 
-    def wait_for_step(self, folder: Path, step: int, value: str = "loss") -> None:
-        """Until the metrics contain the step with this value."""
+    def wait_for_step(self, folder: Path, step: int, value: str = "loss", since: float = 0.0) -> None:
+        """Until the metrics contain the step with this value, and were written after a time: a resume drops what came later
+        than its checkpoint."""
         metrics = folder / "metrics.jsonl"
-        self.wait_for(lambda: metrics.exists() and f'"step": {step}, "{value}"' in metrics.read_text())
+
+        def is_there() -> bool:
+            written = metrics.exists() and metrics.stat().st_mtime >= since
+            return written and f'"step": {step}, "{value}"' in metrics.read_text()
+
+        self.wait_for(is_there)
 
     def wait_for(self, condition) -> None:
         while not condition():

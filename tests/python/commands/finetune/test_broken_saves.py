@@ -20,24 +20,29 @@ from zeromuon.commands import cli
 
 from tests.python.commands.finetune.short_runs import EVERY, STEPS, expect_to_go_on, options
 
-# In each rank: counts what Python does below checkpoints/ (it is no time, so that moments repeat), and kills the rank there.
+# In each rank: counts what Python does below checkpoints/ (it is no time, so that moments repeat) from where it makes
+# the folder of a step, and kills the rank there.
 HOOK = """
 import os, signal, sys
 _mine = os.environ.get("RANK") == os.environ.get("TEST_KILLED_RANK")
 if _mine and "TEST_UNDER" in os.environ:
-    _under, _at, _done = os.environ["TEST_UNDER"], int(os.environ["TEST_KILLED_AT"]), 0
+    _under, _step = os.environ["TEST_UNDER"], os.environ["TEST_STEP"]
+    _at, _done = int(os.environ["TEST_KILLED_AT"]), 0
     def _count(event, arguments):
         global _done
         if event not in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.listdir"):
             return
-        if not str(arguments[0]).startswith(_under):
+        path = str(arguments[0])
+        if not path.startswith(_under):
+            return
+        if _done == 0 and not (event == "os.mkdir" and _step in path):
             return
         _done += 1
         if _done == _at:
             os.kill(os.getpid(), signal.SIGKILL)
         if _at == 0:
             descriptor = os.open(os.environ["TEST_COUNT"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.write(descriptor, b".")
+            os.write(descriptor, (event + " " + path[len(_under):] + "\\n").encode())
             os.close(descriptor)
     sys.addaudithook(_count)
 """
@@ -61,37 +66,59 @@ def interrupted_run(command, model: Path, text_file: Path, out: Path) -> Path:
 
 @pytest.fixture
 def hooked(tmp_path, monkeypatch):
-    """Sets the hook for the runs that follow, below a folder; a number of 0 only counts, in a file."""
+    """Sets the hook for the runs that follow, for the save of a step below a folder; 0 only lists them, in a file."""
 
-    def set_hook(out: Path, rank: int, at: int) -> Path:
+    def set_hook(out: Path, rank: int, step: int, at: int) -> Path:
         hook_python(monkeypatch, tmp_path / "hook", HOOK)
-        count = tmp_path / f"count-{rank}"
-        for name, value in {"UNDER": out / "checkpoints", "KILLED_RANK": rank, "KILLED_AT": at, "COUNT": count}.items():
+        listed = tmp_path / f"operations-{rank}"
+        given = {
+            "UNDER": out / "checkpoints",
+            "STEP": f"step{step}",
+            "KILLED_RANK": rank,
+            "KILLED_AT": at,
+            "COUNT": listed,
+        }
+        for name, value in given.items():
             monkeypatch.setenv(f"TEST_{name}", str(value))
-        return count
+        return listed
 
     yield set_hook
 
 
-# Of 89 operations of rank 0 and 15 of rank 1 below checkpoints/ in three saves.
-MOMENTS = [(0, 30), *((0, at) for at in range(2, 90, 4) if at != 30), *((1, at) for at in range(1, 16, 2))]
+# (rank, step whose save it is, number of the operation) of kills that follow each other, each of a resume of the one before.
+# A save has 30 operations of rank 0, 24 where none came before it, and 5 of rank 1. All files are there, if not on the disk,
+# from rank 0's third on, and a resume goes on from them.
+OFTEN = 2  # steps from save to save
+KILLS = [
+    [(0, 8, 13)],
+    [(0, 2, 2), (0, 4, 6), (0, 6, 10), (0, 8, 14), (0, 10, 18), (0, 12, 22)],
+    [(0, 2, 7), (1, 4, 2), (0, 6, 15), (0, 8, 19), (0, 10, 23), (0, 12, 27)],
+    [(1, 2, 1), (0, 4, 17), (1, 6, 3), (0, 8, 24), (0, 10, 28), (0, 12, 3)],
+    [(0, 2, 13), (0, 4, 21), (0, 6, 25), (1, 8, 4), (0, 10, 4), (0, 12, 8)],
+    [(0, 2, 20), (0, 4, 26), (0, 6, 30), (0, 8, 5), (1, 10, 5), (0, 12, 12)],
+]
 
 
-@pytest.mark.parametrize(
-    "rank, at", [pytest.param(*moment, marks=[pytest.mark.full] if i else []) for i, moment in enumerate(MOMENTS)]
-)
-def test_a_rank_killed_at_any_operation_of_a_save_costs_no_bit(
-    command, masked_model, text_file, undisturbed, hooked, tmp_path, monkeypatch, rank, at
+def in_full_but_the_first(rows: list) -> list:
+    return [pytest.param(row, marks=[pytest.mark.full] if i else [], id=str(i)) for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("kills", in_full_but_the_first(KILLS))
+def test_ranks_killed_at_operations_of_saves_cost_no_bit(
+    command, masked_model, text_file, undisturbed, hooked, tmp_path, monkeypatch, kills
 ):
     out = tmp_path / "run"
-    hooked(out, rank, at)
-    status, output = command(*options(masked_model, text_file, out)).finish()
+    words = [*options(masked_model, text_file, out), "--save-every", OFTEN]
+    for rank, step, at in kills:
+        hooked(out, rank, step, at)
+        status, output = command(*words).finish()
+        assert status != 0, f"there is no operation {at} of rank {rank} in the save of step {step}: {output[-2000:]}"
+        assert f"error: rank {rank} was ended by SIGKILL" in output, "and not what the other says of its connection"
+        latest = out / "checkpoints" / "latest"
+        if latest.exists():
+            assert (latest.parent / latest.read_text() / "whole.json").exists(), "latest names what is whole"
+        words = ["--resume", "--out", out]
     monkeypatch.delenv("TEST_UNDER")
-    assert status != 0, f"there is no operation {at} of rank {rank}: {output[-2000:]}"
-    assert f"error: rank {rank} was ended by SIGKILL" in output, "and not what the other says of its connection"
-    latest = out / "checkpoints" / "latest"
-    if latest.exists():
-        assert (latest.parent / latest.read_text() / "whole.json").exists(), "latest names what is whole"
     expect_to_go_on(command, out, undisturbed)
 
 
@@ -212,24 +239,32 @@ def fill(filler: Path, leave: int) -> None:
     raise AssertionError("the disk cannot be filled")
 
 
-@pytest.mark.parametrize("part", [pytest.param(i / 20, marks=[pytest.mark.full] if i != 9 else []) for i in range(20)])
+# Of the bytes of one save, those that still fit when the save begins. Disks that fill one after the other, each in the resume
+# of the run before.
+ROOM = [[9 / 20], *([i / 20 for i in range(20) if i != 9 and i % 3 == first] for first in range(3))]
+
+
+@pytest.mark.parametrize("parts", in_full_but_the_first(ROOM))
 def test_a_disk_that_fills_in_a_save_names_the_checkpoint_that_is_whole(
-    command, masked_model, text_file, undisturbed, disk, part
+    command, masked_model, text_file, undisturbed, disk, parts
 ):
-    """part: of the bytes of one save that still fit when the second begins."""
     saved = undisturbed / "checkpoints" / f"step{STEPS}"
     save_bytes = sum(file.stat().st_size for file in saved.iterdir())
-    out = disk.folder / "run"
-    first = command(*options(masked_model, text_file, out))
-    first.wait_for((out / "checkpoints" / "latest").exists)
-    filler = disk.folder / "filler"
-    fill(filler, leave=int(part * save_bytes))
-    status, output = first.finish()
-    assert status == 1, output
-    assert "no space left on" in output and "while saving step" in output and "Traceback" not in output, output
-    whole = json.loads((out / "checkpoints" / (out / "checkpoints" / "latest").read_text() / "whole.json").read_text())
-    assert f"step{whole['step']} is whole" in output
-    filler.unlink()
+    out, filler = disk.folder / "run", disk.folder / "filler"
+    words = options(masked_model, text_file, out)
+    for part in parts:
+        begun = time.time()
+        run = command(*words)
+        run.wait_for_step(out, EVERY + 1, since=begun)
+        fill(filler, leave=int(part * save_bytes))
+        status, output = run.finish()
+        assert status == 1, output
+        assert "no space left on" in output and "while saving step" in output and "Traceback" not in output, output
+        tag = (out / "checkpoints" / "latest").read_text()
+        whole = json.loads((out / "checkpoints" / tag / "whole.json").read_text())
+        assert f"step{whole['step']} is whole" in output
+        filler.unlink()
+        words = ["--resume", "--out", out]
     expect_to_go_on(command, out, undisturbed)
 
 
@@ -257,15 +292,29 @@ def swap_with_the_other_rank(file: Path) -> None:
     kept.rename(other)
 
 
+@pytest.fixture(scope="module")
+def with_two_saves(command, masked_model, text_file, tmp_path_factory):
+    """Gives the folder of a run that was asked to end and has two checkpoints, each time as it was then."""
+    folder = tmp_path_factory.mktemp("two_saves")
+    out, kept = folder / "run", folder / "kept"
+
+    def restored() -> Path:
+        if not kept.exists():
+            first = command(*options(masked_model, text_file, out), "--keep-checkpoints", 2)
+            first.interrupt_after(out, step=EVERY * 2 + 1)
+            assert first.finish()[0] == 130
+            shutil.copytree(out, kept, symlinks=True)
+        shutil.rmtree(out)
+        shutil.copytree(kept, out, symlinks=True)
+        return out
+
+    return restored
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("spoil", [cut_in_half, turn_a_bit, take_that_of_another_step, swap_with_the_other_rank])
-def test_a_checkpoint_that_was_damaged_later_is_named_with_the_way_back(
-    command, masked_model, text_file, undisturbed, tmp_path, spoil
-):
-    out = tmp_path / "run"
-    first = command(*options(masked_model, text_file, out), "--keep-checkpoints", 2)
-    first.interrupt_after(out, step=EVERY * 2 + 1)
-    assert first.finish()[0] == 130
+def test_a_checkpoint_that_was_damaged_later_is_named_with_the_way_back(command, undisturbed, with_two_saves, spoil):
+    out = with_two_saves()
     latest = out / "checkpoints" / (out / "checkpoints" / "latest").read_text()
     spoil(next(latest.glob("zero_pp_rank_1_*optim_states.pt")))
     status, output = command("--resume", "--out", out).finish()
