@@ -13,7 +13,7 @@ import pytest
 from tests import processes
 
 SCRIPT = Path(__file__).with_name("exits.py")
-SECONDS_PER_LAUNCH = 30  # of two ranks; it takes 6 to 11 of them, on a machine that has nothing else to do
+SECONDS_PER_LAUNCH = 30  # of two ranks; it takes 6 to 16 of them, on a machine that has nothing else to do
 
 in_full = functools.partial(pytest.param, marks=pytest.mark.full)
 

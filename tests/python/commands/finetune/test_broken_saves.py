@@ -40,10 +40,6 @@ if _mine and "TEST_UNDER" in os.environ:
         _done += 1
         if _done == _at:
             os.kill(os.getpid(), signal.SIGKILL)
-        if _at == 0:
-            descriptor = os.open(os.environ["TEST_COUNT"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.write(descriptor, (event + " " + path[len(_under):] + "\\n").encode())
-            os.close(descriptor)
     sys.addaudithook(_count)
 """
 
@@ -66,21 +62,13 @@ def interrupted_run(command, model: Path, text_file: Path, out: Path) -> Path:
 
 @pytest.fixture
 def hooked(tmp_path, monkeypatch):
-    """Sets the hook for the runs that follow, for the save of a step below a folder; 0 only lists them, in a file."""
+    """Sets the hook for the runs that follow, for the save of a step below a folder."""
 
-    def set_hook(out: Path, rank: int, step: int, at: int) -> Path:
+    def set_hook(out: Path, rank: int, step: int, at: int) -> None:
         hook_python(monkeypatch, tmp_path / "hook", HOOK)
-        listed = tmp_path / f"operations-{rank}"
-        given = {
-            "UNDER": out / "checkpoints",
-            "STEP": f"step{step}",
-            "KILLED_RANK": rank,
-            "KILLED_AT": at,
-            "COUNT": listed,
-        }
+        given = {"UNDER": out / "checkpoints", "STEP": f"step{step}", "KILLED_RANK": rank, "KILLED_AT": at}
         for name, value in given.items():
             monkeypatch.setenv(f"TEST_{name}", str(value))
-        return listed
 
     yield set_hook
 
