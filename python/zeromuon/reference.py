@@ -9,8 +9,7 @@ def newton_schulz(u, coefficients, safety=1.0, scale_rows=False, form="standard"
         form = "gram" if 2 * max(u.shape) >= 3 * min(u.shape) else "standard"
     tall = u.shape[0] > u.shape[1]
     x = (u.T if tall else u) / (safety * (u.norm() or 1.0))
-    if scale_rows:
-        x = x / (x @ x.T).abs().sum(1).sqrt()[:, None]
+    x = x / (x @ x.T).abs().sum(1).sqrt()[:, None] if scale_rows else x
     gram, q = x @ x.T, torch.eye(x.shape[0], dtype=x.dtype)
     for a, b, c in coefficients:
         if form == "standard":
@@ -37,7 +36,7 @@ class Muon:
     momentum, nesterov, kind, scale, form, safety = 0.95, True, "ema", "original", "standard", 1.0
     weight_decay, cautious_wd, betas, eps = 0.0, False, (0.9, 0.95), 1e-8
 
-    def __init__(self, params, roles, coefficients, lr, adam_lr, decays={}, **options):
+    def __init__(self, params, roles, coefficients, lr, adam_lr, decays={}, blocks={}, **options):
         assert options.keys() <= vars(Muon).keys(), options
         self.__dict__.update({k: v for k, v in locals().items() if k not in ("self", "options")}, **options)
         self.t, self.m, self.v = 0, *({n: torch.zeros_like(p) for n, p in params.items()} for _ in "mv")
@@ -54,16 +53,17 @@ class Muon:
         for name, p in self.params.items():
             g, m, v = gradients[name] * factor, self.m[name], self.v[name]
             decay = self.decays.get(name, self.weight_decay if p.ndim >= 2 else 0.0)
-            self._muon(p, g, m, decay) if self.roles[name] == "muon" else self._adamw(p, g, m, v, decay)
+            self._muon(name, p, g, m, decay) if self.roles[name] == "muon" else self._adamw(p, g, m, v, decay)
         return norm
 
-    def _muon(self, p, g, m, decay):
+    def _muon(self, name, p, g, m, decay):
         gain = 1 - self.momentum if self.kind == "ema" else 1.0
         m.copy_(self.momentum * m + gain * g)
-        u = self.momentum * m + gain * g if self.nesterov else m
-        o = newton_schulz(u.flatten(1), self.coefficients, self.safety, form=self.form).view_as(u)
-        s = SCALES[self.scale](p.shape[0], p[0].numel())
-        p.copy_(self.decayed(p, self.lr * decay, s * o) - self.lr * s * o)
+        u, w = (self.momentum * m + gain * g if self.nesterov else m).flatten(), p.flatten()
+        for b in self.blocks.get(name) or [torch.arange(p.numel()).view(len(p), -1)]:  # (outputs, inputs): places in p
+            o = SCALES[self.scale](*b.shape) * newton_schulz(u[b], self.coefficients, self.safety, form=self.form)
+            w[b] = self.decayed(w[b], self.lr * decay, o) - self.lr * o
+        p.copy_(w.view_as(p))
 
     def _adamw(self, p, g, m, v, decay):
         b1, b2 = self.betas

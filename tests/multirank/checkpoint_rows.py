@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from zeromuon.commands.compare import kit
 
 from tests.multirank import models, parity, world
 from tests.multirank.cases import STEPS, Case, deepspeed_config
@@ -137,6 +138,52 @@ def _everything(engine) -> list[torch.Tensor]:
 
 def _group_values(engine) -> list:
     return [[g["lr"], g["weight_decay"]] for g in engine.optimizer.optimizer.param_groups]
+
+
+# ---- other matrices in a parameter ---------------------------------------------------------------
+
+WHOLE = {"sub_group": 150, "clip": 0.05}  # of a checkpoint that an earlier version wrote
+
+
+def save_with_next(model: str, folder: str) -> dict:
+    """A checkpoint, and beside it next.pt: its exp_avg, and the weights one step later."""
+    case = Case("whole", model=model, **WHOLE)
+    data = models.batches(case, dist.get_world_size())
+    _, engine = world.build_engine(case)
+    world.train(engine, data, range(SAVED_AFTER))
+    engine.save_checkpoint(folder, tag="saved")
+    after = {"exp_avg": parity.momenta(engine.module)}
+    world.train(engine, data, range(SAVED_AFTER, SAVED_AFTER + 1))
+    after["weights"] = world.whole_weights(engine.module)
+    if dist.get_rank() == 0:
+        torch.save(after, Path(folder) / "next.pt")
+        for script in Path(folder).glob("zero_to_*.py"):
+            script.unlink()
+    return {}
+
+
+def load_with_next(model: str, folder: str, **selection) -> dict:
+    """What loading says, and how far the weights are from next.pt after one step more."""
+    case = Case("whole", model=model, options=selection, **WHOLE)
+    _, engine = world.build_engine(case)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        errors = world.on_all_ranks(error_of(lambda: engine.load_checkpoint(folder)))
+    row = {"errors": errors, "warnings": [str(w.message) for w in caught if "matrices" in str(w.message)]}
+    if any(errors):
+        return row
+    expected, momenta = torch.load(Path(folder) / "next.pt"), parity.momenta(engine.module)
+    # What one has to be multiplied with to be the other.
+    ratios = {n: _ratio(momenta[n], expected["exp_avg"][n]) for n in momenta}
+    world.train(engine, models.batches(case, dist.get_world_size()), range(SAVED_AFTER, SAVED_AFTER + 1))
+    distance = kit.distance(world.whole_weights(engine.module), expected["weights"])
+    return {**row, "ratios": ratios, "distance": distance}
+
+
+def _ratio(a: torch.Tensor, b: torch.Tensor) -> list[float]:
+    """The least and the greatest of a/b, where b is not zero."""
+    ratio = (a / b)[b != 0]
+    return [ratio.min().item(), ratio.max().item()]
 
 
 # ---- what DeepSpeed's tools read -----------------------------------------------------------------

@@ -204,6 +204,30 @@ USERS = (
     Case("offload, a sub-group for every parameter, accumulation", sub_group=1, offload=True, accumulation=2),
 )
 
+# Parameters that hold several matrices.
+BLOCKS = (
+    Case("experts", model="experts"),
+    Case(
+        "offload, experts, accumulation, clipping, small sub-groups",
+        model="experts",
+        offload=True,
+        accumulation=2,
+        clip=0.05,
+        sub_group=150,
+        options=_options(weight_decay=0.1, scale="match_rms_adamw", lr=0.03),
+    ),
+    Case("fused", model="fused", sub_group=150),
+    Case("offload, fused, one matrix each", model="fused", offload=True, options=_options(split_fused=False)),
+    Case("fused, head by head", model="fused, head by head", accumulation=2),
+    Case("experts, transposed", model="experts, transposed", sub_group=150),
+    Case(
+        "offload, experts, transposed, form by shape",
+        model="experts, transposed",
+        offload=True,
+        options=_options(ns_form="auto", scale="spectral_unclamped"),
+    ),
+)
+
 # On five ranks: most chunks are uneven, and several sub-groups are empty on the last ranks.
 FIVE_RANKS = (
     Case(
@@ -214,6 +238,7 @@ FIVE_RANKS = (
         options=_options(weight_decay=0.1),
     ),
     Case("offload, five ranks, zero.Init", offload=True, zero_init=True, sub_group=150),
+    Case("five ranks, experts", model="experts", sub_group=150),
 )
 
 
@@ -267,6 +292,7 @@ SIXTEEN_BITS = (
     Case(
         "bf16, offload, bf16 wire", dtype="bf16", model="well conditioned", offload=True, sub_group=50, accumulation=2
     ),
+    Case("bf16, offload, experts", dtype="bf16", model="experts", offload=True, clip=0.05, options=_EXACT),
     Case("fp16, a growing scale", dtype="fp16", extra=_fp16(12), clip=0.05, options=_EXACT),
     Case(
         "fp16, offload, accumulation, skipped steps",

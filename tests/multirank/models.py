@@ -89,13 +89,99 @@ def _lora() -> nn.Module:
     return get_peft_model(_small(), LoraConfig(r=3, lora_alpha=6, target_modules=["2", "10", "12"]))
 
 
+class _LastLogits(nn.Module):
+    """What a language model says of the token after a sequence."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens):
+        return self.model(input_ids=tokens, use_cache=False).logits[:, -1]
+
+
+_EXPERTS = dict(
+    vocab_size=24,
+    hidden_size=8,
+    intermediate_size=12,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    num_hidden_layers=1,
+    initializer_range=0.3,
+)
+
+
+def _mixtral() -> nn.Module:
+    """Experts stored (out, in), gate above up."""
+    import transformers
+
+    config = transformers.MixtralConfig(**_EXPERTS, num_local_experts=5, num_experts_per_tok=2)
+    config._experts_implementation = "eager"  # in double, too
+    return _LastLogits(transformers.MixtralForCausalLM(config))
+
+
+def _llama4() -> nn.Module:
+    """Experts stored (in, out), gate beside up."""
+    import transformers
+
+    config = transformers.Llama4TextConfig(
+        **_EXPERTS, head_dim=4, intermediate_size_mlp=10, num_local_experts=3, num_experts_per_tok=1, pad_token_id=0
+    )
+    return _LastLogits(transformers.Llama4ForCausalLM(config))
+
+
+def _phi3() -> nn.Module:
+    """q, k and v, and gate and up, one above the other."""
+    import transformers
+
+    return _LastLogits(transformers.Phi3ForCausalLM(transformers.Phi3Config(**_EXPERTS, pad_token_id=0)))
+
+
+def _neox() -> nn.Module:
+    """q, k and v of each head, head after head. A bias of k would have no gradient but rounding errors."""
+    import transformers
+
+    sizes = {key: value for key, value in _EXPERTS.items() if key != "num_key_value_heads"}
+    return _LastLogits(transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**sizes, attention_bias=False)))
+
+
+def _indices(param) -> torch.Tensor:
+    return torch.arange(param.numel()).view(param.shape)
+
+
+def _mixtral_blocks(name: str, param) -> list[torch.Tensor]:
+    if name.endswith("experts.gate_up_proj"):
+        return [half for expert in _indices(param) for half in expert.chunk(2, 0)]
+    return list(_indices(param)) if name.endswith("experts.down_proj") else []
+
+
+def _llama4_blocks(name: str, param) -> list[torch.Tensor]:
+    if name.endswith("experts.gate_up_proj"):
+        return [half.T for expert in _indices(param) for half in expert.chunk(2, 1)]
+    return [expert.T for expert in _indices(param)] if name.endswith("experts.down_proj") else []
+
+
+def _phi3_blocks(name: str, param) -> list[torch.Tensor]:
+    if name.endswith("qkv_proj.weight"):
+        return list(_indices(param).split([8, 4, 4]))
+    return list(_indices(param).split([12, 12])) if name.endswith("gate_up_proj.weight") else []
+
+
+def _neox_blocks(name: str, param) -> list[torch.Tensor]:
+    if not name.endswith("query_key_value.weight"):
+        return []
+    heads = _indices(param).view(2, 3, 4, 8)
+    return [heads[:, part].reshape(8, 8) for part in range(3)]
+
+
 @dataclass(frozen=True)
 class Model:
     """inputs: shape of one micro-batch. outputs: classes, or width of a regression target.
 
     tokens: inputs are integers below it.
 
-    adamw: names with two or more dimensions that are no hidden matrices. transposed: names stored (in, out).
+    adamw: names, or their ends, with two or more dimensions that are no hidden matrices. transposed: names stored (in,
+    out). blocks: of a parameter that holds several matrices, each (outputs, inputs) of indices into its elements.
     """
 
     build: Callable[[], nn.Sequential]
@@ -105,9 +191,10 @@ class Model:
     tokens: int = 0
     adamw: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
+    blocks: Callable[[str, torch.Tensor], list[torch.Tensor]] = lambda name, param: []
 
     def role(self, name: str, dimensions: int) -> str:
-        return "muon" if dimensions >= 2 and name not in self.adamw else "adamw"
+        return "muon" if dimensions >= 2 and not name.endswith(self.adamw or ("-",)) else "adamw"
 
 
 MODELS = {
@@ -119,6 +206,26 @@ MODELS = {
     ),
     "tied": Model(_tied, (4, 6), 11, tokens=11, adamw=("0.weight", "2.weight")),
     "lora": Model(_lora, (4, 16), 5),
+    "experts": Model(
+        _mixtral,
+        (4, 6),
+        24,
+        tokens=24,
+        adamw=("embed_tokens.weight", "lm_head.weight", "mlp.gate.weight"),
+        blocks=_mixtral_blocks,
+    ),
+    "fused": Model(_phi3, (4, 6), 24, tokens=24, adamw=("embed_tokens.weight", "lm_head.weight"), blocks=_phi3_blocks),
+    "fused, head by head": Model(
+        _neox, (4, 6), 24, tokens=24, adamw=("embed_in.weight", "lm_head.weight"), blocks=_neox_blocks
+    ),
+    "experts, transposed": Model(
+        _llama4,
+        (4, 6),
+        24,
+        tokens=24,
+        adamw=("embed_tokens.weight", "lm_head.weight", "feed_forward.router.weight"),
+        blocks=_llama4_blocks,
+    ),
 }
 
 

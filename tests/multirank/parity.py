@@ -42,8 +42,9 @@ def run(case: Case) -> dict:
         "clip": case.clip,
         "empty_sub_groups": world.on_all_ranks(_empty_sub_groups(engine)),
     }
-    numels = [w.numel() for n, w in weights.items() if _role(case, n, w) == "muon"]
-    row["matrices"], row["muon_numel"] = len(numels), sum(numels)
+    muon = {n: w for n, w in weights.items() if _role(case, n, w) == "muon"}
+    row["matrices"] = sum(len(_blocks(case, n, w)) or 1 for n, w in muon.items())
+    row["muon_numel"] = sum(w.numel() for w in muon.values())
     if dist.get_rank():  # only rank 0's row is read, and the weights are whole
         return row
     expected, start, reference_momentum, reference_norms = _reference(case, data)
@@ -73,6 +74,10 @@ def _relative(a: dict, b: dict) -> float:
 
 def _role(case: Case, name: str, param) -> str:
     return models.MODELS[case.model].role(name, param.dim())
+
+
+def _blocks(case: Case, name: str, param) -> list:
+    return models.MODELS[case.model].blocks(name, param) if case.options.get("split_fused", True) else []
 
 
 def momenta(model) -> dict:
@@ -112,7 +117,7 @@ def _reference(case: Case, data, dtype=torch.float32):
 
 def _muon(case: Case, params: dict) -> Muon:
     options = {"scale": "original", **case.options}
-    for key in ("ns_dtype", "cpu_kernels"):  # the reference has one of each
+    for key in ("ns_dtype", "cpu_kernels", "split_fused"):  # the reference has one of each, and is told the blocks
         options.pop(key, None)
     first_group = list(params)[: world.FIRST_GROUP] if case.group_decay is not None else []
     return Muon(
@@ -122,6 +127,7 @@ def _muon(case: Case, params: dict) -> Muon:
         options.pop("lr", LR),
         ADAM_LR,
         decays={n: case.group_decay for n in first_group},
+        blocks={n: _blocks(case, n, p) for n, p in params.items()},
         form=options.pop("ns_form", "standard").partition("_")[0],
         kind=options.pop("momentum_kind", "ema"),
         **options,

@@ -5,7 +5,7 @@ import torch  # noqa: F401  (the core needs it loaded)
 from zeromuon import _lab
 
 from tests.multirank.cases import STEPS
-from tests.multirank.configurations import FIVE_RANKS, FULL, PARITY, USERS
+from tests.multirank.configurations import BLOCKS, FIVE_RANKS, FULL, PARITY, USERS
 from tests.multirank.launch import row
 
 NO_ONEDNN = dict(_lab.cpu_kernels())["onednn"]  # why not; empty: it is there
@@ -13,7 +13,7 @@ NO_ONEDNN = dict(_lab.cpu_kernels())["onednn"]  # why not; empty: it is there
 
 def parameters():
     for world_size in (1, 2, 3):
-        for case in (*PARITY, *USERS, *FULL):
+        for case in (*PARITY, *USERS, *BLOCKS, *FULL):
             in_full = case in FULL or case.only_in_full(world_size)
             marks = [pytest.mark.full] if in_full else []
             if case.options.get("cpu_kernels") == "onednn" and NO_ONEDNN:

@@ -88,6 +88,22 @@ PLAN = (
         "plan_tests",
         "StepPlan.TheBytesOfABucketAreThoseOfItsElementsAndFlagWords",
     ),
+    Mutation(
+        "blocks that travel together bear the name of the first",
+        "zero3/plan/bucket_route.h",
+        "return block + step * static_cast<int>((first_line + r) / lines);",
+        "return block;",
+        "plan_tests",
+        "StepPlan.APieceOfManyBlocksNamesEachOfThem",
+    ),
+    Mutation(
+        "gate and up of an expert are one matrix",
+        "python/zeromuon/selection/layouts.py",
+        "sizes = (outputs // parts,) * parts if parts > 1 and split_fused else ()",
+        "sizes = ()",
+        PYTEST,
+        f"{_PARITY}[2 ranks: experts]",
+    ),
 )
 
 KERNELS = (
@@ -161,8 +177,8 @@ PIPELINE = (
     Mutation(
         "a value of the first matrix that is not finite raises no flag",
         "zero3/step/bucket_stages.cpp",
-        "return 1 + static_cast<FlagWord>(piece.block);",
-        "return static_cast<FlagWord>(piece.block);",
+        "return 1 + static_cast<FlagWord>(block);",
+        "return static_cast<FlagWord>(block);",
         "unit_tests",
         "StepExecutor.ANonFiniteMomentumOnOneRankStopsAllBeforeTheApply",
     ),

@@ -131,7 +131,11 @@ class ConvertedOptimizer : public OptimizerPlan {
         concat("learning rate: lr ", hyper_.lr, ", adam_lr ", hyper_.adam_lr, advice_on_rate()),
         concat("the momentum is ", kind_, " with decay ", hyper_.momentum,
                ": set momentum_kind and momentum so")};
-    if (source_.optimizer == Optimizer::kAdamW) {
+    const auto loses_moments = [&](int t) {
+      return roles_[t] == TensorRole::kMuon && was_adamw(source_.tensors[t]);
+    };
+    const auto& muon = groups_.at(0);
+    if (std::any_of(muon.begin(), muon.end(), loses_moments)) {
       out.push_back("reset: the second moments of the Muon parameters are gone; Muon has none");
     }
     return out;
@@ -190,9 +194,14 @@ class ConvertedOptimizer : public OptimizerPlan {
     return {fill, {}, 1, ElementType::kFloat32};
   }
 
+  // Whether its state in the source is AdamW's.
+  bool was_adamw(const NamedTensor& tensor) const {
+    return source_.optimizer == Optimizer::kAdamW || tensor.role == TensorRole::kAdamW;
+  }
+
   // What turns the source's momentum into an EMA, see Note [Units of a momentum].
-  double to_ema() const {
-    if (source_.optimizer == Optimizer::kAdamW) {
+  double to_ema(const NamedTensor& tensor) const {
+    if (was_adamw(tensor)) {
       return step_ > 0 ? 1 / (1 - std::pow(hyper_.beta1, static_cast<double>(step_))) : 1;
     }
     return source_.momentum_kind == "heavy_ball" ? 1 - hyper_.momentum : 1;
@@ -204,12 +213,13 @@ class ConvertedOptimizer : public OptimizerPlan {
       out["exp_avg_sq"] = copied(tensor, "exp_avg_sq", 1);
       return;
     }
-    const bool deepspeeds = source_.optimizer == Optimizer::kDeepSpeedMuon;
+    const bool deepspeeds = source_.optimizer == Optimizer::kDeepSpeedMuon && !was_adamw(tensor);
     const char* name = deepspeeds ? "momentum_buffer" : "exp_avg";
-    const bool keeps = target_ == Target::kZeroMuon && kind_ == source_.momentum_kind;
+    const bool keeps =
+        target_ == Target::kZeroMuon && kind_ == source_.momentum_kind && !was_adamw(tensor);
     const double from_ema =
         target_ == Target::kZeroMuon && kind_ == "heavy_ball" ? 1 / (1 - hyper_.momentum) : 1;
-    out["exp_avg"] = copied(tensor, name, keeps ? 1 : to_ema() * from_ema);
+    out["exp_avg"] = copied(tensor, name, keeps ? 1 : to_ema(tensor) * from_ema);
     out["exp_avg_sq"] = filled(target_ == Target::kZeroMuon ? PlannedState::Fill::kOneZero
                                                             : PlannedState::Fill::kZeros);
   }

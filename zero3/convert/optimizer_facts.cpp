@@ -132,8 +132,9 @@ TensorRole role_of(const Checkpoint& source, const NamedTensor& tensor,
   require(name == "muon" || name == "adamw", "roles: \"", tensor.name, "\" is \"", name,
           "\", expected muon or adamw");
   const TensorRole role = name == "muon" ? TensorRole::kMuon : TensorRole::kAdamW;
-  require(!own || role == tensor.role, "roles: \"", tensor.name, "\" is ", name, ", but ",
-          name_of(tensor.role), " in the checkpoint: its state fits no other role");
+  require(!own || role == tensor.role || role == TensorRole::kMuon, "roles: \"", tensor.name,
+          "\" is ", name, ", but ", name_of(tensor.role),
+          " in the checkpoint: its state fits no other role");
   return role;
 }
 

@@ -11,17 +11,76 @@ namespace {
 // fp32 elements between the beginnings of matrices
 constexpr int64_t kLineNumel = offload::kBlockAlignment / size_of(DType::kFloat32);
 
-// Appends the pieces of every block of `owner` that lies in `rank`'s shard; returns the bytes.
-int64_t append_segment(const StepPlan& plan, const SubGroupPlan& group, const Bucket& bucket,
-                       int owner, int rank, int64_t wire_offset, std::vector<RoutePiece>& pieces) {
+// That a block takes of the matrix buffer.
+int64_t matrix_numel(const MatrixBlock& block) {
+  return (block.numel() + kLineNumel - 1) / kLineNumel * kLineNumel;
+}
+
+// What each rank owns of a bucket, [W], shape by shape and in the order of the bucket.
+std::vector<std::vector<OwnedBlock>> owned_of(const StepPlan& plan, const SubGroupPlan& group,
+                                              const Bucket& bucket) {
+  std::vector<std::vector<OwnedBlock>> owned(plan.options.world_size);
+  for (int b = bucket.begin; b < bucket.end; ++b) owned[group.blocks[b].owner].push_back({b, 0});
+  for (std::vector<OwnedBlock>& blocks : owned) {
+    std::stable_sort(blocks.begin(), blocks.end(), [&](const auto& a, const auto& b) {
+      return group.blocks[a.block].newton_schulz < group.blocks[b.block].newton_schulz;
+    });
+    int64_t offset = 0;
+    for (OwnedBlock& o : blocks) {
+      o.matrix_offset = offset;
+      offset += matrix_numel(group.blocks[o.block].block);
+    }
+  }
+  return owned;
+}
+
+// Whether `next` goes on where `piece` ends, at the same distances; then it is joined to it.
+bool joins(RoutePiece& piece, const RoutePiece& next) {
+  StridedRun& run = piece.run;
+  const int64_t in_shard = next.run.shard_offset - run.shard_offset;
+  const int64_t in_matrix =
+      next.matrix_offset + next.run.block_offset - piece.matrix_offset - run.block_offset;
+  const int64_t shard_stride = run.count == 1 ? in_shard : run.shard_stride;
+  const int64_t block_stride = run.count == 1 ? in_matrix : run.block_stride;
+  const bool is_there = next.run.length == run.length && in_shard == run.count * shard_stride &&
+                        in_matrix == run.count * block_stride;
+  const bool at_its_distances = next.run.count == 1 || (next.run.shard_stride == shard_stride &&
+                                                        next.run.block_stride == block_stride);
+  if (!is_there || !at_its_distances) return false;
+  RoutePiece joined = piece;
+  if (joined.step == 0) joined.step = next.block - piece.block_of(run.count - 1);
+  const bool of_its_block = joined.block_of(run.count) == next.block &&
+                            (joined.first_line + run.count) % joined.lines == next.first_line;
+  if (!of_its_block) return false;
+  joined.run.shard_stride = shard_stride;
+  joined.run.block_stride = block_stride;
+  joined.run.count += next.run.count;
+  piece = joined;
+  return true;
+}
+
+// Appends the pieces of what an owner has that lie in `rank`'s shard; returns the bytes.
+int64_t append_segment(const StepPlan& plan, const SubGroupPlan& group,
+                       const std::vector<OwnedBlock>& owned, int rank, int64_t wire_offset,
+                       std::vector<RoutePiece>& pieces) {
   const int64_t element_bytes = size_of(plan.options.wire_dtype);
   const int64_t begin = wire_offset;
+  const size_t first = pieces.size();
   wire_offset += kSegmentAlignment;
-  for (int b = bucket.begin; b < bucket.end; ++b) {
-    if (group.blocks[b].owner != owner) continue;
-    for (const StridedRun& run : group.layout.runs(group.blocks[b].block, rank)) {
-      pieces.push_back({run, b, wire_offset, 0, 0});
+  for (const OwnedBlock& o : owned) {
+    const PlannedBlock& planned = group.blocks[o.block];
+    const BlockLines lines = group.layout.lines(planned.block);
+    for (const StridedRun& run : group.layout.runs(planned.block, rank)) {
+      const RoutePiece piece{.run = run,
+                             .wire_offset = wire_offset,
+                             .matrix_offset = o.matrix_offset,
+                             .block = o.block,
+                             .lines = lines.count,
+                             .first_line = run.block_offset / lines.length};
       wire_offset += run.numel() * element_bytes;
+      const bool may_join =
+          pieces.size() > first && group.blocks[pieces.back().block].kind() == planned.kind();
+      if (!may_join || !joins(pieces.back(), piece)) pieces.push_back(piece);
     }
   }
   return offload::aligned(wire_offset - begin);
@@ -75,31 +134,25 @@ offload::Cost newton_schulz_cost(const StepPlan& plan, const SubGroupPlan& group
 BucketRoute route_of(const StepPlan& plan, int sub_group, int bucket_index, int rank) {
   const SubGroupPlan& group = plan.sub_groups[sub_group];
   const Bucket& bucket = group.buckets[bucket_index];
+  const std::vector<std::vector<OwnedBlock>> owned = owned_of(plan, group, bucket);
   BucketRoute route;
+  route.owned = owned[rank];
+  for (const OwnedBlock& o : route.owned) {
+    add_to_shape(route, group.blocks[o.block].newton_schulz, o.matrix_offset);
+    route.matrix_numel += matrix_numel(group.blocks[o.block].block);
+  }
   int64_t shard_offset = 0, owner_offset = 0;
   for (int peer = 0; peer < plan.options.world_size; ++peer) {
     route.shard_bytes.push_back(
-        append_segment(plan, group, bucket, peer, rank, shard_offset, route.shard_pieces));
+        append_segment(plan, group, owned[peer], rank, shard_offset, route.shard_pieces));
     route.owner_bytes.push_back(
-        append_segment(plan, group, bucket, rank, peer, owner_offset, route.owner_pieces));
+        append_segment(plan, group, owned[rank], peer, owner_offset, route.owner_pieces));
     shard_offset += route.shard_bytes.back();
     owner_offset += route.owner_bytes.back();
   }
   for (RoutePiece& piece : route.shard_pieces) {
     piece.packed_offset = route.shard_numel;
     route.shard_numel += piece.run.numel();
-  }
-  for (int b = bucket.begin; b < bucket.end; ++b) {
-    if (group.blocks[b].owner != rank) continue;
-    route.owned.push_back({b, route.matrix_numel});
-    add_to_shape(route, group.blocks[b].newton_schulz, route.matrix_numel);
-    const int64_t lines = (group.blocks[b].block.numel() + kLineNumel - 1) / kLineNumel;
-    route.matrix_numel += lines * kLineNumel;
-  }
-  for (RoutePiece& piece : route.owner_pieces) {
-    const auto owned = std::find_if(route.owned.begin(), route.owned.end(),
-                                    [&](const OwnedBlock& o) { return o.block == piece.block; });
-    piece.matrix_offset = owned->matrix_offset;
   }
   for (OwnedShape& shape : route.owned_shapes) {
     const bool takes_lanes = plan.newton_schulz[shape.newton_schulz].takes_lanes();

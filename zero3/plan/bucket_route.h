@@ -1,11 +1,10 @@
 // What one rank sends and receives for one bucket: pure data, derived from the plan.
 //
 // A segment is what one shard holds of the blocks of one owner. It starts with a flag word (see
-// Note [Flag word]), in a head of its own, then the runs of those blocks, block by block, in the
-// wire dtype. Segments and payloads are aligned (kSegmentAlignment): NCCL copies what is not in
-// packs of 16 bytes on both sides byte by byte. The first
-// all-to-all carries segments from shards to owners, the second carries them back: same sizes, same
-// order.
+// Note [Flag word]), in a head of its own, then the runs of those blocks, shape by shape and block
+// by block, in the wire dtype. Segments and payloads are aligned (kSegmentAlignment): NCCL copies
+// what is not in packs of 16 bytes on both sides byte by byte. The first all-to-all carries
+// segments from shards to owners, the second carries them back: same sizes, same order.
 //
 // Note [Flag word]
 // 0: all values of the segment's sender are finite. Otherwise 1 + the index, within the sub-group,
@@ -36,13 +35,23 @@ inline int64_t total(const std::vector<int64_t>& segment_bytes) {
   return std::reduce(segment_bytes.begin(), segment_bytes.end(), int64_t{0});
 }
 
-// One run on its way between a flat shard and an owner's matrix.
+// Runs on their way between a flat shard and an owner's matrices: of one block, or of several of
+// one shape that lie at equal distances on both sides. `run`'s offsets into blocks are those into
+// the block that it begins in, and go on into the matrices that follow it.
 struct RoutePiece {
   StridedRun run;
-  int block = 0;              // index in the sub-group
   int64_t wire_offset = 0;    // bytes into the shard side's or the owner side's buffer
-  int64_t matrix_offset = 0;  // owner side: elements into the matrix buffer, where the block begins
+  int64_t matrix_offset = 0;  // elements into the owner's matrix buffer, where the block begins
   int64_t packed_offset = 0;  // shard side: elements of the bucket's pieces before this one
+  int block = 0;              // in which it begins: index in the sub-group
+  int step = 0;               // to the index of the next block
+  int64_t lines = 1;          // of each block
+  int64_t first_line = 0;     // of its block
+
+  // In which its run number r is.
+  int block_of(int64_t r) const {
+    return block + step * static_cast<int>((first_line + r) / lines);
+  }
 };
 
 struct OwnedBlock {

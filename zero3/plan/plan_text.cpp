@@ -27,23 +27,45 @@ void write_row(std::ostream& out, const StageRow& row) {
       << row.cost.device_bytes << " changes " << name_of(row.changes) << "\n";
 }
 
-std::string block_label(const SubGroupPlan& group, int block) {
-  const MatrixBlock& b = group.blocks[block].block;
-  const ParamShard& p = group.layout.params()[b.param];
-  if (b.rows() == p.rows && b.cols() == p.cols) return p.name;
-  return concat(p.name, "[", b.row_begin, ":", b.row_end, ",", b.col_begin, ":", b.col_end, "]");
-}
-
 double mebibytes(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
-void write_block(std::ostream& out, const StepPlan& plan, const SubGroupPlan& group, int block) {
-  const PlannedBlock& b = group.blocks[block];
+// "3", or "0-7" of several: the owners of blocks [begin, end).
+std::string owners_text(const SubGroupPlan& group, int begin, int end) {
+  int least = group.blocks[begin].owner, most = least;
+  for (int b = begin; b < end; ++b) {
+    least = std::min(least, group.blocks[b].owner);
+    most = std::max(most, group.blocks[b].owner);
+  }
+  return least == most ? concat(least) : concat(least, "-", most);
+}
+
+// One line for blocks [begin, end) of one kind.
+void write_blocks(std::ostream& out, const StepPlan& plan, const SubGroupPlan& group, int begin,
+                  int end) {
+  const PlannedBlock& b = group.blocks[begin];
+  const int count = end - begin;
+  const std::string label = count == 1 ? group.label_of_block(begin) : group.name_of_block(begin);
   const std::string shape = concat(b.block.rows(), "x", b.block.cols());
   const ops::NewtonSchulzPlan& ns = plan.newton_schulz[b.newton_schulz];
-  out << "    " << std::left << std::setw(52) << block_label(group, block) << std::right
-      << std::setw(14) << shape << std::setw(15) << ops::name_of(ns.form) << std::setw(10)
-      << name_of(ns.dtype) << std::setw(10) << std::setprecision(3) << b.flops * 1e-9
-      << std::setw(7) << b.owner << "\n";
+  out << "    " << std::left << std::setw(52) << label << std::right << std::setw(20)
+      << (count == 1 ? shape : concat(count, " x (", shape, ")")) << std::setw(15)
+      << ops::name_of(ns.form) << std::setw(10) << name_of(ns.dtype) << std::setw(10)
+      << std::setprecision(3) << count * b.flops * 1e-9 << std::setw(7)
+      << owners_text(group, begin, end) << "\n";
+}
+
+// The end of the blocks from `begin` on, up to `end`, that `alike` does not tell from it.
+template <typename Alike>
+int end_of_run(const SubGroupPlan& group, int begin, int end, Alike alike) {
+  int last = begin;
+  while (last < end && alike(group.blocks[begin], group.blocks[last])) ++last;
+  return last;
+}
+
+bool same_kind(const PlannedBlock& a, const PlannedBlock& b) { return a.kind() == b.kind(); }
+
+bool same_kind_and_owner(const PlannedBlock& a, const PlannedBlock& b) {
+  return same_kind(a, b) && a.owner == b.owner;
 }
 
 void write_sub_group(std::ostream& out, const StepPlan& plan, size_t index) {
@@ -58,7 +80,10 @@ void write_sub_group(std::ostream& out, const StepPlan& plan, size_t index) {
     out << "  bucket " << k << ": " << bucket.end - bucket.begin << " matrices, "
         << std::setprecision(1) << mebibytes(numel * size_of(plan.options.wire_dtype))
         << " MiB each way\n";
-    for (int b = bucket.begin; b < bucket.end; ++b) write_block(out, plan, group, b);
+    for (int b = bucket.begin, end = b; b < bucket.end; b = end) {
+      end = end_of_run(group, b, bucket.end, same_kind);
+      write_blocks(out, plan, group, b, end);
+    }
   }
 }
 
@@ -91,7 +116,7 @@ std::string StepPlan::table() const {
       << options.newton_schulz.coefficients.name << " x"
       << options.newton_schulz.coefficients.triples.size() << ", scale " << name_of(options.scale)
       << ", wire " << name_of(options.wire_dtype) << "\n";
-  out << "    " << std::left << std::setw(52) << "matrix" << std::right << std::setw(14) << "shape"
+  out << "    " << std::left << std::setw(52) << "matrix" << std::right << std::setw(20) << "shape"
       << std::setw(15) << "form" << std::setw(10) << "products" << std::setw(10) << "GFLOP"
       << std::setw(7) << "owner"
       << "\n";
@@ -140,11 +165,16 @@ std::string StepPlan::canonical_text() const {
       out << "param " << s.name << " numel " << s.numel << " ranges " << fnv1a(range_text(s))
           << " view " << s.rows << " " << s.cols << " decay " << group.decay[p] << "\n";
     }
-    for (size_t b = 0; b < group.blocks.size(); ++b) {
+    const int blocks = static_cast<int>(group.blocks.size());
+    for (int b = 0, end = b; b < blocks; b = end) {
+      end = end_of_run(group, b, blocks, same_kind_and_owner);
       const PlannedBlock& planned = group.blocks[b];
-      out << "block " << block_label(group, static_cast<int>(b)) << " shape "
-          << planned.newton_schulz << " owner " << planned.owner << " scale " << planned.scale
-          << "\n";
+      std::string labels;
+      for (int i = b; i < end; ++i) labels += group.label_of_block(i);
+      out << "block " << group.label_of_block(b);
+      if (end - b > 1) out << " and " << end - b - 1 << " more, " << fnv1a(labels);
+      out << " shape " << planned.newton_schulz << " owner " << planned.owner << " scale "
+          << planned.scale << "\n";
     }
     for (const Bucket& bucket : group.buckets) {
       out << "bucket " << bucket.begin << " " << bucket.end << "\n";

@@ -33,53 +33,6 @@ void check_param(const ParamShard& p, int world_size) {
   check_cut(p);
 }
 
-// The elements of one row of the block that lie in [begin, end), as flat offsets.
-struct Segment {
-  int64_t begin, end;
-  int64_t length() const { return std::max<int64_t>(0, end - begin); }
-};
-
-Segment row_segment(const ParamShard& p, const MatrixBlock& block, int64_t row, int64_t begin,
-                    int64_t end) {
-  return {std::max(begin, row * p.cols + block.col_begin),
-          std::min(end, row * p.cols + block.col_end)};
-}
-
-// The part of a block of whole rows, which are contiguous.
-std::vector<StridedRun> runs_of_whole_rows(const ParamShard& p, const MatrixBlock& block,
-                                           const ShardRange& held) {
-  const int64_t first = block.row_begin * p.cols;
-  const Segment s{std::max(held.begin, first),
-                  std::min(held.begin + held.numel, block.row_end * p.cols)};
-  if (s.length() == 0) return {};
-  return {{held.offset + s.begin - held.begin, 0, s.begin - first, 0, s.length(), 1}};
-}
-
-std::vector<StridedRun> runs_of_rows(const ParamShard& p, const MatrixBlock& block,
-                                     const ShardRange& held) {
-  const int64_t begin = held.begin, end = held.begin + held.numel;
-  const int64_t first = std::max(block.row_begin, begin / p.cols);
-  const int64_t last = std::min(block.row_end, (end + p.cols - 1) / p.cols);  // one past
-  std::vector<StridedRun> runs;
-  for (int64_t row = first; row < last;) {
-    const Segment s = row_segment(p, block, row, begin, end);
-    int64_t count = 1;
-    // Rows after a whole one join it, up to the last row, which may be cut.
-    if (s.length() == block.cols() && row + 1 < last) {
-      count = last - row;
-      if (row_segment(p, block, last - 1, begin, end).length() < block.cols()) --count;
-    }
-    const int64_t in_block =
-        (row - block.row_begin) * block.cols() + s.begin - row * p.cols - block.col_begin;
-    if (s.length() > 0) {
-      runs.push_back(
-          {held.offset + s.begin - begin, p.cols, in_block, block.cols(), s.length(), count});
-    }
-    row += count;
-  }
-  return runs;
-}
-
 }  // namespace
 
 ShardLayout::ShardLayout(int world_size, int64_t shard_numel, std::vector<ParamShard> params)
@@ -108,10 +61,40 @@ void ShardLayout::check_shard(int rank) const {
           " elements, its parameters end at ", end);
 }
 
+BlockLines ShardLayout::lines(const MatrixBlock& block) const {
+  const int64_t cols = params_[block.param].cols;
+  const int64_t first = block.row_begin * cols + block.col_begin;
+  if (block.cols() < cols) return {first, cols, block.cols(), block.rows()};
+  const int64_t length = (block.row_end - block.row_begin) * cols;  // whole rows are contiguous
+  return {first, block.count == 1 ? length : block.period * cols, length, block.count};
+}
+
 std::vector<StridedRun> ShardLayout::runs(const MatrixBlock& block, int rank) const {
-  const ParamShard& p = params_[block.param];
-  const ShardRange& held = p.ranges[rank];
-  return block.cols() == p.cols ? runs_of_whole_rows(p, block, held) : runs_of_rows(p, block, held);
+  const ShardRange& held = params_[block.param].ranges[rank];
+  const BlockLines l = lines(block);
+  const int64_t begin = held.begin, end = held.begin + held.numel;
+  if (begin == end || end <= l.first) return {};
+  // The first line that ends after `begin`, and one past the last that begins before `end`.
+  const int64_t before = begin - l.first - l.length;
+  const int64_t last = std::min(l.count, (end - l.first + l.stride - 1) / l.stride);
+  const auto held_of = [&](int64_t line) {
+    const int64_t at = l.first + line * l.stride;
+    return std::pair{std::max(begin, at), std::min(end, at + l.length)};
+  };
+  std::vector<StridedRun> runs;
+  for (int64_t line = before < 0 ? 0 : before / l.stride + 1; line < last;) {
+    const auto [from, to] = held_of(line);
+    int64_t count = 1;
+    // Lines after a whole one join it, up to the last one, which may be cut.
+    if (to - from == l.length && line + 1 < last) {
+      const auto [last_from, last_to] = held_of(last - 1);
+      count = last - line - (last_to - last_from < l.length ? 1 : 0);
+    }
+    const int64_t in_block = line * l.length + from - (l.first + line * l.stride);
+    runs.push_back({held.offset + from - begin, l.stride, in_block, l.length, to - from, count});
+    line += count;
+  }
+  return runs;
 }
 
 }  // namespace zeromuon::zero3

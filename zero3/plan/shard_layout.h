@@ -24,15 +24,23 @@ struct ParamShard {
 };
 
 // Rows [row_begin, row_end) and columns [col_begin, col_end) of a parameter's 2-D view: the unit
-// that Newton-Schulz works on.
+// that Newton-Schulz works on. Or, of all columns, `count` such ranges of rows, each `period` rows
+// after the one before, one under the other.
 struct MatrixBlock {
   int param = 0;  // index of the ParamShard
   int64_t row_begin = 0, row_end = 0;
   int64_t col_begin = 0, col_end = 0;
+  int64_t count = 1, period = 0;
 
-  int64_t rows() const { return row_end - row_begin; }
+  int64_t rows() const { return (row_end - row_begin) * count; }
   int64_t cols() const { return col_end - col_begin; }
   int64_t numel() const { return rows() * cols(); }
+};
+
+// Where the elements of a block lie in its parameter, in the block's row-major order: `count` lines
+// of `length` contiguous elements, whose beginnings are `stride` apart.
+struct BlockLines {
+  int64_t first = 0, stride = 0, length = 0, count = 1;
 };
 
 // `count` runs of `length` contiguous elements. Offsets are elements: into the flat shard, and into
@@ -60,7 +68,10 @@ class ShardLayout {
   // The elements of a parameter on a rank; numel 0 on ranks that hold none.
   const ShardRange& real_range(int param, int rank) const { return params_[param].ranges[rank]; }
 
-  // The part of `block` that `rank` holds, in row-major order: at most three strided runs.
+  BlockLines lines(const MatrixBlock& block) const;
+
+  // The part of `block` that `rank` holds, in row-major order: at most three strided runs, whose
+  // runs are lines of the block, whole or cut.
   std::vector<StridedRun> runs(const MatrixBlock& block, int rank) const;
 
  private:

@@ -2,44 +2,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <span>
 #include <utility>
 
 #include "csrc/base/check.h"
 #include "zero3/plan/bucket_route.h"
 #include "zero3/plan/ownership.h"
+#include "zero3/plan/tiling.h"
 
 namespace zeromuon::zero3 {
 namespace {
 
 constexpr const char* kScales[] = {"match_rms_adamw", "original", "spectral_unclamped", "none"};
-
-std::string text_of(const MatrixBlock& b) {
-  return concat("[", b.row_begin, ":", b.row_end, ", ", b.col_begin, ":", b.col_end, "]");
-}
-
-bool overlap(const MatrixBlock& a, const MatrixBlock& b) {
-  return a.row_begin < b.row_end && b.row_begin < a.row_end && a.col_begin < b.col_end &&
-         b.col_begin < a.col_end;
-}
-
-// Blocks of one parameter must tile its view: then every element has exactly one owner.
-void check_blocks(const ParamShard& p, const std::vector<MatrixBlock>& blocks) {
-  int64_t covered = 0;
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    const MatrixBlock& b = blocks[i];
-    require(0 <= b.row_begin && b.row_begin < b.row_end && b.row_end <= p.rows &&
-                0 <= b.col_begin && b.col_begin < b.col_end && b.col_end <= p.cols,
-            "parameter \"", p.name, "\": block ", text_of(b), " is empty or outside its view (",
-            p.rows, ", ", p.cols, ")");
-    for (size_t j = 0; j < i; ++j) {
-      require(!overlap(b, blocks[j]), "parameter \"", p.name, "\": blocks ", text_of(blocks[j]),
-              " and ", text_of(b), " overlap; an element would have two owners");
-    }
-    covered += b.numel();
-  }
-  require(covered == p.numel, "parameter \"", p.name, "\": its blocks cover ", covered, " of ",
-          p.numel, " elements; the rest would have no owner");
-}
 
 StageTable table_of(const PlanOptions& options) {
   return stages_of(options.flow, options.wire_dtype, options.target.cuda && !options.flow.staged);
@@ -81,7 +56,8 @@ class Planner {
     require(p.rows > 0, "parameter \"", p.name, "\" has role muon but no 2-D view");
     std::vector<MatrixBlock> blocks = spec.blocks;
     if (blocks.empty()) blocks.push_back({0, 0, p.rows, 0, p.cols});
-    check_blocks(p, blocks);
+    check_tiling(p, blocks);
+    const auto first = static_cast<ptrdiff_t>(group.blocks.size());
     for (MatrixBlock b : blocks) {
       b.param = static_cast<int>(param);
       PlannedBlock planned{b, shape_index(b.rows(), b.cols()), 0, 0, 1, 0};
@@ -92,6 +68,8 @@ class Planner {
                                       : scale_factor(plan_.options.scale, b.rows(), b.cols());
       group.blocks.push_back(planned);
     }
+    std::stable_sort(group.blocks.begin() + first, group.blocks.end(),
+                     [](const auto& a, const auto& b) { return a.kind() < b.kind(); });
   }
 
   int shape_index(int64_t rows, int64_t cols) {
@@ -107,27 +85,102 @@ class Planner {
   }
 
   // A bucket closes before it would hold more than bucket_bytes per rank; one matrix is the least.
+  // A parameter that one bucket does not hold goes into several, each with blocks from all over it:
+  // those that lie side by side are on one rank, which would send and get all of them.
   void make_buckets(SubGroupPlan& group) const {
     const int64_t limit = plan_.options.bucket_bytes * plan_.options.world_size;
-    int64_t bytes = 0;
-    for (int b = 0; b < static_cast<int>(group.blocks.size()); ++b) {
-      const int64_t block_bytes = group.blocks[b].block.numel() * 4;
-      if (group.buckets.empty() || bytes + block_bytes > limit) {
-        group.buckets.push_back({b, b});
-        bytes = 0;
+    std::vector<PlannedBlock> ordered;
+    int64_t bytes = limit + 1;  // of the last bucket; the first is yet to be opened
+    const auto open = [&] {
+      const int at = static_cast<int>(ordered.size());
+      group.buckets.push_back({at, at});
+      bytes = 0;
+    };
+    const auto put = [&](const PlannedBlock& block) {
+      ordered.push_back(block);
+      ++group.buckets.back().end;
+      bytes += 4 * block.block.numel();
+    };
+    for (const std::span<const PlannedBlock> blocks : by_param(group.blocks)) {
+      const int64_t all = 4 * group.layout.params()[blocks[0].block.param].numel;
+      if (bytes + all > limit) open();
+      const auto count = static_cast<int64_t>(blocks.size());
+      const int64_t each = std::max<int64_t>(1, count * limit / all);  // blocks in a bucket
+      const int64_t buckets = all <= limit ? 1 : (count + each - 1) / each;
+      std::vector<std::vector<PlannedBlock>> parts(buckets);
+      for (int64_t begin = 0, end = 0; begin < count; begin = end) {
+        while (end < count && blocks[end].kind() == blocks[begin].kind()) ++end;
+        for (int64_t b = begin; b < end; ++b) {
+          parts[part_of(b - begin, end - begin, begin, buckets)].push_back(blocks[b]);
+        }
       }
-      group.buckets.back().end = b + 1;
-      bytes += block_bytes;
+      for (int64_t k = 0; k < buckets; ++k) {
+        if (k > 0) open();
+        for (const PlannedBlock& block : parts[k]) put(block);
+      }
+      if (buckets > 1) bytes = limit + 1;
     }
+    group.blocks = std::move(ordered);
+  }
+
+  // Which of `parts` takes block number b of `count` of one kind, of which those before were
+  // `first`. Where there are enough, each takes as many that lie side by side from each rank's
+  // share, so that they travel together; else it takes every n-th.
+  int64_t part_of(int64_t b, int64_t count, int64_t first, int64_t parts) const {
+    const int64_t world = plan_.options.world_size;
+    if (count < world * parts) return (first + b) % parts;
+    const int64_t share = b * world / count;
+    const int64_t begin = (share * count + world - 1) / world;
+    const int64_t end = ((share + 1) * count + world - 1) / world;
+    // Rounding makes some parts of a share larger: other ones in each.
+    return ((b - begin) * parts / (end - begin) + share) % parts;
+  }
+
+  // Runs of blocks of one parameter each.
+  static std::vector<std::span<const PlannedBlock>> by_param(std::span<const PlannedBlock> blocks) {
+    std::vector<std::span<const PlannedBlock>> out;
+    for (size_t begin = 0, end = 0; begin < blocks.size(); begin = end) {
+      while (end < blocks.size() && blocks[end].block.param == blocks[begin].block.param) ++end;
+      out.push_back(blocks.subspan(begin, end - begin));
+    }
+    return out;
   }
 
   void assign_owners(SubGroupPlan& group, const Bucket& bucket) {
     std::vector<double> costs;
-    for (int b = bucket.begin; b < bucket.end; ++b) costs.push_back(group.blocks[b].seconds);
-    const std::vector<int> owners = ownership_.assign(costs);
+    std::vector<int> homes;
     for (int b = bucket.begin; b < bucket.end; ++b) {
-      group.blocks[b].owner = owners[b - bucket.begin];
+      costs.push_back(group.blocks[b].seconds);
+      homes.push_back(home_of(group.layout, group.blocks[b].block));
     }
+    const std::vector<int> owners = ownership_.assign(costs, homes);
+    // Blocks of one kind cost the same: with their owners in order those of an owner travel
+    // together.
+    std::map<std::pair<int, int>, std::vector<int>> of_kind;
+    for (int b = bucket.begin; b < bucket.end; ++b) {
+      of_kind[group.blocks[b].kind()].push_back(owners[b - bucket.begin]);
+    }
+    for (auto& [kind, sorted] : of_kind) std::sort(sorted.rbegin(), sorted.rend());
+    for (int b = bucket.begin; b < bucket.end; ++b) {
+      std::vector<int>& left = of_kind[group.blocks[b].kind()];
+      group.blocks[b].owner = left.back();
+      left.pop_back();
+    }
+  }
+
+  // The rank that holds most of a block, so that little of it would travel; Ownership::kNoHome
+  // where none does.
+  int home_of(const ShardLayout& layout, const MatrixBlock& block) const {
+    const BlockLines lines = layout.lines(block);
+    const int64_t middle = lines.first + lines.count / 2 * lines.stride + lines.length / 2;
+    for (int rank = 0; rank < plan_.options.world_size; ++rank) {
+      const ShardRange& held = layout.real_range(block.param, rank);
+      if (middle < held.begin || middle >= held.begin + held.numel) continue;
+      int64_t numel = 0;
+      for (const StridedRun& run : layout.runs(block, rank)) numel += run.numel();
+      return 4 * numel >= 3 * block.numel() ? rank : Ownership::kNoHome;
+    }
+    return Ownership::kNoHome;
   }
 
   Ownership ownership_;
@@ -159,6 +212,12 @@ double scale_factor(Scale scale, int64_t rows, int64_t cols) {
 
 const std::string& SubGroupPlan::name_of_block(int block) const {
   return layout.params()[blocks[block].block.param].name;
+}
+
+std::string SubGroupPlan::label_of_block(int block) const {
+  const MatrixBlock& b = blocks[block].block;
+  const ParamShard& p = layout.params()[b.param];
+  return b.numel() == p.numel ? p.name : p.name + text_of(b);
 }
 
 namespace {

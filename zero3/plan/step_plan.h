@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "csrc/base/dtype.h"
@@ -63,9 +64,12 @@ struct PlannedBlock {
   double seconds = 0;     // expected of one core
   double scale = 1;
   int owner = 0;
+
+  // Blocks of one kind, in a sub-group, differ in their place alone.
+  std::pair<int, int> kind() const { return {block.param, newton_schulz}; }
 };
 
-// Blocks [begin, end) of a sub-group, in model order.
+// Blocks [begin, end) of a sub-group, whose parameters are in model order.
 struct Bucket {
   int begin = 0, end = 0;
 };
@@ -78,6 +82,8 @@ struct SubGroupPlan {
   std::vector<Bucket> buckets;
 
   const std::string& name_of_block(int block) const;
+  // With its rows and columns, where it is not the whole parameter.
+  std::string label_of_block(int block) const;
 };
 
 struct StepPlan {

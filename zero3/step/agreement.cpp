@@ -65,7 +65,7 @@ void Agreement::exchanged(const StageRow& row, Where where, Direction direction,
     const auto& group = resources_.plan.sub_groups[where.sub_group];
     fault_ = StepFault{position_,
                        concat("sub-group ", where.sub_group, ", bucket ", where.bucket, ", stage ",
-                              row.stage, ": the ", what, " of \"", group.name_of_block(block),
+                              row.stage, ": the ", what, " of \"", group.label_of_block(block),
                               "\" has a NaN or infinite value on rank ", peer)};
   }
 }

@@ -10,9 +10,12 @@ using enum offload::SlotBuffer;
 FlagWord* word_at(std::byte* at) { return reinterpret_cast<FlagWord*>(at); }
 
 // Where a contiguous run lies: elements into the flat shard, into the bucket's pieces laid end to
-// end, and into its block; bytes into the wire.
+// end, and into the matrix buffer; bytes into the wire. block: index in the sub-group.
 struct Run {
-  int64_t shard, packed, block, wire, length;
+  int64_t shard, packed, matrix, wire, length;
+  int block;
+
+  FlagWord code() const { return 1 + static_cast<FlagWord>(block); }
 };
 
 template <typename Body>
@@ -20,15 +23,25 @@ void for_runs(const std::vector<RoutePiece>& pieces, int64_t wire_element_bytes,
   for (const RoutePiece& piece : pieces) {
     for (int64_t r = 0; r < piece.run.count; ++r) {
       const int64_t done = r * piece.run.length;
-      body(piece,
-           Run{piece.run.shard_offset + r * piece.run.shard_stride, piece.packed_offset + done,
-               piece.run.block_offset + r * piece.run.block_stride,
-               piece.wire_offset + done * wire_element_bytes, piece.run.length});
+      body(Run{piece.run.shard_offset + r * piece.run.shard_stride, piece.packed_offset + done,
+               piece.matrix_offset + piece.run.block_offset + r * piece.run.block_stride,
+               piece.wire_offset + done * wire_element_bytes, piece.run.length, piece.block_of(r)});
     }
   }
 }
 
-FlagWord code_of(const RoutePiece& piece) { return 1 + static_cast<FlagWord>(piece.block); }
+// body(shard, packed, length) of each range that is contiguous in both, in elements.
+template <typename Body>
+void for_copies(const std::vector<RoutePiece>& pieces, Body body) {
+  for (const RoutePiece& piece : pieces) {
+    const StridedRun& run = piece.run;
+    const bool touch = run.shard_stride == run.length;
+    const int64_t copies = touch ? 1 : run.count, length = touch ? run.numel() : run.length;
+    for (int64_t r = 0; r < copies; ++r) {
+      body(run.shard_offset + r * run.shard_stride, piece.packed_offset + r * length, length);
+    }
+  }
+}
 
 }  // namespace
 
@@ -72,10 +85,10 @@ void BucketStages::mix(const MomentumSource& source, std::byte* out) const {
   source.device.set_word(word_at(out), 0);
   std::vector<ops::Run>& runs = work.runs;
   runs.clear();
-  for_runs(route.shard_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
+  for_runs(route.shard_pieces, size_of(wire), [&](const Run& run) {
     const int64_t g = source.gradient_packed ? run.packed : run.shard;
     const int64_t m = source.momentum_packed ? run.packed : run.shard;
-    runs.push_back({{g, m, run.wire / size_of(wire)}, run.length, code_of(piece)});
+    runs.push_back({{g, m, run.wire / size_of(wire)}, run.length, run.code()});
   });
   source.device.update_momenta(element, {source.gradient, {source.momentum, stored}, {out, wire}},
                                runs, word_at(out));
@@ -87,18 +100,18 @@ void BucketStages::wire_to_device() const {
 }
 
 void BucketStages::gradient_to_device() const {
-  for_runs(route.shard_pieces, 0, [&](const RoutePiece&, const Run& run) {
-    backend.compute->copy_to_device(slot[kGradient] + sizeof(float) * run.packed,
-                                    call.gradient + run.shard, sizeof(float) * run.length);
+  for_copies(route.shard_pieces, [&](int64_t shard, int64_t packed, int64_t length) {
+    backend.compute->copy_to_device(slot[kGradient] + sizeof(float) * packed, call.gradient + shard,
+                                    sizeof(float) * length);
   });
 }
 
 void BucketStages::gradient_and_momentum_to_device() const {
   gradient_to_device();
   const int64_t stored = size_of(plan.options.flow.momentum_dtype);
-  for_runs(route.shard_pieces, 0, [&](const RoutePiece&, const Run& run) {
-    backend.compute->copy_to_device(slot[kMomentum] + stored * run.packed,
-                                    call.momentum + stored * run.shard, stored * run.length);
+  for_copies(route.shard_pieces, [&](int64_t shard, int64_t packed, int64_t length) {
+    backend.compute->copy_to_device(slot[kMomentum] + stored * packed,
+                                    call.momentum + stored * shard, stored * length);
   });
 }
 
@@ -136,8 +149,8 @@ void BucketStages::unpack_matrices() const {
   const DType wire = plan.options.wire_dtype;
   std::vector<ops::Run>& runs = work.runs;
   runs.clear();
-  for_runs(route.owner_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
-    runs.push_back({{run.wire / size_of(wire), piece.matrix_offset + run.block}, run.length});
+  for_runs(route.owner_pieces, size_of(wire), [&](const Run& run) {
+    runs.push_back({{run.wire / size_of(wire), run.matrix}, run.length});
   });
   backend.compute->decode_runs({slot[kOwnerWire], wire}, bench.matrices, runs);
 }
@@ -149,9 +162,8 @@ void BucketStages::pack_updates() const {
   device.set_word(word_at(out), 0);
   std::vector<ops::Run>& runs = work.runs;
   runs.clear();
-  for_runs(route.owner_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
-    runs.push_back(
-        {{piece.matrix_offset + run.block, run.wire / size_of(wire)}, run.length, code_of(piece)});
+  for_runs(route.owner_pieces, size_of(wire), [&](const Run& run) {
+    runs.push_back({{run.matrix, run.wire / size_of(wire)}, run.length, run.code()});
   });
   device.encode_runs(bench.matrices, {out, wire}, runs, word_at(out));
   device.spread_word({out, route.owner_flags});
@@ -164,9 +176,9 @@ void BucketStages::update_to_host() const {
 void BucketStages::update_and_momentum_to_host() const {
   update_to_host();
   const int64_t stored = size_of(plan.options.flow.momentum_dtype);
-  for_runs(route.shard_pieces, 0, [&](const RoutePiece&, const Run& run) {
-    backend.compute->copy_to_host(call.momentum + stored * run.shard,
-                                  slot[kMomentum] + stored * run.packed, stored * run.length);
+  for_copies(route.shard_pieces, [&](int64_t shard, int64_t packed, int64_t length) {
+    backend.compute->copy_to_host(call.momentum + stored * shard, slot[kMomentum] + stored * packed,
+                                  stored * length);
   });
 }
 
@@ -182,12 +194,12 @@ void BucketStages::update_weights(bool through_slot) const {
   auto& [runs, elements] = work;
   runs.clear();
   elements.clear();
-  for_runs(route.shard_pieces, size_of(wire), [&](const RoutePiece& piece, const Run& run) {
-    const PlannedBlock& block = group.blocks[piece.block];
+  for_runs(route.shard_pieces, size_of(wire), [&](const Run& run) {
+    const PlannedBlock& block = group.blocks[run.block];
     elements.emplace_back(call.hyper, group.decay[block.block.param], block.scale);
     runs.push_back({{run.shard, run.wire / size_of(wire), through_slot ? run.packed : run.shard},
                     run.length,
-                    code_of(piece)});
+                    run.code()});
   });
   ops::Typed cast;
   if (low() != nullptr) {
@@ -200,10 +212,9 @@ void BucketStages::update_weights(bool through_slot) const {
 
 void BucketStages::weights_to_device() const {
   if (low() == nullptr) return;
-  for_runs(route.shard_pieces, 0, [&](const RoutePiece&, const Run& run) {
-    backend.compute->copy_to_device(low() + kCastBytes * run.shard,
-                                    slot[kLowPrecision] + kCastBytes * run.packed,
-                                    kCastBytes * run.length);
+  for_copies(route.shard_pieces, [&](int64_t shard, int64_t packed, int64_t length) {
+    backend.compute->copy_to_device(low() + kCastBytes * shard,
+                                    slot[kLowPrecision] + kCastBytes * packed, kCastBytes * length);
   });
 }
 

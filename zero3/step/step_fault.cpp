@@ -105,7 +105,7 @@ std::string place(const char* stage, Where where, int rank) {
 }
 
 std::string non_finite_weight(const SubGroupPlan& group, uint64_t code) {
-  return concat("the updated weight of \"", group.name_of_block(static_cast<int>(code - 1)),
+  return concat("the updated weight of \"", group.label_of_block(static_cast<int>(code - 1)),
                 "\" has a NaN or infinite value, in its master or in the copy that the model uses");
 }
 

@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 
 #include "csrc/ops/newton_schulz/tuned_table.h"
 #include "python/bindings/core/bindings.h"
@@ -22,9 +23,15 @@ using zero3::StepPlan;
 using zero3::SubGroupSpec;
 using namespace py::literals;
 
+// Each of blocks: row_begin, row_end, col_begin, col_end, count, period of a MatrixBlock.
 ParamSpec make_param(std::string name, int64_t numel, int64_t chunk, int64_t shard_offset,
-                     int64_t rows, int64_t cols, bool decay, bool transposed) {
-  return {{std::move(name), numel, chunk, shard_offset, rows, cols}, decay, transposed, {}};
+                     int64_t rows, int64_t cols, bool decay, bool transposed,
+                     const std::vector<std::array<int64_t, 6>>& blocks) {
+  ParamSpec spec{{std::move(name), numel, chunk, shard_offset, rows, cols}, decay, transposed, {}};
+  for (const auto& [row_begin, row_end, col_begin, col_end, count, period] : blocks) {
+    spec.blocks.push_back({0, row_begin, row_end, col_begin, col_end, count, period});
+  }
+  return spec;
 }
 
 std::pair<int64_t, int64_t> real_range(int64_t numel, int world_size, int rank) {
@@ -36,7 +43,10 @@ void bind_layout(py::module_& m) {
   py::class_<ParamSpec>(m, "ParamSpec")
       .def(py::init(&make_param), py::kw_only(), py::arg("name"), py::arg("numel"),
            py::arg("chunk"), py::arg("shard_offset"), py::arg("rows"), py::arg("cols"),
-           py::arg("decay"), py::arg("transposed"));
+           py::arg("decay"), py::arg("transposed"), py::arg("blocks") = py::tuple(),
+           "blocks: of a matrix parameter, (row_begin, row_end, col_begin, col_end, count, period) "
+           "of each matrix in its (rows, cols) view: `count` ranges of rows, `period` apart, of a "
+           "range of columns. Without any the view is one matrix.");
   py::class_<SubGroupSpec>(m, "SubGroupSpec")
       .def(py::init<Role, std::vector<ParamSpec>>(), py::arg("role"), py::arg("params"));
   m.def("zero3_chunk", &zero3::zero3_chunk, py::arg("numel"), py::arg("world_size"),

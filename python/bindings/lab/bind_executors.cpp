@@ -23,7 +23,9 @@ void multiply_blocks(const BucketStages& bucket, const std::vector<float>& facto
   for (const zero3::RoutePiece& piece : bucket.route.owner_pieces) {
     auto* const update =
         reinterpret_cast<float*>(bucket.slot[SlotBuffer::kOwnerWire] + piece.wire_offset);
-    for (int64_t i = 0; i < piece.run.numel(); ++i) update[i] *= factors.at(piece.block);
+    for (int64_t i = 0; i < piece.run.numel(); ++i) {
+      update[i] *= factors.at(piece.block_of(i / piece.run.length));
+    }
   }
 }
 

@@ -151,6 +151,7 @@ def _param_spec(zero3, sub_group: SubGroup, param, spec: ParamSpec):
         cols=spec.cols,
         decay=spec.decay,
         transposed=spec.transposed,
+        blocks=spec.blocks,
     )
 
 

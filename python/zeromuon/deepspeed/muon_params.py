@@ -14,8 +14,8 @@ _DEFAULTS = {"momentum": 0.95, "weight_decay": 0.0, "betas": (0.9, 0.95), "eps":
 _FORMS = {"gram": "auto", "standard": "standard"}
 _SWITCHES = ("torch_adam", "adam_w_mode", "fp32_optimizer_states", "foreach", "per_head_muon")
 KEYS = ("lr", "muon_lr", "adam_lr", *_DEFAULTS, "ns_method", *_SWITCHES)
-# Not DeepSpeed's: which parameters get Muon, as in param_groups.
-SELECTION_KEYS = ("include", "exclude")
+# Not DeepSpeed's: which parameters get Muon, and which matrices they hold, as in param_groups.
+SELECTION_KEYS = ("include", "exclude", "splits", "split_fused")
 
 
 @dataclass(frozen=True)

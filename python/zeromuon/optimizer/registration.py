@@ -13,8 +13,8 @@ from .options import TYPE_MUON_OPTIONS
 def register(replace_muon: bool = False) -> None:
     """Makes ``{"optimizer": {"type": "ZeroMuon", "params": {...}}}`` work in a DeepSpeed config, in this process.
 
-    The params are the keywords of :class:`zeromuon.ZeroMuon`, and ``include`` and ``exclude`` of
-    :func:`zeromuon.param_groups`. Calling it again changes nothing; :func:`unregister` undoes it.
+    The params are the keywords of :class:`zeromuon.ZeroMuon`, and ``include``, ``exclude``, ``splits`` and
+    ``split_fused`` of :func:`zeromuon.param_groups`. Calling it again changes nothing; :func:`unregister` undoes it.
 
     Args:
         replace_muon: also make ``"type": "Muon"`` ours, with the params and defaults of DeepSpeed's own
@@ -56,7 +56,8 @@ def _build_as_muon(engine, model_parameters) -> ZeroMuon:
     support.check_config(engine)
     params = dict(engine.optimizer_params() or {})
     settings = read_muon_params(params, TYPE_MUON_OPTIONS)
-    groups = _restrict(param_groups(engine.module, **_taken_out(params)), list(model_parameters))
+    selection = {"split_fused": False, **_taken_out(params)}  # DeepSpeed's is of whole matrices
+    groups = _restrict(param_groups(engine.module, **selection), list(model_parameters))
     own_lr = [i for i, group in enumerate(groups) if "lr" in group]
     told = [{"weight_decay": settings.options["weight_decay"], **group} for group in groups]
     optimizer = ZeroMuon(told, **settings.options)

@@ -17,6 +17,8 @@ import torch
 
 from ..base.entry import ENTRY, FORMAT, GROUP_VALUES, RATES_IN_GROUPS, check_entry
 from ..base.warn import warn
+from ..selection.rules import ParamSpec
+from ..selection.table import without_numbers
 from .options import OPTIONS, group_values
 
 _RATES = ("lr", "initial_lr")  # of a group
@@ -30,7 +32,7 @@ _SAID = {
 
 def save_entry(state_dict: dict, binding, options: dict) -> dict:
     """`state_dict` with the entry in it, see base/entry_schema.json: format version, what a reader must know, name -> role
-    in the order of the shards, the hyper-parameters, the hash of how each matrix is computed, and the values of each
+    in the order of the shards, which of them hold several matrices, the hyper-parameters, the hash of how each matrix is computed, and the values of each
     group."""
     specs = [s for g in binding.sub_groups for s in g.specs]
     groups = state_dict["param_groups"]
@@ -38,6 +40,7 @@ def save_entry(state_dict: dict, binding, options: dict) -> dict:
         "format": FORMAT,
         "needs": [RATES_IN_GROUPS],
         "roles": {s.name: s.role for s in specs},
+        "splits": {s.name: s.split.as_json() for s in specs if s.blocks},
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
         "arithmetic": _arithmetic(binding.plan, options),
         "groups": [{k: _plain(group[k]) for k in GROUP_VALUES if k in group} for group in groups],
@@ -168,8 +171,10 @@ def _foreign(state_dict: dict) -> str:
 
 def _check(entry: dict, binding, options: dict) -> None:
     check_entry(entry)
-    _check_roles(entry["roles"], {s.name: s.role for g in binding.sub_groups for s in g.specs})
+    specs = [s for g in binding.sub_groups for s in g.specs]
+    _check_roles(entry["roles"], specs)
     _check_options(entry["options"], options)
+    _warn_of_splits(entry, specs)
     _warn_of_arithmetic(entry, binding.plan, options)
 
 
@@ -208,16 +213,48 @@ def _plain(value):
     return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
 
 
-def _check_roles(saved: dict, now: dict) -> None:
-    if saved == now:
+def _check_roles(saved: dict, specs: list[ParamSpec]) -> None:
+    now = {s.name: s.role for s in specs}
+    differing = [name for name in sorted(saved.keys() | now.keys()) if saved.get(name) != now.get(name)]
+    stacks = [s.name for s in specs if s.split.stack and s.role == "muon" and saved.get(s.name) == "adamw"]
+    if stacks:
+        raise ValueError(
+            f'"{stacks[0]}"{f" and {len(stacks) - 1} more" if len(stacks) > 1 else ""}: these stacks of experts were AdamW\'s '
+            f"when the checkpoint was written, and Muon's in this run. Either leave them as they were, with exclude="
+            f"{sorted({without_numbers(name) for name in stacks})}; or convert the checkpoint, whose exp_avg then become their "
+            f"momenta: zeromuon ckpt convert-optimizer --to ZeroMuon --roles FILE, written by zeromuon.param_groups(model)"
+            f".save(FILE)"
+        )
+    for name in differing:
+        raise ValueError(
+            f'parameter "{name}" is {saved.get(name, "absent")} in the checkpoint and {now.get(name, "absent")} in this run; '
+            f"use the same model and the same include and exclude patterns"
+        )
+
+
+def _warn_of_splits(entry: dict, specs: list[ParamSpec]) -> None:
+    """Of parameters whose matrices are other ones now. An entry without `splits` is of a version in which each was one
+    matrix, or of a conversion, which leaves that open."""
+    if "splits" not in entry and entry.get("arithmetic") == "not recorded":
         return
-    for name in sorted(saved.keys() | now.keys()):
-        before, after = saved.get(name, "absent"), now.get(name, "absent")
-        if before != after:
-            raise ValueError(
-                f'parameter "{name}" is {before} in the checkpoint and {after} in this run; use the '
-                f"same model and the same include and exclude patterns"
-            )
+    saved = entry.get("splits", {})
+    one: dict = {}  # as_json() of a parameter that is one matrix
+    differing = [
+        s
+        for s in specs
+        if s.role == "muon"
+        and saved.get(s.name, one) != (s.split.as_json() if s.blocks else one)
+        and (s.name in saved or not s.split.stack)  # no stack was ever one matrix
+    ]
+    if differing:
+        names = ", ".join(s.name for s in differing[:3]) + (
+            f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        )
+        warn(
+            f"{names}: the checkpoint was written with other matrices in {'them' if len(differing) > 1 else 'it'}; the momentum "
+            f"is taken as it is. To go on as before: split_fused=False, or splits={{pattern: ...}} as it was",
+            stacklevel=5,
+        )
 
 
 def with_placeholders(state_dict: dict, sub_groups, param_groups) -> dict:

@@ -7,8 +7,9 @@ Every trainable parameter is judged once, by the first line that applies:
 3. biases of any shape, norms, vectors: AdamW
 4. tied weights (two modules own them), embeddings, the output head, routers: AdamW
 5. weights of Linear, transformers' Conv1D, attention in-projections and convolutions: Muon, but depthwise and
-   patch or stem convolutions AdamW
-6. whatever is left (bare parameters of unknown modules, 3-D expert stacks): AdamW
+   patch or stem convolutions AdamW; expert stacks of known modules and those that `splits` or ``p.muon_split`` describes:
+   Muon, each expert a matrix
+6. whatever is left (bare parameters of unknown modules, stacks that nobody describes): AdamW
 
 Shapes: rows and cols are those of the 2-D view as stored; a transposed view is (inputs, outputs).
 """
@@ -28,13 +29,17 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from ..base.warn import warn
 from ..base.words import all_near
+from .layouts import Known, known_parts, known_stack
 from .model import ModelFacts, Owner, is_conv1d, true_shape
+from .splits import Split, read_split, view_of
 from .table import table_lines
 
 # q, k and v of torch's own attention: functional Linears, fused into (3*embed, embed) or apart.
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _BIAS = re.compile(r"(^|_)bias(_[kv])?$")
+_UNKNOWN_STACK = "3-D expert stack"
 
 
 @dataclass(frozen=True)
@@ -49,17 +54,31 @@ class ParamSpec:
     transposed: bool  # stored as (inputs, outputs): the scale uses cols/rows
     decay: bool  # weight decay applies by default: at least two dimensions
     reason: str
+    split: Split = Split()
+    doubt: str | None = None  # why its matrices are not taken apart, where that should be possible
+
+    @property
+    def blocks(self) -> list[tuple[int, int, int, int, int, int]]:
+        """The matrices in the view, none where it is one; see :meth:`Split.blocks`."""
+        return self.split.blocks(self.rows, self.cols) if self.role == "muon" else []
+
+    @property
+    def matrices(self) -> str:
+        """Those that Newton-Schulz works on, by their shapes: empty where the parameter is one, or AdamW's."""
+        return self.split.text(self.rows, self.cols) if self.role == "muon" else ""
 
     @staticmethod
     def from_tag(param: torch.Tensor, name: str) -> "ParamSpec":
         """The spec of a parameter whose role is its own ``use_muon`` tag and whose module is not known.
 
         param: a tensor with a boolean attribute ``use_muon``; 2-D (rows are outputs), or a convolution kernel
-        (out, in, height, width, ...) seen as (out, rest). Raises ValueError for a tag that is no boolean, and
-        for True on a shape that does not say which matrix it is.
+        (out, in, height, width, ...) seen as (out, rest); or with a ``muon_split``, as in `splits` of
+        :func:`param_groups`. Raises ValueError for a tag that is no boolean, and for True on a shape that does not say
+        which matrices it holds.
         """
         role = "muon" if _tag(param, name) else "adamw"
-        return _spec(name, true_shape(param), role, "use_muon set by user", None)
+        told = _Told(param.muon_split, f'parameter "{name}": muon_split') if hasattr(param, "muon_split") else None
+        return _spec(name, true_shape(param), role, "use_muon set by user", None, told)
 
 
 class ParamGroups(list):
@@ -84,25 +103,36 @@ class ParamGroups(list):
         Path(path).write_text(json.dumps(document, indent=1) + "\n")
 
 
-def param_groups(model: nn.Module, include=None, exclude=None) -> ParamGroups:
-    """The trainable parameters of a model as one group for Muon and one for AdamW; rank 0 prints the table.
+def param_groups(model: nn.Module, include=None, exclude=None, splits=None, split_fused: bool = True) -> ParamGroups:
+    """The trainable parameters of a model as one group for Muon and one for AdamW; rank 0 prints the table, and warns of
+    parameters that hold several matrices where it is not known, or in doubt, how they lie in them.
 
     Args:
         model: the module, before or after ``deepspeed.zero.Init`` has partitioned its parameters.
         include: shell patterns (fnmatch) of parameter names that get Muon against the rules.
         exclude: patterns of names that get AdamW; it beats `include`. A boolean ``p.use_muon`` beats both.
+        splits: pattern -> which matrices a parameter holds, against the rules: sizes of parts along its outputs, as a list;
+            or a dict of ``sizes``, ``heads`` (how often they follow each other), ``per_head`` (true: the parts of every
+            head apart), ``stack`` (true for (E, ..., ...), or how many matrices follow each other) and ``transposed``
+            (true: stored (inputs, outputs)); false: it is one matrix. Of several patterns the last that fits counts, and
+            a ``p.muon_split`` beats them.
+        split_fused: whether matrices that a model stores as one parameter, such as gate and up of an expert, are
+            orthogonalised apart. The experts of a stack always are.
 
     Raises:
         ValueError: nothing is eligible for Muon, a pattern matches no trainable parameter, a pattern or tag
-            gives Muon something that is not a matrix, or `model` is not a module.
+            gives Muon something that is not a matrix, a split does not fit its parameter, or `model` is not a module.
     """
-    groups = _grouped(model, roles_for(model, include, exclude))
+    groups = _grouped(model, roles_for(model, include, exclude, splits, split_fused))
     if _rank() == 0:
         print(groups.table(), flush=True)
+        _warn_of_doubts(groups.specs)
     return groups
 
 
-def roles_for(model: nn.Module, include=None, exclude=None) -> dict[int, ParamSpec]:
+def roles_for(
+    model: nn.Module, include=None, exclude=None, splits=None, split_fused: bool = True
+) -> dict[int, ParamSpec]:
     """``id(parameter)`` -> spec for every trainable parameter, in the model's order; prints nothing.
 
     Takes and raises what :func:`param_groups` does.
@@ -112,9 +142,12 @@ def roles_for(model: nn.Module, include=None, exclude=None) -> dict[int, ParamSp
             f"param_groups: got {type(model).__name__}, expected a torch.nn.Module: roles go by module; pass the "
             f"model itself, not its parameters"
         )
+    if not isinstance(split_fused, bool):
+        raise ValueError(f"split_fused: got {split_fused!r}, expected true or false")
     facts = ModelFacts(model)
-    patterns = _Patterns(facts, include, exclude)
-    specs = {id(p): _judge(p, owners, facts, patterns) for p, owners in facts.trainable}
+    patterns = _Patterns(facts, include, exclude, splits)
+    specs = {id(p): _judge(p, owners, facts, patterns, split_fused) for p, owners in facts.trainable}
+    patterns.check_splits({owner.name: specs[id(p)] for p, owners in facts.trainable for owner in owners})
     if not any(spec.role == "muon" for spec in specs.values()):
         raise ValueError(_nothing_eligible(specs.values(), facts))
     return specs
@@ -123,11 +156,39 @@ def roles_for(model: nn.Module, include=None, exclude=None) -> dict[int, ParamSp
 # ---- one parameter -------------------------------------------------------------------------------
 
 
-def _judge(param, owners: list[Owner], facts: "ModelFacts", patterns: "_Patterns") -> ParamSpec:
+@dataclass(frozen=True)
+class _Told:
+    """What the user says of a parameter's matrices, and where."""
+
+    split: object  # as read_split takes it
+    where: str
+
+
+def _judge(param, owners: list[Owner], facts: "ModelFacts", patterns: "_Patterns", split_fused: bool) -> ParamSpec:
     shape, owner = true_shape(param), owners[0]
+    told, known = patterns.told(param, owners), _known(owner, shape, facts, split_fused)
     forced = _forced(param, owners, patterns)
-    role, reason = forced or _rule(owners, shape, facts)
-    return _spec(owner.name, shape, role, reason, owner.module)
+    role, reason = forced or _rule(owners, shape, facts, told, known)
+    if role == "adamw" and hasattr(param, "muon_split"):
+        raise ValueError(
+            f'parameter "{owner.name}": muon_split is set, and it gets AdamW ({reason}), which knows no matrices; set use_muon, '
+            f"too, or delete the attribute"
+        )
+    return _spec(owner.name, shape, role, reason, owner.module, told, known)
+
+
+def _known(owner: Owner, shape: tuple[int, ...], facts: "ModelFacts", split_fused: bool) -> Known | None:
+    """What the module says of the matrices of its parameter."""
+    if len(shape) < 2 or 0 in shape:
+        return None
+    stack = known_stack(owner, shape, split_fused)
+    if stack or not split_fused:
+        return stack
+    return known_parts(owner, facts.modules, shape, _stored_transposed(owner.module))
+
+
+def _stored_transposed(module: nn.Module | None) -> bool:
+    return is_conv1d(module) or isinstance(module, _ConvTransposeNd)
 
 
 def _forced(param, owners: list[Owner], patterns: "_Patterns"):
@@ -146,7 +207,9 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
-def _rule(owners: list[Owner], shape: tuple[int, ...], facts: "ModelFacts") -> tuple[str, str]:
+def _rule(
+    owners: list[Owner], shape: tuple[int, ...], facts: "ModelFacts", told: _Told | None, known: Known | None
+) -> tuple[str, str]:
     owner = owners[0]
     against = (
         _elementwise_reason(owner, shape)
@@ -160,7 +223,13 @@ def _rule(owners: list[Owner], shape: tuple[int, ...], facts: "ModelFacts") -> t
     if against:
         return "adamw", against
     matrix = _hidden_reason(owner)
-    return ("muon", matrix) if matrix else ("adamw", _unknown_reason(owner, shape))
+    if matrix:
+        return "muon", matrix
+    if told and len(shape) == 3:
+        return "muon", "stack, as told"
+    if known and known.split.stack:
+        return ("adamw" if known.doubt else "muon"), known.reason
+    return "adamw", _unknown_reason(owner, shape)
 
 
 def _elementwise_reason(owner: Owner, shape) -> str | None:
@@ -191,27 +260,47 @@ def _hidden_reason(owner: Owner) -> str | None:
 def _unknown_reason(owner: Owner, shape) -> str:
     kind = type(owner.module).__name__
     if len(shape) == 3 and "expert" in owner.name.lower() + kind.lower():
-        return "3-D expert stack"
+        return f"{_UNKNOWN_STACK} of {kind}"
     return f"bare parameter of {kind}"
 
 
-def _spec(name: str, shape, role: str, reason: str, module: nn.Module | None) -> ParamSpec:
-    rows, cols = _matrix(name, shape, reason, module) if role == "muon" else (0, 0)
-    transposed = role == "muon" and (is_conv1d(module) or isinstance(module, _ConvTransposeNd))
-    return ParamSpec(name, role, shape, rows, cols, transposed, len(shape) >= 2, reason)
-
-
-def _matrix(name: str, shape, reason: str, module: nn.Module | None) -> tuple[int, int]:
-    """(rows, cols) of the 2-D view. Raises ValueError for a shape that is not one matrix."""
+def _spec(
+    name: str, shape, role: str, reason: str, module: nn.Module | None, told: _Told | None, known: Known | None = None
+) -> ParamSpec:
+    if role == "adamw":
+        doubt = _doubt_of_stack(reason, known)
+        return ParamSpec(name, role, shape, 0, 0, False, len(shape) >= 2, reason, doubt=doubt)
+    doubt = known.doubt if known and not told else None
     where = f'parameter "{name}" of shape {shape} ({reason})'
+    split = _split(where, shape, module, told, known)
+    return ParamSpec(name, role, shape, *view_of(shape, split.stack), split.transposed, True, reason, split, doubt)
+
+
+def _doubt_of_stack(reason: str, known: Known | None) -> str | None:
+    """Why a stack is AdamW's; None of all else that is."""
+    if known and known.doubt and reason == known.reason:
+        return known.doubt
+    return "it is not known how its matrices are stored" if reason.startswith(_UNKNOWN_STACK) else None
+
+
+def _split(where: str, shape, module: nn.Module | None, told: _Told | None, known: Known | None) -> Split:
+    """The matrices of a parameter that gets Muon. Raises ValueError where its shape, and what is told, do not say them."""
     if len(shape) < 2 or 0 in shape:
         raise ValueError(f"{where}: Muon expects a matrix of at least two dimensions; narrow the pattern or the tag")
-    if len(shape) == 3 and not isinstance(module, _ConvNd):
+    is_stack = len(shape) == 3 and not isinstance(module, _ConvNd)
+    transposed = _stored_transposed(module)
+    if told:
+        return read_split(told.split, shape, None if is_stack else transposed, f"{told.where}: {where}")
+    if known and not known.doubt:
+        return known.split
+    if is_stack:
+        because = f" ({known.doubt})" if known else ""
         raise ValueError(
-            f"{where}: a 3-D stack holds several matrices, and splitting it is not available in this version; leave "
-            f"it to AdamW, or for a Conv1d kernel take param_groups(model), which knows the module"
+            f"{where}: a 3-D stack holds several matrices, and nothing says how they lie in it{because}; say "
+            f'splits={{pattern: {{"stack": true, "transposed": false}}}} where each is (outputs, inputs), or leave it to AdamW. '
+            f"For a Conv1d kernel take param_groups(model), which knows the module"
         )
-    return shape[0], math.prod(shape[1:])
+    return Split(transposed=transposed)
 
 
 def _tag(param, name: str) -> bool:
@@ -225,12 +314,33 @@ def _tag(param, name: str) -> bool:
 
 
 class _Patterns:
-    """The include and exclude patterns, checked. Raises ValueError for one that matches nothing trainable."""
+    """The include and exclude patterns and the splits, checked. Raises ValueError for one that matches nothing trainable."""
 
-    def __init__(self, facts: ModelFacts, include, exclude):
+    def __init__(self, facts: ModelFacts, include, exclude, splits):
         names = [owner.name for _, owners in facts.trainable for owner in owners]
         self.include = self._checked("include", include, names)
         self.exclude = self._checked("exclude", exclude, names)
+        if not isinstance(splits or {}, dict):
+            raise ValueError(f"splits: got {splits!r}, expected a dict of patterns of parameter names")
+        self.splits = dict(splits or {})
+        self._checked("splits", list(self.splits), names)
+
+    def told(self, param, owners: list[Owner]) -> _Told | None:
+        """What the user says of the parameter's matrices, or None."""
+        if hasattr(param, "muon_split"):
+            return _Told(param.muon_split, "muon_split")
+        fitting = [p for p in self.splits if any(matches(owner.name, p) for owner in owners)]
+        return _Told(self.splits[fitting[-1]], f"splits[{fitting[-1]!r}]") if fitting else None
+
+    def check_splits(self, specs: dict[str, ParamSpec]) -> None:
+        """Raises ValueError for one that no parameter of Muon takes. specs: by every name."""
+        for pattern in self.splits:
+            fitting = [name for name in specs if matches(name, pattern)]
+            if all(specs[name].role == "adamw" for name in fitting):
+                raise ValueError(
+                    f'splits[{pattern!r}]: "{fitting[0]}" gets AdamW ({specs[fitting[0]].reason}), which knows no matrices; '
+                    f"name it in include, or leave the split out"
+                )
 
     @staticmethod
     def _checked(keyword: str, given, names: list[str]) -> list[str]:
@@ -271,6 +381,21 @@ def _grouped(model: nn.Module, specs: dict[int, ParamSpec]) -> ParamGroups:
     return groups
 
 
+def _warn_of_doubts(specs: list[ParamSpec]) -> None:
+    alike: dict[tuple, list[ParamSpec]] = {}
+    for spec in specs:
+        if spec.doubt:
+            alike.setdefault((spec.role, spec.doubt), []).append(spec)
+    for (role, doubt), same in alike.items():
+        names = ", ".join(spec.name for spec in same[:3]) + (f" and {len(same) - 3} more" if len(same) > 3 else "")
+        becomes = "orthogonalised as one matrix" if role == "muon" else "left to AdamW"
+        warn(
+            f"{names}: {doubt}, so it is {becomes}; say with splits={{pattern: ...}} which matrices it holds, or that it is one "
+            f"(false)",
+            stacklevel=3,
+        )
+
+
 def _rank() -> int:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank()
@@ -278,6 +403,7 @@ def _rank() -> int:
 
 
 def _total(group: dict) -> str:
-    kind = "matrices" if group["role"] == "muon" else "tensors"
-    numel = sum(math.prod(spec.shape) for spec in group["specs"])
-    return f"{group['role']}: {len(group['specs'])} {kind}, {numel / 1e6:.3f} M parameters"
+    muon, specs = group["role"] == "muon", group["specs"]
+    count = sum(len(spec.blocks) or 1 for spec in specs) if muon else len(specs)
+    numel = sum(math.prod(spec.shape) for spec in specs)
+    return f"{group['role']}: {count} {'matrices' if muon else 'tensors'}, {numel / 1e6:.3f} M parameters"

@@ -8,9 +8,10 @@ _NUMBER = re.compile(r"(?<![^.\s])\d{1,18}(?![^.\s])")
 
 
 def table_lines(specs) -> list[str]:
-    """Lines of the table: a heading, then role, count, name, shape and reason.
+    """Lines of the table: a heading, then role, count, name, shape and reason, with the matrices of a parameter that holds
+    several.
 
-    specs: objects with role, name, shape and reason (:class:`zeromuon.selection.rules.ParamSpec`), in model order.
+    specs: objects with role, name, shape, reason, matrices and doubt (:class:`zeromuon.selection.rules.ParamSpec`), in model order.
     """
     rows = [("role", "count", "name", "shape", "reason"), *_folded(specs)]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -21,7 +22,8 @@ def _folded(specs) -> list[tuple[str, ...]]:
     """Table rows; specs alike but for numbers between dots in their names share one."""
     alike: dict[tuple, list] = {}
     for spec in specs:
-        key = (spec.role, without_numbers(spec.name), spec.shape, without_numbers(spec.reason))
+        matrices = spec.doubt or spec.matrices
+        key = (spec.role, without_numbers(spec.name), spec.shape, without_numbers(spec.reason), matrices)
         alike.setdefault(key, []).append(spec)
     return [
         (
@@ -29,9 +31,9 @@ def _folded(specs) -> list[tuple[str, ...]]:
             str(len(same)),
             common_name([spec.name for spec in same]),
             "x".join(map(str, shape)) or "scalar",
-            same[0].reason if len(same) == 1 else reason,
+            (same[0].reason if len(same) == 1 else reason) + (matrices and f": {matrices}"),
         )
-        for (role, _, shape, reason), same in alike.items()
+        for (role, _, shape, reason, matrices), same in alike.items()
     ]
 
 

@@ -112,12 +112,12 @@ def test_the_output_head_is_found_inside_a_wrapped_model():
     assert specs["value.weight"].role == "muon"
 
 
-def test_mixtral_routers_and_expert_stacks_are_adamw():
+def test_mixtral_routers_are_adamw_and_its_experts_muon():
     model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**LLAMA, num_local_experts=4))
     specs = specs_of(model)
     assert specs["model.layers.0.mlp.gate.weight"].reason == "router"
-    assert specs["model.layers.0.mlp.experts.down_proj"].reason == "3-D expert stack"
-    assert {name.split(".")[-2] for name in muon_names(model)} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert specs["model.layers.0.mlp.experts.down_proj"].reason == "experts, stored (out, in)"
+    assert {name.split(".")[-2] for name in muon_names(model)} == {"q_proj", "k_proj", "v_proj", "o_proj", "experts"}
 
 
 def test_qwen_moe_shared_expert_is_muon_and_its_gate_is_a_router():
@@ -298,9 +298,9 @@ def test_a_pattern_or_tag_that_gives_muon_a_vector_is_refused():
     assert "use_muon set by user" in refusal(model)
 
 
-def test_a_pattern_that_gives_muon_an_expert_stack_is_refused_as_not_available():
+def test_a_pattern_that_gives_muon_an_unknown_expert_stack_is_refused():
     model = Net(a=nn.Linear(4, 4), experts=Net(up=nn.Parameter(torch.zeros(2, 4, 4))))
-    assert "not available in this version" in refusal(model, include=["experts.up"])
+    assert "nothing says how they lie in it" in refusal(model, include=["experts.up"])
 
 
 def test_a_tag_that_is_no_boolean_is_refused():
@@ -349,7 +349,7 @@ def test_the_table_folds_layers_into_one_row_and_counts_matrices_and_parameters(
     assert table[0].split() == ["role", "count", "name", "shape", "reason"]
     row = next(line for line in table if "c_fc.weight" in line)
     assert row.split() == "muon 12 transformer.h.[0-11].mlp.c_fc.weight 32x128 hidden Conv1D, stored (in, out)".split()
-    assert any(line == "muon: 48 matrices, 0.147 M parameters" for line in table)
+    assert any(line == "muon: 72 matrices, 0.147 M parameters" for line in table)
     assert len(table) < 25
 
 

@@ -34,7 +34,10 @@ std::vector<int> coverage(const ShardLayout& layout, const MatrixBlock& block) {
           EXPECT_GE(in_shard, real.offset);
           EXPECT_LT(in_shard, real.offset + real.numel) << "padding touched on rank " << rank;
           const int64_t flat = real.begin + in_shard - real.offset;
-          EXPECT_EQ(flat / p.cols - block.row_begin, in_block / block.cols());
+          const int64_t row = in_block / block.cols(),
+                        range = row / (block.row_end - block.row_begin);
+          const int64_t in_range = row % (block.row_end - block.row_begin);
+          EXPECT_EQ(flat / p.cols, block.row_begin + range * block.period + in_range);
           EXPECT_EQ(flat % p.cols - block.col_begin, in_block % block.cols());
           ++met[in_block];
         }
@@ -58,8 +61,9 @@ TEST(ShardLayout, EveryElementOfAWholeMatrixIsMetOnceAtEveryWorldSize) {
 TEST(ShardLayout, RowAndColumnBlocksAreMetOnceInAtMostThreeRuns) {
   constexpr int64_t kRows = 12, kCols = 10;
   const std::vector<MatrixBlock> blocks = {
-      {0, 0, 4, 0, kCols}, {0, 3, 9, 0, kCols}, {0, 0, kRows, 2, 7},
-      {0, 1, 11, 9, 10},   {0, 5, 6, 3, 4},     {0, 2, 8, 0, 5},
+      {0, 0, 4, 0, kCols},       {0, 3, 9, 0, kCols},       {0, 0, kRows, 2, 7},
+      {0, 1, 11, 9, 10},         {0, 5, 6, 3, 4},           {0, 2, 8, 0, 5},
+      {0, 1, 3, 0, kCols, 3, 4}, {0, 0, 1, 0, kCols, 6, 2}, {0, 0, 2, 0, kCols, 6, 2},
   };
   for (int world = 1; world <= 13; ++world) {
     const ShardLayout layout = zero3_layout(world, {param("w", kRows, kCols, world, 0)});
@@ -129,6 +133,16 @@ class RandomCuts {
     return out;
   }
 
+  // Ranges of rows at equal distances.
+  MatrixBlock repeated(int param) {
+    const ParamShard& p = params_[param];
+    MatrixBlock out{param, below(p.rows), 0, 0, p.cols};
+    out.row_end = out.row_begin + 1 + below(p.rows - out.row_begin);
+    out.period = out.row_end - out.row_begin + below(3);
+    out.count = 1 + below((p.rows - out.row_end) / out.period + 1);
+    return out;
+  }
+
  private:
   int64_t below(int64_t bound) { return static_cast<int64_t>(random_() % bound); }
 
@@ -171,7 +185,7 @@ TEST(ShardLayout, OfAnyCutTheRunsOfABlockMeetEachOfItsElementsOnce) {
     for (int p = 0; p < static_cast<int>(layout.params().size()); ++p) {
       const ParamShard& param = layout.params()[p];
       for (const MatrixBlock& block :
-           {MatrixBlock{p, 0, param.rows, 0, param.cols}, cuts.block(p)}) {
+           {MatrixBlock{p, 0, param.rows, 0, param.cols}, cuts.block(p), cuts.repeated(p)}) {
         EXPECT_EQ(coverage(layout, block), std::vector<int>(block.numel(), 1)) << "seed " << seed;
         for (int rank = 0; rank < layout.world_size(); ++rank) {
           EXPECT_LE(layout.runs(block, rank).size(), 3u) << "seed " << seed;

@@ -2,9 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <numeric>
+#include <tuple>
 
 #include "csrc/base/check.h"
 #include "zero3/plan/bucket_route.h"
@@ -225,6 +227,118 @@ TEST(StepPlan, ElementsWithoutAnOwnerAreRefused) {
   EXPECT_NE(text.find("20 of 32"), std::string::npos) << text;
 }
 
+TEST(StepPlan, BlocksThatOverlapAmongManyAreRefusedByName) {
+  const auto text_of = [](std::vector<MatrixBlock> blocks) {
+    SubGroupSpec group = muon(1, {{12, 6}});
+    group.params[0].blocks = std::move(blocks);
+    return message_of([&] { make_step_plan(options(1), {group}); });
+  };
+  EXPECT_EQ(text_of({{0, 0, 1, 0, 6, 4, 3}, {0, 1, 3, 0, 6, 4, 3}}), "no error");
+  EXPECT_EQ(text_of({{0, 8, 12, 0, 6}, {0, 0, 8, 4, 6}, {0, 0, 8, 0, 4}}), "no error");
+  for (const auto& blocks : std::vector<std::vector<MatrixBlock>>{
+           {{0, 0, 8, 2, 6}, {0, 0, 4, 0, 2}, {0, 4, 12, 0, 3}, {0, 8, 12, 3, 6}},
+           {{0, 0, 2, 0, 6, 4, 3}, {0, 1, 3, 0, 6, 4, 3}},
+           {{0, 0, 1, 0, 6}, {0, 0, 12, 0, 6}}}) {
+    EXPECT_NE(text_of(blocks).find("overlap"), std::string::npos) << text_of(blocks);
+  }
+  EXPECT_NE(text_of({{0, 0, 2, 0, 6, 7, 2}}).find("outside its view"), std::string::npos);
+  EXPECT_NE(text_of({{0, 0, 2, 0, 6, 3, 1}}).find("overlap"), std::string::npos);
+  EXPECT_NE(text_of({{0, 0, 2, 0, 3, 3, 4}}).find("not whole"), std::string::npos);
+  EXPECT_NE(text_of({{0, 0, 1, 0, 6, 4, 3}}).find("24 of 72"), std::string::npos);
+}
+
+// Experts, and heads of two parts. Those of columns take whole lines of the matrix buffer: others
+// would be a piece each.
+SubGroupSpec stacks(int world, int64_t experts) {
+  SubGroupSpec group = muon(world, {{experts * 6, 10}, {experts * 16, 6}, {experts * 5, 4}});
+  for (int64_t e = 0; e < experts; ++e) {
+    group.params[0].blocks.push_back({0, 6 * e, 6 * e + 3, 0, 10});
+    group.params[0].blocks.push_back({0, 6 * e + 3, 6 * e + 6, 0, 10});
+    group.params[1].blocks.push_back({0, 16 * e, 16 * e + 16, 0, 4});
+    group.params[1].blocks.push_back({0, 16 * e, 16 * e + 16, 4, 6});
+    group.params[2].blocks.push_back({0, 5 * e, 5 * e + 3, 0, 4});
+    group.params[2].blocks.push_back({0, 5 * e + 3, 5 * e + 5, 0, 4});
+  }
+  return group;
+}
+
+TEST(StepPlan, TheBlocksOfAnOwnerTravelInThreePiecesAShapeAtMost) {
+  for (const int world : {1, 2, 3, 5, 8}) {
+    for (const int64_t bytes : {1, 200, 1000, 1 << 20}) {
+      PlanOptions o = options(world);
+      o.bucket_bytes = bytes;
+      const StepPlan plan = make_step_plan(o, {stacks(world, 24)});
+      const SubGroupPlan& group = plan.sub_groups[0];
+      for (int k = 0; k < static_cast<int>(group.buckets.size()); ++k) {
+        for (int rank = 0; rank < world; ++rank) {
+          const BucketRoute route = route_of(plan, 0, k, rank);
+          std::map<std::tuple<int, int, int>, int> pieces;  // by parameter, shape and owner
+          for (const RoutePiece& piece : route.shard_pieces) {
+            const PlannedBlock& b = group.blocks[piece.block];
+            ++pieces[{b.block.param, b.newton_schulz, b.owner}];
+          }
+          for (const auto& [kind, count] : pieces) EXPECT_LE(count, 3) << "W=" << world;
+        }
+      }
+    }
+  }
+}
+
+TEST(StepPlan, APieceOfManyBlocksNamesEachOfThem) {
+  for (const int world : {1, 3, 4}) {
+    const StepPlan plan = make_step_plan(options(world), {stacks(world, 12)});
+    const SubGroupPlan& group = plan.sub_groups[0];
+    int of_several = 0;
+    for (int rank = 0; rank < world; ++rank) {
+      for (const RoutePiece& piece : route_of(plan, 0, 0, rank).shard_pieces) {
+        of_several += piece.block_of(piece.run.count - 1) != piece.block ? 1 : 0;
+        for (int64_t r = 0; r < piece.run.count; ++r) {
+          const int64_t at = piece.run.shard_offset + r * piece.run.shard_stride;
+          const MatrixBlock& block = group.blocks[piece.block_of(r)].block;
+          bool there = false;
+          for (const StridedRun& run : group.layout.runs(block, rank)) {
+            for (int64_t i = 0; i < run.count; ++i) {
+              there |= at == run.shard_offset + i * run.shard_stride;
+            }
+          }
+          EXPECT_TRUE(there) << "run " << r << " of a piece of " << piece.run.count;
+        }
+      }
+    }
+    EXPECT_GT(of_several, 0);
+  }
+}
+
+// A stack lies expert by expert in the shards: who holds one owns it, and in every bucket each rank
+// sends as much as any other.
+TEST(StepPlan, ExpertsStayWhereTheyAreHeld) {
+  constexpr int kWorld = 4;
+  SubGroupSpec group = muon(kWorld, {{32 * 8, 8}});
+  for (int64_t e = 0; e < 32; ++e) group.params[0].blocks.push_back({0, 8 * e, 8 * e + 8, 0, 8});
+  PlanOptions o = options(kWorld);
+  o.bucket_bytes = 4 * 8 * 8 * 2;
+  const StepPlan plan = make_step_plan(o, {group});
+  ASSERT_EQ(plan.sub_groups[0].buckets.size(), 4u);
+  for (int k = 0; k < 4; ++k) {
+    for (int rank = 0; rank < kWorld; ++rank) {
+      const BucketRoute route = route_of(plan, 0, k, rank);
+      EXPECT_EQ(route.owned.size(), 2u);
+      for (int peer = 0; peer < kWorld; ++peer) {
+        EXPECT_EQ(route.shard_bytes[peer], kSegmentAlignment + (peer == rank ? 2 * 4 * 64 : 0));
+      }
+    }
+  }
+}
+
+TEST(StepPlan, TheTableHasALineForBlocksOfOneShape) {
+  const StepPlan plan = make_step_plan(options(2), {stacks(2, 24)});
+  const std::string table = plan.table();
+  for (const char* text : {"48 x (3x10)", "24 x (16x4)", "24 x (16x2)", "24 x (3x4)", "0-1"}) {
+    EXPECT_NE(table.find(text), std::string::npos) << text << " missing in\n" << table;
+  }
+  EXPECT_LT(std::count(table.begin(), table.end(), '\n'), 20) << table;
+}
+
 TEST(StepPlan, TheHashIsTheSameForTheSameInputAndDiffersForEveryDecision) {
   const auto hash = [](const std::function<void(PlanOptions&, SubGroupSpec&)>& change) {
     PlanOptions o = options(2);
@@ -244,6 +358,12 @@ TEST(StepPlan, TheHashIsTheSameForTheSameInputAndDiffersForEveryDecision) {
       hash([](auto&, auto& g) { g.params[0].decay = false; }),
       hash([](auto&, auto& g) { g.params[0].shard.name = "v"; }),
       hash([](auto&, auto& g) { g.params[0].transposed = true; }),
+      hash([](auto&, auto& g) {
+        g.params[0].blocks = {{0, 0, 4, 0, 8}, {0, 4, 8, 0, 8}};
+      }),
+      hash([](auto&, auto& g) {
+        g.params[0].blocks = {{0, 0, 2, 0, 8, 2, 4}, {0, 2, 4, 0, 8, 2, 4}};
+      }),
   };
   for (size_t i = 0; i < others.size(); ++i) {
     if (i == 6) continue;  // w0 is square: its scale is the same either way

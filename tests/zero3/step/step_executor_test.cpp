@@ -58,6 +58,15 @@ std::vector<at::Tensor> train(Model model, const PlanOptions& o, int steps = 3) 
   return result;
 }
 
+// The rows of a block in its parameter, in its order.
+at::Tensor rows_of(const MatrixBlock& block) {
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < block.count; ++i) {
+    for (int64_t r = block.row_begin; r < block.row_end; ++r) rows.push_back(r + i * block.period);
+  }
+  return at::tensor(rows);
+}
+
 // The definition on whole tensors: momentum, Newton-Schulz per block, scale, decay.
 std::vector<at::Tensor> reference(const Model& model, int steps = 3) {
   std::vector<at::Tensor> weights, momenta;
@@ -74,10 +83,11 @@ std::vector<at::Tensor> reference(const Model& model, int steps = 3) {
       std::vector<MatrixBlock> blocks = {{0, 0, mixed.size(0), 0, mixed.size(1)}};
       if (p < model.blocks.size() && !model.blocks[p].empty()) blocks = model.blocks[p];
       for (const MatrixBlock& b : blocks) {
-        const auto part = [&](const at::Tensor& t) {
-          return t.narrow(0, b.row_begin, b.rows()).narrow(1, b.col_begin, b.cols());
+        const auto columns = [&](const at::Tensor& t) {
+          return t.narrow(1, b.col_begin, b.cols());
         };
-        at::Tensor x = part(mixed).to(at::kDouble);
+        const at::Tensor rows = rows_of(b);
+        at::Tensor x = columns(mixed).index_select(0, rows).to(at::kDouble);
         const bool tall = x.size(0) > x.size(1);
         x = (tall ? x.t() : x) / x.norm();
         for (int k = 0; k < 5; ++k) {
@@ -85,7 +95,7 @@ std::vector<at::Tensor> reference(const Model& model, int steps = 3) {
           x = 3.4445 * x + (-4.775 * a + 2.0315 * a.matmul(a)).matmul(x);
         }
         const double scale = std::sqrt(std::max(1.0, double(b.rows()) / double(b.cols())));
-        part(weights[p]).sub_((tall ? x.t() : x).to(at::kFloat), kLr * scale);
+        columns(weights[p]).index_add_(0, rows, (tall ? x.t() : x).to(at::kFloat), -kLr * scale);
       }
     }
   }
@@ -146,6 +156,34 @@ TEST(StepExecutor, HeadsAndColumnSplitsAreOrthogonalisedOnTheirOwn) {
   const auto one = train(model, options(1));
   EXPECT_LE(worst(one, expected), 2e-5);
   for (const int world : {2, 3, 5}) EXPECT_TRUE(equal(one, train(model, options(world))));
+}
+
+// Experts one under the other, each gate and up; heads of q, k and v in turns; experts stored
+// (in, out), with gate and up side by side; parts of two sizes in turns.
+TEST(StepExecutor, StacksAndInterleavedPartsAreOrthogonalisedOnTheirOwn) {
+  Model model({{40, 6}, {36, 5}, {15, 14}, {21, 4}, {7, 9}}, 22);
+  model.blocks.resize(5);
+  for (int64_t e = 0; e < 10; ++e) model.blocks[0].push_back({0, 4 * e, 4 * e + 4, 0, 6});
+  for (int64_t part = 0; part < 3; ++part) {
+    model.blocks[1].push_back({0, 3 * part, 3 * part + 3, 0, 5, 4, 9});
+  }
+  for (int64_t e = 0; e < 5; ++e) {
+    for (int64_t half = 0; half < 2; ++half) {
+      model.blocks[2].push_back({0, 3 * e, 3 * e + 3, 7 * half, 7 * half + 7});
+    }
+  }
+  for (int64_t head = 0; head < 7; ++head) {
+    model.blocks[3].push_back({0, 3 * head, 3 * head + 2, 0, 4});
+    model.blocks[3].push_back({0, 3 * head + 2, 3 * head + 3, 0, 4});
+  }
+  const auto expected = reference(model);
+  const auto one = train(model, options(1));
+  EXPECT_LE(worst(one, expected), 2e-5);
+  for (const int world : {1, 2, 3, 5, 8}) {
+    EXPECT_TRUE(equal(one, train(model, options(world)))) << "W=" << world;
+    // Each parameter in several buckets.
+    EXPECT_TRUE(equal(one, train(model, options(world, DType::kFloat32, 100)))) << "W=" << world;
+  }
 }
 
 TEST(StepExecutor, ABFloat16WireStaysNearTheFloat32One) {

@@ -1,0 +1,121 @@
+"""The matrices in the parameters of known modules: expert stacks, by what their modules say of themselves or by class, and
+fused projections, by families.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .families import FAMILIES
+from .model import Owner, true_shape
+from .splits import Split
+
+# transformers 5.23: modules of expert stacks that do not say how they are stored. Class -> attribute -> matrices of a
+# stack: whether they are stored (inputs, outputs), and how many parts their outputs have.
+_STACKS = {
+    "Llama4TextExperts": {"gate_up_proj": (True, 2), "down_proj": (True, 1)},
+    "LongcatFlashExperts": {"gate_up_proj": (False, 2), "down_proj": (False, 1)},
+    "Step3p7Experts": {"gate_up_proj": (False, 2), "down_proj": (False, 1)},
+    "InklingSharedExperts": {"gate_proj": (False, 1), "up_proj": (False, 1), "down_proj": (False, 1)},
+    "JetMoeParallelExperts": {"weight": (False, 1)},
+    "MoshiFlexibleLinear": {"weight": (False, 1)},
+    "KyutaiSpeechToTextFlexibleLinear": {"weight": (False, 1)},
+}
+# The same of 2-D parameters: class -> the module's own count of experts, attribute -> whether stored (inputs, outputs).
+_FLAT_STACKS = {"DbrxExpertGLU": ("moe_num_experts", {"w1": False, "v1": False, "w2": True})}
+
+
+@dataclass(frozen=True)
+class Known:
+    """split: the matrices of a parameter. reason: how that is known. doubt: why they cannot be what is known of the module;
+    None where they are."""
+
+    split: Split
+    reason: str
+    doubt: str | None = None
+
+
+def known_stack(owner: Owner, shape: tuple[int, ...], split_fused: bool) -> Known | None:
+    """The matrices of an expert stack; None for a parameter that is none, or of a module that is not known.
+
+    split_fused: whether gate and up of an expert are apart.
+    """
+    if len(shape) == 2:
+        return _flat_stack(owner, shape)
+    if len(shape) != 3:
+        return None
+    stored = _as_the_module_says(owner) or _by_class(owner)
+    if stored is None:
+        return None
+    transposed, parts, reason = stored
+    outputs = shape[2] if transposed else shape[1]
+    if outputs % parts:
+        return Known(Split(shape[0], transposed), reason, f"{outputs} outputs are not gate and up")
+    sizes = (outputs // parts,) * parts if parts > 1 and split_fused else ()
+    return Known(Split(shape[0], transposed, sizes), reason, _doubt(owner, transposed))
+
+
+def known_parts(owner: Owner, modules: dict, shape: tuple[int, ...], transposed: bool) -> Known | None:
+    """The parts of a fused projection; None for a parameter that is none, or of a module that is not known.
+
+    modules: of the model, by path. transposed: whether the parameter is stored (inputs, outputs).
+    """
+    path, projection = owner.path, owner.attribute
+    if projection == "weight":
+        path, _, projection = owner.path.rpartition(".")
+    module = modules.get(path)
+    rows = [family for family in FAMILIES if module is not None and family.is_of(module, projection)]
+    if not rows:
+        return None
+    outputs, kind = shape[1] if transposed else shape[0], type(module).__name__
+    parts = next(filter(None, (row.parts(module, outputs) for row in rows)), None)
+    if parts is None:
+        return Known(Split(transposed=transposed), "", f"{outputs} outputs are not those of {projection} of {kind}")
+    return Known(Split(0, transposed, parts[1], parts[0]), f"{projection} of {kind}")
+
+
+def _as_the_module_says(owner: Owner) -> tuple[bool, int, str] | None:
+    """transformers' use_experts_implementation puts the layout on the module."""
+    transposed, has_gate = (getattr(owner.module, name, None) for name in ("is_transposed", "has_gate"))
+    if not (isinstance(transposed, bool) and isinstance(has_gate, bool)):
+        return None
+    stored = "(in, out)" if transposed else "(out, in)"
+    if owner.attribute in ("up_proj", "down_proj"):
+        return transposed, 1, f"experts, stored {stored}"
+    if owner.attribute != "gate_up_proj":
+        return None
+    if not getattr(owner.module, "is_concatenated", True):
+        return transposed, 1, f"experts, stored {stored}; gate and up alternate and stay together"
+    return transposed, 2, f"experts, stored {stored}"
+
+
+def _by_class(owner: Owner) -> tuple[bool, int, str] | None:
+    for kind in type(owner.module).__mro__:
+        row = _STACKS.get(kind.__name__, {}).get(owner.attribute)
+        if row is not None:
+            return *row, f"experts of {kind.__name__}, stored {'(in, out)' if row[0] else '(out, in)'}"
+    return None
+
+
+def _flat_stack(owner: Owner, shape: tuple[int, ...]) -> Known | None:
+    kind = type(owner.module).__name__
+    count_name, attributes = _FLAT_STACKS.get(kind, ("", {}))
+    transposed, count = attributes.get(owner.attribute), getattr(owner.module, count_name, 0)
+    if transposed is None:
+        return None
+    reason = f"experts of {kind}, stored {'(in, out)' if transposed else '(out, in)'}"
+    if count < 1 or shape[0] % count:
+        return Known(Split(transposed=transposed), reason, f"{count} experts do not divide {shape[0]} rows")
+    return Known(Split(count, transposed), reason)
+
+
+def _doubt(owner: Owner, transposed: bool) -> str | None:
+    """Up projection and down projection of one module must fit each other."""
+    shapes = {name: true_shape(p) for name, p in owner.module.named_parameters(recurse=False)}
+    up, down = shapes.get("gate_up_proj") or shapes.get("up_proj"), shapes.get("down_proj")
+    if up is None or down is None or len(up) != 3 or len(down) != 3:
+        return None
+    (up_out, up_in), (down_out, down_in) = ((s[2], s[1]) if transposed else (s[1], s[2]) for s in (up, down))
+    parts = 2 if "gate_up_proj" in shapes else 1
+    if up_out == parts * down_in and up_in == down_out:
+        return None
+    return f"{tuple(up)} and {tuple(down)} do not fit each other as {'(in, out)' if transposed else '(out, in)'}"
