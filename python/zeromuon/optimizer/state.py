@@ -40,11 +40,13 @@ def save_entry(state_dict: dict, binding, options: dict) -> dict:
         "format": FORMAT,
         "needs": [RATES_IN_GROUPS],
         "roles": {s.name: s.role for s in specs},
-        "splits": {s.name: s.split.as_json() for s in specs if s.blocks},
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
         "arithmetic": _arithmetic(binding.plan, options),
         "groups": [{k: _plain(group[k]) for k in GROUP_VALUES if k in group} for group in groups],
     }
+    splits = {s.name: s.split.as_json() for s in specs if s.blocks}
+    if splits:
+        entry["splits"] = splits
     return {**state_dict, ENTRY: entry, "param_groups": [{**groups[0], ENTRY: entry}, *groups[1:]]}
 
 
@@ -233,8 +235,8 @@ def _check_roles(saved: dict, specs: list[ParamSpec]) -> None:
 
 
 def _warn_of_splits(entry: dict, specs: list[ParamSpec]) -> None:
-    """Of parameters whose matrices are other ones now. An entry without `splits` is of a version in which each was one
-    matrix, or of a conversion, which leaves that open."""
+    """Of parameters whose matrices are other ones now. Without `splits` each was one, but in a conversion, which leaves that
+    open."""
     if "splits" not in entry and entry.get("arithmetic") == "not recorded":
         return
     saved = entry.get("splits", {})

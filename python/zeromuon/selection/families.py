@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Family:
     sizes: of the parts of a head, each a product or quotient of numbers and names; or "2 equal", "3 equal".
     heads: how often the parts follow each other, in the same words.
     when: a name, or a name behind "not", whose truth the row needs.
+    apart: whether the parts of each head have inputs of their own, and so are matrices of their own.
     """
 
     modules: str
@@ -28,6 +30,7 @@ class Family:
     sizes: str
     heads: str = "1"
     when: str = ""
+    apart: bool = False
 
     @cached_property
     def _pattern(self) -> re.Pattern:
@@ -41,8 +44,8 @@ class Family:
             return False
         return not self.when or bool(_named(module, self.when.removeprefix("not "))) is not self.when.startswith("not ")
 
-    def parts(self, module, outputs: int) -> tuple[int, tuple[int, ...]] | None:
-        """(heads, sizes) of the projection of this module; None where a name is missing, or they are not all its outputs."""
+    def parts(self, module, outputs: int) -> "Parts | None":
+        """Those of the projection of this module; None where a name is missing, or they are not all its outputs."""
         try:
             heads = _number(module, self.heads)
             if self.sizes.endswith(" equal"):
@@ -52,7 +55,16 @@ class Family:
                 sizes = tuple(_number(module, size) for size in self.sizes.split())
         except (AttributeError, TypeError, ValueError, ZeroDivisionError):
             return None
-        return (heads, sizes) if heads > 0 and min(sizes) > 0 and heads * sum(sizes) == outputs else None
+        fits = heads > 0 and min(sizes) > 0 and heads * sum(sizes) == outputs
+        return Parts(heads, sizes, self.apart) if fits else None
+
+
+class Parts(NamedTuple):
+    """Of a projection: the outputs of each part of a head, and how many heads there are. apart: as in Family."""
+
+    heads: int
+    sizes: tuple[int, ...]
+    apart: bool
 
 
 # Latent attention, of DeepSeek-V2 and those that have it from there.
@@ -93,6 +105,7 @@ FAMILIES = (
     Family(_LATENT, "kv_b_proj", "qk_nope_head_dim v_head_dim", "num_heads"),
     Family(_LATENT, "kv_a_proj_with_mqa", "kv_lora_rank qk_rope_head_dim"),
     Family("DeepseekV4CSACompressor|DeepseekV4Indexer", "kv_proj gate_proj", "2 equal"),
+    Family("DeepseekV4Attention", "o_a_proj", "o_lora_rank", "o_groups", apart=True),
     # gate and up
     Family(r".*MLP", "gate_up_proj Wi input_linear", "2 equal"),
     # linear attention and state spaces

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
 from .families import FAMILIES
 from .model import Owner, true_shape
 from .splits import Split
@@ -16,10 +18,12 @@ _STACKS = {
     "LongcatFlashExperts": {"gate_up_proj": (False, 2), "down_proj": (False, 1)},
     "Step3p7Experts": {"gate_up_proj": (False, 2), "down_proj": (False, 1)},
     "InklingSharedExperts": {"gate_proj": (False, 1), "up_proj": (False, 1), "down_proj": (False, 1)},
-    "JetMoeParallelExperts": {"weight": (False, 1)},
+    "JetMoeParallelExperts": {"weight": (False, 1)},  # and _PARTS_IN
     "MoshiFlexibleLinear": {"weight": (False, 1)},
     "KyutaiSpeechToTextFlexibleLinear": {"weight": (False, 1)},
 }
+# The parts of outputs where the module that has such a stack, and its name there, decide.
+_PARTS_IN = {("JetMoeMoE", "input_linear"): 2}
 # The same of 2-D parameters: class -> the module's own count of experts, attribute -> whether stored (inputs, outputs).
 _FLAT_STACKS = {"DbrxExpertGLU": ("moe_num_experts", {"w1": False, "v1": False, "w2": True})}
 
@@ -34,10 +38,19 @@ class Known:
     doubt: str | None = None
 
 
-def known_stack(owner: Owner, shape: tuple[int, ...], split_fused: bool) -> Known | None:
+def known_groups(owner: Owner, shape: tuple[int, ...]) -> Known | None:
+    """The matrices of a convolution in groups, each of which has inputs of its own; None for all else."""
+    module = owner.module
+    groups = module.groups if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd) else 1
+    if groups == 1 or owner.attribute != "weight":
+        return None
+    return Known(Split(0, False, (shape[0] // groups,), groups, True), "")
+
+
+def known_stack(owner: Owner, modules: dict, shape: tuple[int, ...], split_fused: bool) -> Known | None:
     """The matrices of an expert stack; None for a parameter that is none, or of a module that is not known.
 
-    split_fused: whether gate and up of an expert are apart.
+    modules: of the model, by path. split_fused: whether gate and up of an expert are apart.
     """
     if len(shape) == 2:
         return _flat_stack(owner, shape)
@@ -47,6 +60,8 @@ def known_stack(owner: Owner, shape: tuple[int, ...], split_fused: bool) -> Know
     if stored is None:
         return None
     transposed, parts, reason = stored
+    above, _, name = owner.path.rpartition(".")
+    parts = _PARTS_IN.get((type(modules.get(above)).__name__, name), parts)
     outputs = shape[2] if transposed else shape[1]
     if outputs % parts:
         return Known(Split(shape[0], transposed), reason, f"{outputs} outputs are not gate and up")
@@ -70,7 +85,7 @@ def known_parts(owner: Owner, modules: dict, shape: tuple[int, ...], transposed:
     parts = next(filter(None, (row.parts(module, outputs) for row in rows)), None)
     if parts is None:
         return Known(Split(transposed=transposed), "", f"{outputs} outputs are not those of {projection} of {kind}")
-    return Known(Split(0, transposed, parts[1], parts[0]), f"{projection} of {kind}")
+    return Known(Split(0, transposed, parts.sizes, parts.heads, parts.apart), f"{projection} of {kind}")
 
 
 def _as_the_module_says(owner: Owner) -> tuple[bool, int, str] | None:

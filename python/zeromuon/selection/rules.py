@@ -31,7 +31,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ..base.warn import warn
 from ..base.words import all_near
-from .layouts import Known, known_parts, known_stack
+from .layouts import Known, known_groups, known_parts, known_stack
 from .model import ModelFacts, Owner, is_conv1d, true_shape
 from .splits import Split, read_split, view_of
 from .table import table_lines
@@ -181,9 +181,9 @@ def _known(owner: Owner, shape: tuple[int, ...], facts: "ModelFacts", split_fuse
     """What the module says of the matrices of its parameter."""
     if len(shape) < 2 or 0 in shape:
         return None
-    stack = known_stack(owner, shape, split_fused)
-    if stack or not split_fused:
-        return stack
+    known = known_stack(owner, facts.modules, shape, split_fused) or known_groups(owner, shape)
+    if known or not split_fused:
+        return known
     return known_parts(owner, facts.modules, shape, _stored_transposed(owner.module))
 
 

@@ -90,6 +90,11 @@ def test_python_and_convert_optimizer_write_the_same_entry_but_for_the_options_t
 
 def test_a_field_that_only_one_of_them_writes_is_seen(written):
     entry = written("by Python")
+    split = {"stack": 4, "transposed": False, "sizes": [2, 2], "heads": 1, "per_head": False}
+    assert misfits({**entry, "splits": {"first.weight": split, "last.weight": {}}}, "fields") == []
+    assert misfits({**entry, "splits": {"w": {"sizes": 3}}}, "fields") == [
+        "zeromuon.splits.w.sizes is int, not list of int"
+    ]
     assert misfits({**entry, "blocks": {}}, "fields") == ["zeromuon.blocks is not in the schema"]
     assert misfits({k: v for k, v in entry.items() if k != "needs"}, "fields") == ["zeromuon lacks needs"]
     assert misfits({**entry, "format": "1"}, "fields") == ["zeromuon.format is str, not int"]

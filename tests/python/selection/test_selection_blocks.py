@@ -84,6 +84,21 @@ def test_a_parameter_of_a_known_module_is_split_as_its_module_computes(name, con
     assert matrices(built(name, **config), end) == expected
 
 
+def test_a_convolution_in_groups_is_a_matrix_a_group_whatever_split_fused_says():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3, groups=4), nn.Conv1d(12, 6, 5, groups=2))
+    for given in ({}, {"split_fused": False}):
+        specs = specs_of(model, **given)
+        assert (specs["1.weight"].matrices, specs["2.weight"].matrices) == ("(3x18) x 4", "(3x30) x 2")
+    assert specs["2.weight"].blocks == [(0, 3, 0, 30, 1, 0), (3, 6, 0, 30, 1, 0)]
+
+
+def test_experts_of_jetmoe_have_gate_and_up_where_their_layer_is_an_mlp():
+    model = built("JetMoe", **dict(ATTENTION, num_local_experts=4, num_experts_per_tok=2, kv_channels=6))
+    assert matrices(model, "mlp.input_linear.weight") == "4 x (20x24) x 2"
+    assert matrices(model, "mlp.output_linear.weight") == "4 x (24x20)"
+    assert matrices(model, "self_attention.experts.input_linear.weight") == "4 x (12x24)"
+
+
 def test_what_a_module_has_under_a_name_of_another_is_whole():
     model = built("Llama", **ATTENTION)
     for end in ("q_proj.weight", "k_proj.weight", "o_proj.weight", "gate_proj.weight"):
