@@ -19,7 +19,7 @@ in_full = functools.partial(pytest.param, marks=pytest.mark.full)
 
 
 # In all 200 exits in --full. Those of whole interpreters, which take longer, find more.
-@pytest.mark.parametrize("launches, whole", [(6, []), in_full(70, []), in_full(24, ["whole"])])
+@pytest.mark.parametrize("launches, whole", [(6, []), in_full(82, []), in_full(12, ["whole"])])
 def test_every_exit_of_a_script_is_one_without_error(launches, whole):
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
     given = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment}
