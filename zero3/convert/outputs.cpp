@@ -35,6 +35,27 @@ void refuse_sources(const Checkpoint& source, const std::vector<std::string>& ou
   }
 }
 
+// The folder of a ZeRO-3 checkpoint's ranks' files: what else lies in it makes another checkpoint
+// of it, or is taken for a part of it.
+void refuse_inside(const Checkpoint& source, const std::vector<std::string>& outputs) {
+  if (source.kind != Kind::kZero3) return;
+  std::error_code ignored;
+  std::set<fs::path> tags;
+  for (const std::string& file : source.files) {
+    if (!file.ends_with("_states.pt")) continue;
+    tags.insert(fs::weakly_canonical(fs::path(file).parent_path(), ignored));
+  }
+  for (const std::string& output : outputs) {
+    for (fs::path above = fs::weakly_canonical(output, ignored).parent_path();
+         above != above.parent_path(); above = above.parent_path()) {
+      if (!tags.contains(above)) continue;
+      throw_format_error(output, -1, "an output apart from the source",
+                         "a place in the folder of the ranks' files of the source",
+                         "choose another output");
+    }
+  }
+}
+
 uint64_t size_on_disk(const std::string& path) {
   std::error_code error;
   const auto size = fs::file_size(path, error);
@@ -46,6 +67,7 @@ uint64_t size_on_disk(const std::string& path) {
 Journal::Journal(const std::string& place, const std::string& what, const Checkpoint& source,
                  const RunOptions& run, const std::vector<std::string>& outputs) {
   refuse_sources(source, outputs);
+  refuse_inside(source, outputs);
   const bool one_file = outputs.size() == 1 && outputs[0] == place;
   path_ = one_file ? place + kJournal : (fs::path(place) / kJournal).string();
   if (!one_file) lock(place);

@@ -49,13 +49,17 @@ def existing(path: PathLike, what: str = "path") -> bytes:
 def reading(progress: Progress | None, max_memory_bytes: int, threads: int) -> dict:
     """Keyword arguments of the verbs that read. Raises ValueError for numbers that are not whole or out of range."""
     require_whole("max_memory_bytes", max_memory_bytes, 1 << 20)
-    require_whole("threads", threads, 0)
+    if require_whole("threads", threads, 0) > MOST_THREADS:
+        raise ValueError(f"threads: got {threads}, expected at most {MOST_THREADS}")
     return {"progress": progress, "max_memory": max_memory_bytes, "threads": threads}
 
 
 def writing(progress: Progress | None, max_memory_bytes: int, threads: int, force: bool, resume: bool) -> dict:
     """Keyword arguments of the verbs that write."""
     return {**reading(progress, max_memory_bytes, threads), "force": bool(force), "resume": bool(resume)}
+
+
+MOST_THREADS = 65536
 
 
 def require_whole(name: str, value: int, least: int) -> int:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from ..base.parser import Parser
-from .arguments import DEFAULT_MEMORY_BYTES
+from .arguments import DEFAULT_MEMORY_BYTES, MOST_THREADS
 
 NUMBERS = ("lr", "adam_lr", "momentum", "beta1", "beta2", "eps", "weight_decay")
 _UNITS = {
@@ -51,7 +51,13 @@ def _add_run(parser: Parser, writes: bool) -> None:
     add = parser.add_argument
     size = {"type": buffers, "default": DEFAULT_MEMORY_BYTES, "metavar": "SIZE", "dest": "max_memory_bytes"}
     add("--max-memory", **size, help="bytes of buffers, e.g. 64MB or 64MiB (default: 256MiB)")
-    add("--threads", type=whole(0), default=0, metavar="N", help="0: one per core, at most 16 (default: 0)")
+    add(
+        "--threads",
+        type=whole(0, MOST_THREADS),
+        default=0,
+        metavar="N",
+        help="0: one per core, at most 16 (default: 0)",
+    )
     add("-q", "--quiet", action="store_true", help="no progress")
     if writes:
         add("--force", action="store_true", help="replace outputs that exist")
@@ -92,7 +98,7 @@ def _add_export(parser: Parser) -> None:
 def _add_reshard(parser: Parser) -> None:
     add = parser.add_argument
     as_it_was = "elements per rank of a sub-group (default: as the checkpoint's configuration says)"
-    add("--world-size", type=whole(1), required=True, metavar="N", help="ranks of the output")
+    add("--world-size", type=whole(1, 65536), required=True, metavar="N", help="ranks of the output")
     add("--sub-group-size", type=whole(1), default=0, metavar="N", help=as_it_was)
     _add_new_tag(parser)
 
@@ -136,7 +142,12 @@ def byte_count(text: str) -> int:
     unit = match and _UNITS.get(match[2].upper().removesuffix("B") + "B" if match[2] else "")
     if not unit:
         raise argparse.ArgumentTypeError(f'got "{text}", expected a size such as 5GB, 256MiB or a number of bytes')
-    return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+    count = int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+    if count == 0 and float(match[1]) > 0:
+        raise argparse.ArgumentTypeError(
+            f'got "{text}", expected a whole number of bytes, of which this is less than one'
+        )
+    return count
 
 
 def buffers(text: str) -> int:
@@ -167,12 +178,13 @@ def number(text: str) -> float:
     return value
 
 
-def whole(least: int):
-    """A parser of whole numbers of at least `least`."""
+def whole(least: int, most: int = 10**18 - 1):
+    """A parser of whole numbers from `least` to `most`."""
 
     def parse(text: str) -> int:
-        if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or int(text) < least:
-            raise argparse.ArgumentTypeError(f'got "{text}", expected a whole number of at least {least}')
+        if not re.fullmatch(r"\d{1,18}", text, re.ASCII) or not least <= int(text) <= most:
+            bounds = f"of at least {least}" + ("" if most == 10**18 - 1 else f" and at most {most}")
+            raise argparse.ArgumentTypeError(f'got "{text}", expected a whole number {bounds}')
         return int(text)
 
     return parse

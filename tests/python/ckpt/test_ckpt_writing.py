@@ -160,6 +160,37 @@ def test_reshard_takes_world_size_sub_group_size_and_tags(ckpt, tmp_path):
     assert ckpt("diff", run, tmp_path / "out", "--tag-a", "step7")[0] == 0
 
 
+@pytest.mark.parametrize("verb, options", [("export", []), ("reshard", ["--world-size", 3]), ("universal", [])])
+@pytest.mark.parametrize("below", ["", "more"])
+def test_nothing_is_written_between_the_ranks_files_of_the_source(ckpt, tmp_path, verb, options, below):
+    """Before: `inspect run/step7` then showed what was written there, and no more the ranks' files beside it."""
+    run = inputs.zero3(tmp_path / "run")
+    before = sorted(run.rglob("*"))
+    tag = run / (run / "latest").read_text()
+    for force in ([], ["--force"]):
+        status, _, err = ckpt(verb, run, "-o", tag / below, *options, *force)
+        said = (
+            "another kind, got a ZeRO-3"
+            if verb == "universal" and not below
+            else "folder of the ranks' files of the source"
+        )
+        assert status == 2 and said in err
+    assert [path for path in sorted(run.rglob("*")) if path.name != "more"] == before
+
+
+@pytest.mark.parametrize("verb", ["export", "reshard", "verify"])
+def test_more_threads_than_there_can_be_are_refused_in_a_line(ckpt, zero3, tmp_path, verb):
+    """Before: a TypeError of the binding."""
+    more = {"export": ["-o", tmp_path / "o"], "reshard": ["-o", tmp_path / "o", "--world-size", 1], "verify": []}[verb]
+    status, _, err = ckpt(verb, zero3, *more, "--threads", "99999999999")
+    assert status == 2 and 'got "99999999999", expected a whole number of at least 0 and at most 65536' in err
+
+
+def test_a_shard_of_less_than_a_byte_is_refused(ckpt, zero3, tmp_path):
+    status, _, err = ckpt("export", zero3, "-o", tmp_path / "o", "--max-shard-size", "0.5")
+    assert status == 2 and 'got "0.5", expected a whole number of bytes' in err
+
+
 def test_a_checkpoint_of_finetune_that_is_written_over_loses_its_mark_first(ckpt, zero3, tmp_path):
     assert ckpt("reshard", zero3, "-o", tmp_path / "out", "--world-size", 2)[0] == 0
     tag = tmp_path / "out" / (tmp_path / "out" / "latest").read_text()

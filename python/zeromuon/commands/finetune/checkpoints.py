@@ -48,12 +48,15 @@ def seed_random(seed: int, rank: int) -> None:
     torch.manual_seed(value)
 
 
-def save(engine, ranks: Ranks, folder: Path, step: int, position: int, before: Path | None = None) -> None:
+def save(
+    engine, ranks: Ranks, folder: Path, step: int, position: int, before: Path | None = None, run: str = ""
+) -> None:
     """Writes checkpoint `step<N>` under `folder`; every rank must call it. It is whole, and `latest` names it, once all that
-    every rank wrote is on disk. before: a file of rank 0 that is on disk when it is. Raises SaveFailed when a file cannot be
-    written."""
+    every rank wrote is on disk. before: a file of rank 0 that is on disk when it is. run: which run it is of. Raises
+    SaveFailed when a file cannot be written."""
     tag = folder / f"step{step}"
-    client = {KEY: {"step": step, "position": position, "random": random_state(), "rank": ranks.rank}}
+    state = {"step": step, "position": position, "random": random_state(), "rank": ranks.rank, "run": run}
+    client = {KEY: state}
     try:
         if ranks.rank == 0:
             if before is not None:
@@ -109,11 +112,12 @@ def _why_not_loaded(why: str, tag: Path) -> str:
     return f"{tag}: cannot be loaded ({why}); {look} tells more; {saved.way_back(tag)}"
 
 
-def load(engine, ranks: Ranks, folder: Path, seed: int, note) -> dict | None:
+def load(engine, ranks: Ranks, folder: Path, seed: int, run: str, note) -> dict | None:
     """Loads the checkpoint under `folder` that saved.choose() gives into `engine`; every rank must call it.
 
     A resharded checkpoint gives some ranks the random state of another: those are seeded anew, from (seed, step, rank).
-    Returns {"step", "position"}, or None if no checkpoint was completed. Raises ValueError if the checkpoint is not one of ours.
+    run: which run this is; "" where that was not noted. Returns {"step", "position", "run"}, or None if no checkpoint was
+    completed. Raises ValueError if the checkpoint is not one of this run.
     """
     chosen = [saved.choose(folder, ranks.world_size) if ranks.rank == 0 else None]
     dist.broadcast_object_list(chosen)
@@ -141,8 +145,13 @@ def load(engine, ranks: Ranks, folder: Path, seed: int, note) -> dict | None:
         other = next(rank for rank, step in enumerate(steps) if step != steps[0])
         why = f"rank 0's file is of step {steps[0]}, rank {other}'s of step {steps[other]}"
         raise ValueError(_why_not_loaded(why, tag))
+    if run and state.get("run", run) != run:
+        raise ValueError(
+            f"{tag}: expected a checkpoint of this run, found one of another, of whose text or settings it is; take it away; "
+            f"{saved.way_back(tag)}"
+        )
     if state.get("rank", ranks.rank) == ranks.rank:
         restore_random_state(state["random"])
     else:
         seed_random(seed * 1_000_003 + state["step"], ranks.rank)
-    return {"step": state["step"], "position": state["position"]}
+    return {"step": state["step"], "position": state["position"], "run": state.get("run", "")}

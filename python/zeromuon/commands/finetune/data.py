@@ -30,7 +30,8 @@ def text_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise ValueError(f"--data {path}: expected a text file or a folder, found nothing there; check the path")
+        found = "a device, pipe or socket" if path.exists() else "nothing there"
+        raise ValueError(f"--data {path}: expected a text file or a folder, found {found}; check the path")
     files = [f for f in sorted(path.rglob("*")) if f.is_file() and "/." not in f"/{f.relative_to(path)}"]
     if not files:
         raise ValueError(f"--data {path}: expected text files in the folder, found none; put at least one there")

@@ -22,6 +22,11 @@ from .settings import Settings
 
 MOVABLE = ("ranks", "batch")  # may differ when a run goes on with another number of ranks
 SAVE_FAILED = "SaveFailed"  # of a rank: says itself what is left and what to do
+# The largest values that numbers of a run may have.
+MOST = {
+    "ranks": 65536, "steps": 10**12, "save_every": 10**12, "keep_checkpoints": 10**12, "batch": 10**9, "seq_len": 10**9,
+    "seed": 2**62,
+}  # fmt: skip
 LOG_LINES = 15  # of the ranks' log, shown when a rank died without saying why
 
 
@@ -30,6 +35,7 @@ def check(settings: Settings, ranks_here: int | None = None) -> list[str]:
 
     Returns sentences to warn with. Raises ValueError for a bad model, data, configuration, number of ranks, or too little memory.
     """
+    check_numbers(settings)
     model = open_model(Path(settings.model))
     if settings.data != data.DEMO_DATA:
         data.check_text(Path(settings.data))
@@ -37,9 +43,6 @@ def check(settings: Settings, ranks_here: int | None = None) -> list[str]:
     check_keys(config, f"--config {settings.config}" + "".join(f" --set {text}" for text in settings.overrides))
     check_config(config, settings.config)
     fill_auto(config, settings, bf16=False)
-    for name in ("steps", "save_every", "batch", "seq_len", "keep_checkpoints"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: expected at least 1")
     if settings.trace:
         check_trace_file(Path(settings.trace))
     model.check_length(settings.seq_len)
@@ -48,6 +51,21 @@ def check(settings: Settings, ranks_here: int | None = None) -> list[str]:
     warnings = check_ranks(here, machine.core_count(), gpus)
     require_memory(machine.available_memory_bytes(), model, settings, on_gpu=gpus > 0, ranks_here=here)
     return warnings
+
+
+def check_numbers(settings: Settings) -> None:
+    """Raises ValueError for one that is out of range."""
+    for name, most in MOST.items():
+        value, least = getattr(settings, name), -most if name == "seed" else 1
+        if value < least:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
+        if value > most:
+            raise ValueError(f"--{name.replace('_', '-')} {_shortened(value)}: expected at most {most}")
+
+
+def _shortened(value: int) -> str:
+    """Python refuses to print numbers of thousands of digits."""
+    return str(value) if abs(value) < 10**30 else "of more than 30 digits"
 
 
 def check_trace_file(path: Path) -> None:
@@ -220,6 +238,7 @@ def prepare_resume(folder: RunFolder, given: dict, ranks_here: int | None = None
         found = f"found others ({'; '.join(differences)}); leave them out, or start a new run"
         raise ValueError(f"--resume {folder.path}: expected the options of the run, {found}")
     resumed = replace(settings, **moved)
+    check_numbers(resumed)
     latest = folder.checkpoints / saved.LATEST
     if latest.is_dir():
         raise ValueError(f"{latest}: expected a file with the name of a checkpoint, found a folder; move it away")
@@ -227,6 +246,11 @@ def prepare_resume(folder: RunFolder, given: dict, ranks_here: int | None = None
     if checkpoint:
         require_all_files(checkpoint)
         require_same_ranks(folder, checkpoint, resumed.ranks)
+        if (step := saved.step_of(checkpoint)) > resumed.steps:
+            raise ValueError(
+                f"--resume {folder.path}: expected a checkpoint of step {resumed.steps} at most, the last of the run, found "
+                f"{checkpoint}, of step {step}: it is of another run, or {folder.settings} was changed; {saved.way_back(checkpoint)}"
+            )
     warnings = check(resumed, ranks_here)
     if not checkpoint and (lost := max([folder.status()["step"], *(e["step"] for e in folder.read_metrics())])):
         warnings.append(

@@ -66,6 +66,13 @@ def lanes_text(lanes: dict) -> str:
     return f"lanes               {shares} busy in a step of {1000 * wall:.0f} ms (rank 0)"
 
 
+def logits_text(entry: dict) -> str:
+    """What a step's metrics say of the attention logits, with a separator; empty where they were not watched."""
+    if "largest_logit" not in entry:
+        return ""
+    return f" | largest logit {entry['largest_logit']:.1f}, {entry['clipped_heads']} heads clipped"
+
+
 class Progress:
     """Progress of one run on rank 0; silent on other ranks. Thread: one.
 
@@ -81,7 +88,7 @@ class Progress:
 
     def show(self, entry: dict) -> None:
         """One step's metrics."""
-        speed = f"loss {entry['loss']:.3f} | {entry['tokens_per_second']:.0f} tokens/s"
+        speed = f"loss {entry['loss']:.3f} | {entry['tokens_per_second']:.0f} tokens/s{logits_text(entry)}"
         hidden = 1000 * busy_and_hidden(entry)[1]
         phases = f"ms: {phases_text(entry['seconds'])}, {hidden:.0f} hidden | {entry['bytes_sent'] / MB:.1f} MB sent"
         if self._terminal:

@@ -53,7 +53,9 @@ class Settings:
                 raise ValueError(f"overrides {given['overrides']!r}")
             return Settings(**given)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path}: expected the settings of a run, found {error}; start a new one") from error
+            raise ValueError(
+                f"{path}: expected the settings of a run, found {error}; put it right, or start a new run"
+            ) from error
 
     def differences(self, given: dict) -> list[str]:
         """Sentences for each option in `given` (name -> value as asked now) that this run was not started with.

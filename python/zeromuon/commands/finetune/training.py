@@ -57,6 +57,15 @@ def optimizer_counters(engine) -> dict:
     return optimizer.counters() if hasattr(optimizer, "counters") else NO_COUNTS
 
 
+def attention_metrics(engine) -> dict:
+    """The largest attention logit of the step and how many heads were clipped, where the optimizer watches them."""
+    optimizer = engine.optimizer.optimizer
+    if not getattr(optimizer, "watches_attention", False):
+        return {}
+    seen = optimizer.attention_logits()
+    return {key: seen[key] for key in ("largest_logit", "clipped_heads") if seen["largest_logit"] is not None}
+
+
 class StepTracer:
     """Records one step of one rank: the third, or the first after it that is not skipped. Thread: one; all ranks take
     part, in the constructor, too.
@@ -113,6 +122,7 @@ class Trainer:
     ranks: Ranks
     progress: Progress
     tracer: StepTracer
+    run: str  # which run it is
     step: int = 0
 
     def train(self) -> bool:
@@ -165,12 +175,13 @@ class Trainer:
             "optimizer_wall_seconds": round(clock.optimizer_wall, 6),
             "bytes_sent": bytes_sent,
             "skipped_steps": self.engine.skipped_steps,
+            **attention_metrics(self.engine),
         }
 
     def _save(self) -> None:
         self.progress.note(f"saving checkpoint at step {self.step}")
         metrics, folder = self.folder.metrics, self.folder.checkpoints
-        checkpoints.save(self.engine, self.ranks, folder, self.step, self.batches.position, before=metrics)
+        checkpoints.save(self.engine, self.ranks, folder, self.step, self.batches.position, metrics, self.run)
         if self.ranks.rank == 0:
             saved.drop_old(self.folder.checkpoints, self.settings.keep_checkpoints)
             self.folder.set_status(RUNNING, self.step)

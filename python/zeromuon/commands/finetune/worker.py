@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import sys
 import traceback
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from ...ranks.channel import tell
 from ...ranks.connect import Ranks, connect
 from ...ranks.leave import leave, outlive_output
 from ...selection.language_model import CAUSAL
-from . import baseline, checkpoints, data, evaluation, model_io, report
+from . import baseline, checkpoints, data, evaluation, model_io, report, saved
 from .ds_config import check_config, differing_keys, fill_auto, override, read_config
 from .model_folder import DEMO_PACKAGE, open_model
 from .model_io import LoadedModel
@@ -31,7 +32,7 @@ from .run_folder import FINISHED, INTERRUPTED, RUNNING, RunFolder
 from .settings import Settings
 from .training import StepTracer, Trainer
 
-FROM_THE_START = {"step": 0, "position": 0}
+FROM_THE_START = {"step": 0, "position": 0, "run": ""}
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ def train(folder: RunFolder, settings: Settings, ranks: Ranks) -> None:
     """Loads, trains, and saves, to the end or to an agreed stop."""
     say = functools.partial(print, flush=True) if ranks.rank == 0 else lambda words: None
     prepared = prepare(settings, say)
-    require_same_inputs(folder, ranks, prepared, settings)
+    run_id = require_same_inputs(folder, ranks, prepared, settings)
     engine = build_engine(prepared.loaded, settings, folder, ranks)
     dtype = str(next(iter(prepared.loaded.model.parameters())).dtype).removeprefix("torch.")
     say(f"computing in {dtype} on {ranks.device.partition(':')[0]}, {ranks.world_size} ranks")
-    trainer = make_trainer(engine, prepared, settings, folder, ranks)
+    trainer = make_trainer(engine, prepared, settings, folder, ranks, run_id)
     before = first_loss(trainer, prepared, say)
     reached_the_end = trainer.train()
     trainer.progress.close()
@@ -98,9 +99,14 @@ def prepare(settings: Settings, say) -> Prepared:
     return Prepared(loaded, layout, chunks, held_out, counts_only, of_targets, digest, tokens, repeated)
 
 
-def require_same_inputs(folder: RunFolder, ranks: Ranks, prepared: Prepared, settings: Settings) -> None:
-    """Raises ValueError where text, tokenizer, model or configuration are not those that the run began with."""
+def require_same_inputs(folder: RunFolder, ranks: Ranks, prepared: Prepared, settings: Settings) -> str:
+    """Notes what the run begins with, and a name for it that no other run has. Returns that name; "" where it is not known:
+    of a run of an earlier zeromuon, or where the notes were removed. Every rank must call it.
+
+    Raises ValueError where text, tokenizer, model, configuration or settings are not those that the run began with.
+    """
     now = {
+        "settings": {name: getattr(settings, name) for name in ("steps", "seq_len", "seed")},
         "text_sha256": prepared.text_sha256,
         "tokens_sha256": prepared.tokens_sha256,
         "model_config": open_model(Path(settings.model)).config,
@@ -109,19 +115,29 @@ def require_same_inputs(folder: RunFolder, ranks: Ranks, prepared: Prepared, set
     try:
         before = json.loads(folder.inputs.read_text())
         wrong = next((name for name in now if type(before.get(name, now[name])) is not type(now[name])), None)
-        if wrong or "config" not in before:
-            raise ValueError(wrong or "config")
+        if wrong or "config" not in before or not isinstance(before.get("run", ""), str):
+            raise ValueError(wrong or "config or run")
     except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{folder.inputs}: damaged ({error}); remove it to go on without comparing the inputs"
         ) from None
     except OSError:  # a new run, or one of a zeromuon that did not note them
+        before = None
+    if ranks.sum([before is None])[0]:  # rank 0 may have written them before another looked
+        is_new = ranks.rank == 0 and not saved.whole(folder.checkpoints)
+        number = int(ranks.sum([1 + secrets.randbits(48) if is_new else 0])[0])  # of rank 0 alone
+        run_id = f"{number:013x}" if number else ""
         if ranks.rank == 0:
-            durable.write_text(folder.inputs, json.dumps(now, indent=2) + "\n")
-        return
+            durable.write_text(folder.inputs, json.dumps({**now, "run": run_id}, indent=2) + "\n")
+        return run_id
     before = {**now, **before}  # an older zeromuon noted less
     what = []
-    for name, path in (("config", settings.config), ("model_config", f"{settings.model}/config.json")):
+    notes = (
+        ("config", settings.config),
+        ("model_config", f"{settings.model}/config.json"),
+        ("settings", str(folder.settings)),
+    )
+    for name, path in notes:
         if changed := differing_keys(before[name], now[name]):
             what.append(f"{path} ({', '.join(changed)})")
     if before["text_sha256"] != now["text_sha256"]:
@@ -133,6 +149,7 @@ def require_same_inputs(folder: RunFolder, ranks: Ranks, prepared: Prepared, set
             f"--resume {folder.path}: expected the text, the model and the configuration that the run began with, found "
             f"changes in {' and '.join(what)}; take them back, or start a new run"
         )
+    return before.get("run", "")
 
 
 def describe_text(
@@ -178,11 +195,14 @@ def build_engine(loaded: LoadedModel, settings: Settings, folder: RunFolder, ran
     return engine
 
 
-def make_trainer(engine, prepared: Prepared, settings: Settings, folder: RunFolder, ranks: Ranks) -> Trainer:
+def make_trainer(
+    engine, prepared: Prepared, settings: Settings, folder: RunFolder, ranks: Ranks, run_id: str
+) -> Trainer:
     """A trainer at step 0, or at the newest checkpoint of the folder."""
     checkpoints.seed_random(settings.seed, ranks.rank)
     progress = report.Progress(ranks.rank, settings.steps)
-    point = checkpoints.load(engine, ranks, folder.checkpoints, settings.seed, progress.note) or FROM_THE_START
+    found = checkpoints.load(engine, ranks, folder.checkpoints, settings.seed, run_id, progress.note)
+    point = found or FROM_THE_START
     batches = data.TrainingBatches(
         prepared.chunks, prepared.layout, settings.seed, ranks.rank, ranks.world_size, settings.batch, point["position"]
     )
@@ -193,7 +213,7 @@ def make_trainer(engine, prepared: Prepared, settings: Settings, folder: RunFold
         progress.note(f"going on from the checkpoint of step {point['step']}")
     steps_to_go = settings.steps - point["step"]
     tracer = StepTracer(engine.optimizer.optimizer, settings.trace, steps_to_go, progress.note)
-    return Trainer(engine, batches, settings, folder, ranks, progress, tracer, step=point["step"])
+    return Trainer(engine, batches, settings, folder, ranks, progress, tracer, run_id or point["run"], point["step"])
 
 
 def first_loss(trainer: Trainer, prepared: Prepared, say) -> float | None:

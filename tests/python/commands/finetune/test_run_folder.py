@@ -73,7 +73,7 @@ def test_a_model_or_tokenizer_that_changed_during_a_run_is_named(settings, maske
     model = tmp_path / "model"
     shutil.copytree(masked_model, model)
     settings, folder = dataclasses.replace(settings, model=str(model)), run_folder.RunFolder(tmp_path)
-    rank_0 = types.SimpleNamespace(rank=0)
+    rank_0 = types.SimpleNamespace(rank=0, sum=list)
     worker.require_same_inputs(folder, rank_0, INPUTS, settings)  # notes them
     worker.require_same_inputs(folder, rank_0, INPUTS, settings)
     other_tokens = types.SimpleNamespace(text_sha256="a", tokens_sha256="c")
@@ -94,7 +94,43 @@ def test_an_older_zeromuon_that_noted_less_is_gone_on_from(settings, tmp_path):
     folder = run_folder.RunFolder(tmp_path)
     config = json.loads(Path(settings.config).read_text())
     folder.inputs.write_text(json.dumps({"text_sha256": "a", "config": config}))
-    worker.require_same_inputs(folder, None, INPUTS, settings)
+    alone = types.SimpleNamespace(rank=0, sum=list)
+    assert worker.require_same_inputs(folder, alone, INPUTS, settings) == "", "which run it is was not noted"
+
+
+def test_a_run_has_a_name_of_its_own_and_settings_that_were_changed_in_its_file_are_named(settings, tmp_path):
+    """Before: a seed that was changed in run.json gave other masks from there on, without a word."""
+    folder, other = run_folder.RunFolder(tmp_path / "a"), run_folder.RunFolder(tmp_path / "b")
+    alone = types.SimpleNamespace(rank=0, sum=list)
+    for one in (folder, other):
+        one.path.mkdir()
+    name = worker.require_same_inputs(folder, alone, INPUTS, settings)
+    assert name and worker.require_same_inputs(folder, alone, INPUTS, settings) == name
+    assert worker.require_same_inputs(other, alone, INPUTS, settings) not in ("", name)
+    for change in ({"seed": 5}, {"seq_len": 32}, {"steps": 9}):
+        changed = dataclasses.replace(settings, **change)
+        with pytest.raises(ValueError, match=rf"found changes in .*run.json \({next(iter(change))}\); take them back"):
+            worker.require_same_inputs(folder, alone, INPUTS, changed)
+
+
+@pytest.mark.parametrize("name", launch.MOST)
+def test_numbers_that_no_run_can_have_are_refused_before_anything_else(settings, tmp_path, name):
+    """Before: OverflowError from the schedule of the rates, and `ckpt reshard --world-size 0` as the remedy for 0 ranks."""
+    folder = run_folder.RunFolder(tmp_path / "run")
+    launch.prepare_start(folder, settings)[0].close()
+    for value in (10**4000, launch.MOST[name] + 1, *((0, -2) if name != "seed" else (-(10**20),))):
+        with pytest.raises(ValueError, match=rf"^--{name.replace('_', '-')} .*: expected at (least|most) "):
+            launch.check(dataclasses.replace(settings, **{name: value}))
+        with pytest.raises(ValueError, match=rf"^--{name.replace('_', '-')} .*: expected at (least|most) "):
+            with pytest.MonkeyPatch.context() as patched:
+                changed = dataclasses.replace(settings, **{name: value})
+                patched.setattr(Settings, "load", staticmethod(lambda path: changed))
+                launch.prepare_resume(folder, {})
+
+
+def test_a_device_as_data_is_said_to_be_one():
+    with pytest.raises(ValueError, match="--data /dev/zero: expected a text file or a folder, found a device"):
+        data.check_text(Path("/dev/zero"))
 
 
 ILL = ("", "{", "{}", "[]", "1", "null", "[" * 100_000, '{"state": "running"}', '{"state": 1, "step": 2}')

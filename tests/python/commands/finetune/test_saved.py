@@ -355,3 +355,44 @@ def test_a_latest_that_names_nothing_is_said_and_the_newest_whole_one_taken(sour
     (tmp_path / saved.LATEST).write_bytes(content)
     chosen, why = saved.choose(tmp_path, 1)
     assert chosen == tmp_path / "step4" and "names no whole checkpoint" in why
+
+
+def test_a_checkpoint_beyond_the_last_step_is_refused_before_a_rank_starts(source, masked_model, text_file, tmp_path):
+    """Before: "stopped after step 16 of 12", with status 143 and a remedy that said the same again."""
+    folder = RunFolder(tmp_path / "run")
+    given = {"model": str(masked_model), "data": str(text_file), "steps": 12, "ranks": 1}
+    launch.prepare_start(folder, cli.new_settings(given))[0].close()
+    save(source, folder.checkpoints, 12)
+    launch.prepare_resume(folder, {})
+    save(source, folder.checkpoints, 16, keep=2)
+    with pytest.raises(
+        ValueError, match=r"a checkpoint of step 12 at most.*found .*step16, of step 16.*write step12 into"
+    ):
+        launch.prepare_resume(folder, {})
+
+
+class LoadingEngine:
+    def __init__(self, run: str | None):
+        self._state = {"step": 4, "position": 9, "random": checkpoints.random_state(), "rank": 0}
+        self._state |= {} if run is None else {"run": run}
+
+    def load_checkpoint(self, folder, tag):
+        return str(Path(folder, tag)), {checkpoints.KEY: self._state}
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_one_that_does_not_say_is_taken(tmp_path, monkeypatch):
+    """Before: a folder that was copied from another run was gone on from, with that run's weights and this one's metrics."""
+    monkeypatch.setattr(checkpoints.dist, "broadcast_object_list", lambda words: None)
+    monkeypatch.setattr(checkpoints.dist, "all_gather_object", lambda out, said: out.__setitem__(0, said))
+    for step in (2, 4):
+        checkpoints.save(TorchEngine(), One(), tmp_path, step, 0)
+
+    def load(written_by: str | None, run: str) -> dict:
+        return checkpoints.load(LoadingEngine(written_by), One(), tmp_path, 0, run, print)
+
+    assert load("a", "a") == {"step": 4, "position": 9, "run": "a"}
+    assert load("a", "")["run"] == "a" and load(None, "a")["run"] == ""
+    with pytest.raises(
+        ValueError, match=r"step4: expected a checkpoint of this run, found one of another.*write step2 into"
+    ):
+        load("b", "a")
