@@ -250,7 +250,8 @@ ARROWS = {
     "ranks": ("base",),
     "selection": ("ranks", "base"),
     "deepspeed": ("selection", "ranks", "base", "_core"),
-    "optimizer": ("deepspeed", "selection", "ranks", "base", "_core"),
+    "qk_clip": ("deepspeed", "selection", "ranks", "base", "_core"),
+    "optimizer": ("qk_clip", "deepspeed", "selection", "ranks", "base", "_core"),
     "ckpt": ("selection", "base", "_ckpt"),
     "reference": (),
 }

@@ -14,7 +14,7 @@ _EXPORTS = {
     "write_trace": "optimizer.trace",
 }
 
-_MODULES = ("ckpt",)
+_MODULES = ("ckpt", "qk_clip")
 _WITH_TORCH = ("_core",)  # links torch's libraries; what else does is imported after it
 
 __all__ = [*_EXPORTS, *_MODULES, "__version__"]

@@ -30,6 +30,13 @@ SCALES = {
 }
 
 
+def qk_clip(params, rows, largest, threshold=100.0):
+    """After a step. rows: (name, places in it, the heads that it is of, power of their gamma); largest: head -> logit."""
+    for name, places, heads, power in rows:
+        gamma = min([threshold / largest[h] for h in heads if largest[h] > threshold], default=1.0)
+        params[name].view(-1)[places] *= gamma**power
+
+
 class Muon:
     """params: name -> tensor, stepped in place. roles: name -> "muon" | "adamw". decays: name -> decay as told."""
 

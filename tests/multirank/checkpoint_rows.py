@@ -31,10 +31,9 @@ def _folder(name: str) -> Path:
 # ---- the same world size -------------------------------------------------------------------------
 
 
-def save_load_go_on(offload: bool, dtype: str = "fp32", **options) -> dict:
-    case = Case(
-        "checkpoint", sub_group=150, offload=offload, clip=0.05, dtype=dtype, options={"weight_decay": 0.1, **options}
-    )
+def save_load_go_on(offload: bool, dtype: str = "fp32", model: str = "small", **options) -> dict:
+    options = {"weight_decay": 0.1, **options}
+    case = Case("checkpoint", model=model, sub_group=150, offload=offload, clip=0.05, dtype=dtype, options=options)
     row, engine, resumed = _resumed(case, case, f"checkpoint-{offload}-{dtype}-{len(options)}")
     saved = torch.load(next(row["folder"].rglob("*rank_0_mp_rank_00_optim_states.pt")), weights_only=False)
     packed = saved["optimizer_state_dict"]["optimizer_state_dict"]
@@ -42,7 +41,7 @@ def save_load_go_on(offload: bool, dtype: str = "fp32", **options) -> dict:
         "same": row["same"],
         "states": [sorted(s) for s in resumed.optimizer.optimizer.state.values()],
         "saved_states": [sorted(s) for s in packed["state"].values()],
-        "entry": {k: packed["zeromuon"][k] for k in ("format", "roles", "options", "arithmetic")},
+        "entry": packed["zeromuon"],
         "arithmetic": resumed.optimizer.optimizer.plan.arithmetic_hash,
         "momentum_dtypes": _momentum_dtypes(resumed),
         "placeholder_numel": packed["state"][0]["exp_avg_sq"].untyped_storage().nbytes() // 4,
@@ -88,11 +87,9 @@ def other_momentum_dtype(saved: str, loaded: str) -> dict:
         warnings.simplefilter("always")
         resumed.load_checkpoint(str(folder))
     found = parity.momenta(resumed.module)
-    # Biases are AdamW's, whose states stay fp32.
-    rounded = {
-        n: m.to(getattr(torch, loaded)).float() if n.endswith("weight") and m.dim() >= 2 else m
-        for n, m in expected.items()
-    }
+    # The states of AdamW's parameters stay fp32.
+    is_muon = {n: models.MODELS["small"].role(n, tuple(m.shape)) == "muon" for n, m in expected.items()}
+    rounded = {n: m.to(getattr(torch, loaded)).float() if is_muon[n] else m for n, m in expected.items()}
     said = [str(w.message) for w in caught if str(w.message).startswith("momentum_dtype")]
     world.train(resumed, data, range(SAVED_AFTER, STEPS))
     return {

@@ -204,6 +204,9 @@ USERS = (
     Case("offload, a sub-group for every parameter, accumulation", sub_group=1, offload=True, accumulation=2),
 )
 
+# MuonClip, with a threshold that some heads pass and some do not.
+_MUON_CLIP = _options(per_head="mla", qk_clip=True, qk_clip_threshold=0.2)
+
 # Parameters that hold several matrices.
 BLOCKS = (
     Case("experts", model="experts"),
@@ -220,6 +223,20 @@ BLOCKS = (
     Case("offload, fused, one matrix each", model="fused", offload=True, options=_options(split_fused=False)),
     Case("fused, head by head", model="fused, head by head", accumulation=2),
     Case("experts, transposed", model="experts, transposed", sub_group=150),
+    Case("latent attention by heads, clipped", model="latent", sub_group=150, options=_MUON_CLIP),
+    Case(
+        "offload, latent attention by heads, clipped, accumulation, weight decay",
+        model="latent",
+        offload=True,
+        accumulation=2,
+        options=_MUON_CLIP | {"weight_decay": 0.1},
+    ),
+    Case(
+        "heads that share keys, clipped",
+        model="fused",
+        sub_group=150,
+        options=_options(qk_clip=True, qk_clip_threshold=0.2),
+    ),
     Case(
         "offload, experts, transposed, form by shape",
         model="experts, transposed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Callable
 
@@ -145,6 +146,29 @@ def _neox() -> nn.Module:
     return _LastLogits(transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**sizes, attention_bias=False)))
 
 
+def _moonlight() -> nn.Module:
+    """Latent attention without a low rank of queries, then a layer of MLP and one of experts, one of them shared."""
+    import transformers
+
+    config = transformers.DeepseekV3Config(
+        **{**_EXPERTS, "num_hidden_layers": 2, "num_key_value_heads": 2},
+        q_lora_rank=None,
+        kv_lora_rank=6,
+        qk_nope_head_dim=4,
+        qk_rope_head_dim=2,
+        v_head_dim=3,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_shared_experts=1,
+        moe_intermediate_size=5,
+        first_k_dense_replace=1,
+        n_group=1,
+        topk_group=1,
+    )
+    config._experts_implementation = "eager"
+    return _LastLogits(transformers.DeepseekV3ForCausalLM(config))
+
+
 def _indices(param) -> torch.Tensor:
     return torch.arange(param.numel()).view(param.shape)
 
@@ -174,6 +198,33 @@ def _neox_blocks(name: str, param) -> list[torch.Tensor]:
     return [heads[:, part].reshape(8, 8) for part in range(3)]
 
 
+def _moonlight_blocks(name: str, param) -> list[torch.Tensor]:
+    """Latent attention head by head."""
+    if name.endswith("self_attn.q_proj.weight"):
+        return [part for head in _indices(param).split(6) for part in head.split([4, 2])]
+    if name.endswith("kv_b_proj.weight"):
+        return [part for head in _indices(param).split(7) for part in head.split([4, 3])]
+    if name.endswith("kv_a_proj_with_mqa.weight"):
+        return list(_indices(param).split([6, 2]))
+    return _mixtral_blocks(name, param)
+
+
+def _moonlight_heads(name: str, param) -> list[tuple]:
+    heads = 2 * int(name.partition("layers.")[2][:1] or 0)  # of the layers before
+    if name.endswith("self_attn.q_proj.weight"):
+        parts = [head.split([4, 2]) for head in _indices(param).split(6)]
+        return [(part, (heads + h,), power) for h, two in enumerate(parts) for part, power in zip(two, (0.5, 1.0))]
+    if name.endswith("kv_b_proj.weight"):
+        return [(head[:4], (heads + h,), 0.5) for h, head in enumerate(_indices(param).split(7))]
+    return []
+
+
+def _fused_heads(name: str, param) -> list[tuple]:
+    if not name.endswith("qkv_proj.weight"):
+        return []
+    return [(rows, (0, 1), 0.5) for rows in _indices(param)[:12].split(4)]  # two heads of queries share one of keys
+
+
 @dataclass(frozen=True)
 class Model:
     """inputs: shape of one micro-batch. outputs: classes, or width of a regression target.
@@ -181,7 +232,8 @@ class Model:
     tokens: inputs are integers below it.
 
     adamw: names, or their ends, with two or more dimensions that are no hidden matrices. transposed: names stored (in,
-    out). blocks: of a parameter that holds several matrices, each (outputs, inputs) of indices into its elements.
+    out). blocks: of a parameter that holds several matrices, each (outputs, inputs) of indices into its elements. heads: of
+    one that makes queries or keys, as rows of the reference's qk_clip without the name; heads are counted over all layers.
     """
 
     build: Callable[[], nn.Sequential]
@@ -192,9 +244,11 @@ class Model:
     adamw: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
     blocks: Callable[[str, torch.Tensor], list[torch.Tensor]] = lambda name, param: []
+    heads: Callable[[str, torch.Tensor], list[tuple]] = lambda name, param: []
 
-    def role(self, name: str, dimensions: int) -> str:
-        return "muon" if dimensions >= 2 and not name.endswith(self.adamw or ("-",)) else "adamw"
+    def role(self, name: str, shape: tuple[int, ...]) -> str:
+        is_matrix = len(shape) >= 2 and min(shape[0], math.prod(shape[1:])) > 1
+        return "muon" if is_matrix and not name.endswith(self.adamw or ("-",)) else "adamw"
 
 
 MODELS = {
@@ -204,7 +258,7 @@ MODELS = {
     "convolutions": Model(
         _convolutions, (4, 2, 6, 6), 3, classify=False, adamw=("0.weight",), transposed=("5.weight", "7.weight")
     ),
-    "tied": Model(_tied, (4, 6), 11, tokens=11, adamw=("0.weight", "2.weight")),
+    "tied": Model(_tied, (4, 6), 11, tokens=11, adamw=("0.weight",)),
     "lora": Model(_lora, (4, 16), 5),
     "experts": Model(
         _mixtral,
@@ -214,7 +268,24 @@ MODELS = {
         adamw=("embed_tokens.weight", "lm_head.weight", "mlp.gate.weight"),
         blocks=_mixtral_blocks,
     ),
-    "fused": Model(_phi3, (4, 6), 24, tokens=24, adamw=("embed_tokens.weight", "lm_head.weight"), blocks=_phi3_blocks),
+    "fused": Model(
+        _phi3,
+        (4, 6),
+        24,
+        tokens=24,
+        adamw=("embed_tokens.weight", "lm_head.weight"),
+        blocks=_phi3_blocks,
+        heads=_fused_heads,
+    ),
+    "latent": Model(
+        _moonlight,
+        (4, 6),
+        24,
+        tokens=24,
+        adamw=("embed_tokens.weight", "lm_head.weight", "mlp.gate.weight"),
+        blocks=_moonlight_blocks,
+        heads=_moonlight_heads,
+    ),
     "fused, head by head": Model(
         _neox, (4, 6), 24, tokens=24, adamw=("embed_in.weight", "lm_head.weight"), blocks=_neox_blocks
     ),

@@ -15,10 +15,13 @@ cancel (biases), the reference in fp32 is off by up to 1.4e-5 itself: the bar is
 
 from __future__ import annotations
 
+import functools
+import sys
+
 import torch
 import torch.distributed as dist
 from zeromuon.commands.compare import kit
-from zeromuon.reference import Muon
+from zeromuon.reference import Muon, qk_clip
 
 from tests.multirank import models, schedules, world
 from tests.multirank.cases import ADAM_LR, LR, STEPS, Case
@@ -43,6 +46,8 @@ def run(case: Case) -> dict:
         "empty_sub_groups": world.on_all_ranks(_empty_sub_groups(engine)),
     }
     muon = {n: w for n, w in weights.items() if _role(case, n, w) == "muon"}
+    if case.options.get("qk_clip"):
+        row["clipped_heads"] = world.on_all_ranks(optimizer.attention_logits()["clipped_heads"])
     row["matrices"] = sum(len(_blocks(case, n, w)) or 1 for n, w in muon.items())
     row["muon_numel"] = sum(w.numel() for w in muon.values())
     if dist.get_rank():  # only rank 0's row is read, and the weights are whole
@@ -73,7 +78,7 @@ def _relative(a: dict, b: dict) -> float:
 
 
 def _role(case: Case, name: str, param) -> str:
-    return models.MODELS[case.model].role(name, param.dim())
+    return models.MODELS[case.model].role(name, tuple(param.shape))
 
 
 def _blocks(case: Case, name: str, param) -> list:
@@ -103,7 +108,7 @@ def _reference(case: Case, data, dtype=torch.float32):
         return {n: t.T if n in transposed else t for n, t in named.items()}
 
     muon = _muon(case, outputs_first({n: p.data for n, p in params.items()}))
-    norms = []
+    norms, clip = [], case.options.get("qk_clip") and _Heads(case, model, params)
 
     def loss_of(model, batch):
         inputs, targets = batch
@@ -112,12 +117,41 @@ def _reference(case: Case, data, dtype=torch.float32):
     for _, values in zip(kit.mean_gradients(model, data, loss_of), schedules.expected_values(case, muon, len(data))):
         vars(muon).update(values)
         norms.append(muon.step(outputs_first({n: p.grad for n, p in params.items()}), case.clip))
+        if clip:
+            clip.after_a_step()
     return {n: p.detach() for n, p in params.items()}, start, outputs_first(muon.m), norms
+
+
+class _Heads:
+    """QK-Clip by the reference: what the model's own eager function multiplies, and the heads as written down by hand."""
+
+    def __init__(self, case: Case, model, params: dict):
+        self._threshold, self._params, self._largest = case.options["qk_clip_threshold"], params, {}
+        self._rows = [(n, *row) for n, p in params.items() for row in models.MODELS[case.model].heads(n, p)]
+        inner = next(m for m in model.modules() if hasattr(m, "set_attn_implementation"))
+        inner.set_attn_implementation("eager")
+        module = sys.modules[type(inner).__module__]
+        eager = getattr(module.eager_attention_forward, "replaced", module.eager_attention_forward)
+        spy = functools.partial(self._see, eager)
+        spy.replaced, module.eager_attention_forward = eager, spy
+
+    def _see(self, eager, attention, query, key, value, mask, scaling, **more):
+        keys = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+        logits = (query @ keys.mT * scaling).masked_fill(mask < -1, -torch.inf).detach().amax((0, 2, 3))
+        for head, largest in enumerate(logits.tolist()):
+            place = attention.layer_idx * len(logits) + head
+            self._largest[place] = max(largest, self._largest.get(place, -torch.inf))
+        return eager(attention, query, key, value, mask, scaling=scaling, **more)
+
+    def after_a_step(self) -> None:
+        qk_clip({n: p.data for n, p in self._params.items()}, self._rows, self._largest, self._threshold)
+        self._largest = {}
 
 
 def _muon(case: Case, params: dict) -> Muon:
     options = {"scale": "original", **case.options}
-    for key in ("ns_dtype", "cpu_kernels", "split_fused"):  # the reference has one of each, and is told the blocks
+    # The reference has one of each, and is told the blocks and heads.
+    for key in ("ns_dtype", "cpu_kernels", "split_fused", "per_head", "qk_clip", "qk_clip_threshold"):
         options.pop(key, None)
     first_group = list(params)[: world.FIRST_GROUP] if case.group_decay is not None else []
     return Muon(

@@ -11,13 +11,23 @@ SUB_GROUP = 150  # elements per rank: several sub-groups
 OTHER_SUB_GROUP = 40
 
 
-def reshard_and_go_on(optimizer: str, dtype: str = "fp32", offload: bool = True) -> dict:
+def reshard_and_go_on(
+    optimizer: str, dtype: str = "fp32", offload: bool = True, model: str = "small", options: dict | None = None
+) -> dict:
     """Trains, saves and goes on; reshards W -> W + 1 -> 1 -> W, loads that into a new engine and goes on."""
-    case = Case("reshard", sub_group=SUB_GROUP, offload=offload, dtype=dtype, reduce_scatter=optimizer != "Muon")
+    case = Case(
+        "reshard",
+        model=model,
+        sub_group=SUB_GROUP,
+        offload=offload,
+        dtype=dtype,
+        reduce_scatter=optimizer != "Muon",
+        options=options or {},
+    )
     data = models.batches(case, dist.get_world_size())
     engine = _engine(case, optimizer)
     world.train(engine, data, range(checkpoint_rows.SAVED_AFTER))
-    folder = checkpoint_rows._folder(f"reshard-{optimizer}-{dtype}-{offload}")
+    folder = checkpoint_rows._folder(f"reshard-{optimizer}-{dtype}-{offload}-{model}")
     engine.save_checkpoint(str(folder / "saved"))
     dist.barrier()
     if dist.get_rank() == 0:

@@ -60,6 +60,24 @@ def test_a_resumed_run_continues_bit_for_bit(world_size, row, result):
     assert result["placeholder_numel"] == 1, "the zeros of exp_avg_sq take no room on disk"
 
 
+MUON_CLIP = {"per_head": "mla", "qk_clip": True, "qk_clip_threshold": 0.2}
+
+
+@pytest.mark.parametrize(
+    "world_size, row",
+    [
+        on(w, "checkpoint, latent attention, clipped", "save_load_go_on", offload=True, model="latent", **MUON_CLIP)
+        for w in (2, 3)
+    ],
+)
+def test_a_resumed_run_of_experts_and_heads_that_are_clipped_continues_bit_for_bit(world_size, row, result):
+    assert result["same"] == [True] * world_size
+    splits = result["entry"]["splits"]
+    assert splits["model.model.layers.0.self_attn.kv_b_proj.weight"] == {"sizes": [4, 3], "heads": 2, "per_head": True}
+    assert splits["model.model.layers.1.mlp.experts.down_proj"]["stack"] == 4
+    assert result["entry"]["options"]["qk_clip"] is True
+
+
 @pytest.mark.parametrize(
     "world_size, row",
     [

@@ -5,6 +5,9 @@ import pytest
 from tests.multirank.launch import row
 
 
+MUON_CLIP = {"per_head": "mla", "qk_clip": True, "qk_clip_threshold": 0.2}
+
+
 def on(world_size, optimizer, **arguments):
     id = " ".join(["reshard", optimizer, *map(str, arguments.values())])
     one = row(id, "reshard_and_go_on", optimizer=optimizer, **arguments)
@@ -15,6 +18,7 @@ def on(world_size, optimizer, **arguments):
     "world_size, row",
     [
         *(on(w, "ZeroMuon", offload=offload) for w in (1, 2, 3) for offload in (True, False)),
+        *(on(w, "ZeroMuon", model="latent", options=MUON_CLIP) for w in (2, 3)),
         *(on(2, optimizer, dtype=dtype) for optimizer in ("ZeroMuon", "AdamW", "Muon") for dtype in ("fp32", "bf16")),
     ],
 )

@@ -77,7 +77,7 @@ def _own_groups(case: Case, model) -> list[dict]:
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     for name, param in trainable:
         shape = getattr(param, "ds_shape", param.shape)  # zero.Init leaves shape (0,)
-        param.use_muon = models.MODELS[case.model].role(name, len(shape)) == "muon"
+        param.use_muon = models.MODELS[case.model].role(name, tuple(shape)) == "muon"
     told = {} if case.group_decay is None else {"weight_decay": case.group_decay}
     params = [p for _, p in trainable]
     return [{"params": params[:FIRST_GROUP], **told}, {"params": params[FIRST_GROUP:]}]

@@ -99,7 +99,7 @@ PLAN = (
     Mutation(
         "gate and up of an expert are one matrix",
         "python/zeromuon/selection/layouts.py",
-        "sizes = (outputs // parts,) * parts if parts > 1 and split_fused else ()",
+        "sizes = (outputs // parts,) * parts if parts > 1 and apart.split_fused else ()",
         "sizes = ()",
         PYTEST,
         f"{_PARITY}[2 ranks: experts]",

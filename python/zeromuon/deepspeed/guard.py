@@ -136,6 +136,7 @@ def _look_at(engine) -> None:
         _chosen.add(stepped)
     if stepped in _built and support.is_zero3(engine.optimizer):
         watch_engine(stepped, engine.optimizer)
+        stepped.watch_attention(engine.module)
 
 
 def _message(stepped: str) -> str:

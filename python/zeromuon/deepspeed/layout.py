@@ -174,6 +174,15 @@ def real_numel(zero3, param) -> int:
     return _core.zero3_range(param.ds_numel, world_size, rank)[1]
 
 
+def local_place(zero3, param) -> tuple[int, int, int]:
+    """(first, count, offset): the elements of a parameter that this rank holds, padding left out, and where they begin in
+    its flat shard."""
+    group = process_group(zero3)
+    ranks = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
+    _, offset, _ = zero3.grad_position[zero3.get_param_id(param)]
+    return *_core.zero3_range(param.ds_numel, *ranks), offset
+
+
 def check_layout(zero3, sub_groups: list[SubGroup]) -> None:
     """Compares the flat master weights with each parameter's own shard, padding left out.
 

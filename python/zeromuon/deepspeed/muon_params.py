@@ -15,7 +15,7 @@ _FORMS = {"gram": "auto", "standard": "standard"}
 _SWITCHES = ("torch_adam", "adam_w_mode", "fp32_optimizer_states", "foreach", "per_head_muon")
 KEYS = ("lr", "muon_lr", "adam_lr", *_DEFAULTS, "ns_method", *_SWITCHES)
 # Not DeepSpeed's: which parameters get Muon, and which matrices they hold, as in param_groups.
-SELECTION_KEYS = ("include", "exclude", "splits", "split_fused")
+SELECTION_KEYS = ("include", "exclude", "splits", "split_fused", "per_head")
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,14 @@ def read_muon_params(params: dict, ours: tuple[str, ...] = ()) -> MuonSettings:
     lr goes for both roles, muon_lr and adam_lr before it. torch_adam and foreach choose between DeepSpeed's own
     implementations of the same AdamW and have nothing to choose here.
 
-    Raises ValueError for an unknown key, a switch that is no boolean, an unknown ns_method, and per_head_muon.
+    per_head_muon is no setting of the optimizer: see :func:`read_selection`.
+
+    Raises ValueError for an unknown key, a switch that is no boolean, and an unknown ns_method.
     """
     _check_keys(params, (*KEYS, *SELECTION_KEYS, *ours))
     for key in _SWITCHES:
         if not isinstance(params.get(key), (bool, type(None))):
             raise ValueError(f'"type": "Muon": {key}: got {params[key]!r}, expected true or false')
-    if params.get("per_head_muon"):
-        raise ValueError(
-            '"type": "Muon": per_head_muon: true is not available in this version of zeromuon, which orthogonalises '
-            "whole matrices; leave it out, or stay with DeepSpeed's own Muon (register() without replace_muon)"
-        )
     if params.get("fp32_optimizer_states") is False:
         warnings.warn(
             '"type": "Muon": fp32_optimizer_states: false has no effect: zeromuon keeps its states in '
@@ -62,6 +59,18 @@ def read_muon_params(params: dict, ours: tuple[str, ...] = ()) -> MuonSettings:
         **{key: params[key] for key in ours if key in params},
     }
     return MuonSettings(options, params.get("adam_w_mode", True) is not False)
+
+
+def read_selection(params: dict) -> dict:
+    """Keywords of :func:`zeromuon.param_groups` from the ``params`` of ``"type": "Muon"``: whole matrices, or the heads that
+    DeepSpeed's per_head_muon splits, unless they say otherwise.
+
+    Raises ValueError where per_head and per_head_muon are both given.
+    """
+    if "per_head" in params and params.get("per_head_muon") is not None:
+        raise ValueError('"type": "Muon": per_head and per_head_muon say the same; leave one out')
+    per_head = "qkv" if params.get("per_head_muon") else "none"
+    return {"split_fused": False, "per_head": per_head, **{key: params[key] for key in SELECTION_KEYS if key in params}}
 
 
 def _check_keys(params: dict, known: tuple[str, ...]) -> None:

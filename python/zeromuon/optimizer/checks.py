@@ -40,6 +40,8 @@ def number(allowed: str, expected: str, accepts: Callable[[float], bool]) -> Che
 
 
 AT_LEAST_ZERO = number("at least 0", "a finite number of at least 0", lambda x: x >= 0)
+ABOVE_ZERO = number("above 0", "a finite number above 0", lambda x: x > 0)
+FRACTION = number("[0, 1]", "a number from 0 to 1", lambda x: 0 <= x <= 1)
 DECAY = number("[0, 1)", "a number in [0, 1)", lambda x: 0 <= x < 1)
 
 

@@ -13,6 +13,7 @@ from ..deepspeed.fused_step import FusedStep
 from ..deepspeed.guard import watch_for
 from ..deepspeed.layout import Request, unexpected_shards
 from ..deepspeed.watch import waits_in, warn_of_coarse_accumulation, watch_engine
+from ..qk_clip.clip import QkClip
 from ..selection.rules import ParamSpec
 from . import limits, trace
 from .bind import Binding, bind
@@ -76,6 +77,7 @@ class ZeroMuon(torch.optim.Optimizer):
         self._binding: Binding | None = None
         self._requests: list[Request] = []  # within a fused step: what it is made of
         self._earlier_factors: list[float] | None = None  # from a load to settle_scheduler()
+        self._qk_clip: QkClip | None = None
         self._skipped_steps = 0
         self._in_skip_streak = False
         groups = self._split_by_role(params)
@@ -127,6 +129,12 @@ class ZeroMuon(torch.optim.Optimizer):
 
     # ---- binding -----------------------------------------------------------------------------
 
+    def watch_attention(self, model) -> None:
+        """Called with the model of the engine that steps it, before any forward. Raises ValueError where qk_clip cannot do
+        what it is told to for this model."""
+        if self._options["qk_clip"] or self._options["log_max_attention_logit"]:
+            self._qk_clip = QkClip(model, self._options)
+
     def bind(self, with_states: bool = True) -> Binding:
         """Plans the step and allocates its buffers now, unless that is done. All ranks must call it at the same point.
 
@@ -142,6 +150,8 @@ class ZeroMuon(torch.optim.Optimizer):
                 for flat in set(self.state) - there:
                     del self.state[flat]
                 raise
+            if self._qk_clip is not None:
+                self._qk_clip.bind(self._binding.zero3, self._binding.sub_groups)
             watch_engine(self, self._binding.zero3)
             warn_of_coarse_accumulation(self._binding.zero3)
             if self._binding.fused:
@@ -277,11 +287,19 @@ class ZeroMuon(torch.optim.Optimizer):
             for r, state, count in zip(requests, states, counts)
         ]
         with waits_in(self._binding.zero3, "the step of ZeroMuon") as who_is_missing:
+            if self._qk_clip is not None and self._binding.executor.next_sub_group == 0:
+                self._qk_clip.begin(self.process_group)
             try:
                 self._binding.executor.step(tasks)
             except _core.StepError as error:
                 missing = who_is_missing()
                 raise _core.StepError(f"{error}; {missing}" if missing else str(error)) from None
+        if self._qk_clip is not None:
+            try:
+                self._qk_clip.apply(requests)
+            except BaseException as error:  # the weights of some heads are not the new ones
+                self.poison(error)
+                raise
         # The counts are written back last: a step that raises has not happened.
         for state, count in zip(states, counts):
             state["step"] = count
@@ -379,6 +397,8 @@ class ZeroMuon(torch.optim.Optimizer):
     def count_skipped_step(self) -> bool:
         """Counts a step that DeepSpeed skipped. Returns whether it is the first since a step that was taken."""
         self._skipped_steps += 1
+        if self._qk_clip is not None:
+            self._qk_clip.reset()
         first, self._in_skip_streak = not self._in_skip_streak, True
         return first
 
@@ -390,7 +410,20 @@ class ZeroMuon(torch.optim.Optimizer):
         went; collectives; newton_schulz_matrices.
         """
         of_core = self._binding.executor.counters() if self._binding else _core.no_counts()
-        return {**of_core, "skipped_steps": self._skipped_steps}
+        collectives = of_core["collectives"] + (self._qk_clip.collectives if self._qk_clip else 0)
+        return {**of_core, "collectives": collectives, "skipped_steps": self._skipped_steps}
+
+    @property
+    def watches_attention(self) -> bool:
+        """Whether :meth:`attention_logits` has something to say."""
+        return self._qk_clip is not None
+
+    def attention_logits(self) -> dict:
+        """Of the last step, the same on all ranks: largest_logit of any head (None before the first), clipped_heads, and
+        heads, how many there are. Raises ValueError without qk_clip and log_max_attention_logit."""
+        if self._qk_clip is None:
+            raise ValueError("attention logits are not watched; set qk_clip or log_max_attention_logit")
+        return dict(self._qk_clip.seen)
 
     def record_trace(self, on: bool = True) -> None:
         """Starts to note when each lane of this rank does what, or stops. Raises ValueError before the first step, unless

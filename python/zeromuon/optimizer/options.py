@@ -10,7 +10,18 @@ import inspect
 import textwrap
 from dataclasses import dataclass
 
-from .checks import AT_LEAST_ZERO, BOOLEAN, BYTES_OR_AUTO, COEFFICIENTS, COUNT_OR_AUTO, DECAY, PAIR_OF_DECAYS, Check
+from .checks import (
+    ABOVE_ZERO,
+    AT_LEAST_ZERO,
+    BOOLEAN,
+    BYTES_OR_AUTO,
+    COEFFICIENTS,
+    COUNT_OR_AUTO,
+    DECAY,
+    FRACTION,
+    PAIR_OF_DECAYS,
+    Check,
+)
 from .checks import Refused, nearest_name, number, one_of, optional, or_auto
 
 # Of wire and momentum, and with float16 of products.
@@ -84,6 +95,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("ns_form", "auto", one_of("auto", "standard", "gram", "gram_restarts"), "said"),
     Option("ns_dtype", "auto", one_of("auto", *FLOATS, "float16"), "said", in_type_muon=True),
     Option("wire_dtype", "auto", one_of("auto", *FLOATS), "said"),
+    Option("qk_clip", False, BOOLEAN, "said", in_type_muon=True),
+    Option("qk_clip_threshold", 100.0, ABOVE_ZERO, "said", in_type_muon=True),
+    Option("qk_clip_alpha", 0.5, FRACTION, "said", in_type_muon=True),
+    Option("qk_clip_statistic", "exact", one_of("exact", "bound"), "said", in_type_muon=True),
+    Option("log_max_attention_logit", False, BOOLEAN, "free", in_type_muon=True),
     Option("momentum_device", "auto", one_of("auto", *MOMENTUM_HOMES), "free", in_type_muon=True),
     Option("momentum_dtype", "float32", one_of(*FLOATS), "converted", in_type_muon=True),
     Option("cpu_kernels", "auto", one_of(*_KERNELS), "free", in_type_muon=True),
@@ -112,6 +128,13 @@ _MEANINGS = {
     "for float32 training, else float16 on GPUs and bfloat16 on processors whose family was measured to be faster so.",
     "wire_dtype": "Data type in which momenta and updates travel between ranks; auto is float32 for float32 training, "
     "else bfloat16.",
+    "qk_clip": "MuonClip: after each step, shrink the rows of queries and keys of heads whose largest attention logit "
+    "passed the threshold (arXiv 2507.20534).",
+    "qk_clip_threshold": "The largest logit that QK-Clip lets be.",
+    "qk_clip_alpha": "The part of QK-Clip's factor that queries take; keys take the rest.",
+    "qk_clip_statistic": "What QK-Clip goes by: the largest logit of the pairs that the mask lets through, or the "
+    "product of the largest norms of a query and of a key, a bound that is cheap and clips earlier.",
+    "log_max_attention_logit": "Watch the logits without clipping: ZeroMuon.attention_logits().",
     "momentum_device": "Where the momentum lives: on the compute device; on the CPU with the shard, and is computed "
     "there; or is stored on the CPU and computed on the device. auto: with the shard, or, where the shard is offloaded, "
     "the quickest of the three by measured rates.",
@@ -141,6 +164,7 @@ _OTHER_SPELLINGS = {
     "beta": "momentum",
     "mu": "momentum",
     "wd": "weight_decay",
+    "qk_clip_tau": "qk_clip_threshold",
 }
 
 

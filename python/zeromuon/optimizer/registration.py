@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..deepspeed import hooks, layout, optimizer_types, support
 from ..deepspeed.guard import watch_engines
-from ..deepspeed.muon_params import SELECTION_KEYS, read_muon_params
+from ..deepspeed.muon_params import SELECTION_KEYS, read_muon_params, read_selection
 from ..selection.rules import param_groups
 from .optimizer import ZeroMuon
 from .options import TYPE_MUON_OPTIONS
@@ -13,8 +13,8 @@ from .options import TYPE_MUON_OPTIONS
 def register(replace_muon: bool = False) -> None:
     """Makes ``{"optimizer": {"type": "ZeroMuon", "params": {...}}}`` work in a DeepSpeed config, in this process.
 
-    The params are the keywords of :class:`zeromuon.ZeroMuon`, and ``include``, ``exclude``, ``splits`` and
-    ``split_fused`` of :func:`zeromuon.param_groups`. Calling it again changes nothing; :func:`unregister` undoes it.
+    The params are the keywords of :class:`zeromuon.ZeroMuon`, and ``include``, ``exclude``, ``splits``,
+    ``split_fused`` and ``per_head`` of :func:`zeromuon.param_groups`. Calling it again changes nothing; :func:`unregister` undoes it.
 
     Args:
         replace_muon: also make ``"type": "Muon"`` ours, with the params and defaults of DeepSpeed's own
@@ -56,8 +56,7 @@ def _build_as_muon(engine, model_parameters) -> ZeroMuon:
     support.check_config(engine)
     params = dict(engine.optimizer_params() or {})
     settings = read_muon_params(params, TYPE_MUON_OPTIONS)
-    selection = {"split_fused": False, **_taken_out(params)}  # DeepSpeed's is of whole matrices
-    groups = _restrict(param_groups(engine.module, **selection), list(model_parameters))
+    groups = _restrict(param_groups(engine.module, **read_selection(params)), list(model_parameters))
     own_lr = [i for i, group in enumerate(groups) if "lr" in group]
     told = [{"weight_decay": settings.options["weight_decay"], **group} for group in groups]
     optimizer = ZeroMuon(told, **settings.options)

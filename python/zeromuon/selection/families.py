@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from .heads import value_of
+
 
 @dataclass(frozen=True)
 class Family:
@@ -23,6 +25,9 @@ class Family:
     heads: how often the parts follow each other, in the same words.
     when: a name, or a name behind "not", whose truth the row needs.
     apart: whether the parts of each head have inputs of their own, and so are matrices of their own.
+    kind: "qkv" where the outputs are attention heads of q, k and v, all of one width; "mla" where the parts are those of a
+        head of latent attention; empty for all else.
+    order: of kind "qkv": a letter for each part, q, k, v, or g for a gate.
     """
 
     modules: str
@@ -31,6 +36,8 @@ class Family:
     heads: str = "1"
     when: str = ""
     apart: bool = False
+    kind: str = ""
+    order: str = "qkv"
 
     @cached_property
     def _pattern(self) -> re.Pattern:
@@ -55,16 +62,18 @@ class Family:
                 sizes = tuple(_number(module, size) for size in self.sizes.split())
         except (AttributeError, TypeError, ValueError, ZeroDivisionError):
             return None
-        fits = heads > 0 and min(sizes) > 0 and heads * sum(sizes) == outputs
-        return Parts(heads, sizes, self.apart) if fits else None
+        fits = heads > 0 and min(sizes) >= 0 and heads * sum(sizes) == outputs
+        return Parts(heads, sizes, self.apart, self.kind, self.order) if fits else None
 
 
 class Parts(NamedTuple):
-    """Of a projection: the outputs of each part of a head, and how many heads there are. apart: as in Family."""
+    """Of a projection: the outputs of each part of a head, 0 for one that it does not have, and how many heads there are. The rest: as in Family."""
 
     heads: int
     sizes: tuple[int, ...]
     apart: bool
+    kind: str
+    order: str
 
 
 # Latent attention, of DeepSeek-V2 and those that have it from there.
@@ -73,36 +82,39 @@ _MAMBA_2 = r"Mamba2Mixer|NemotronHMamba2Mixer|BambaMixer|FalconH1Mixer|Zamba2Mam
 
 FAMILIES = (
     # q, k and v, one under the other (of Conv1D, side by side)
-    Family("GPT2Attention|DecisionTransformerGPT2Attention|ImageGPTAttention", "c_attn", "3 equal", when="not is_cross_attention"),
-    Family("GPT2Attention|DecisionTransformerGPT2Attention|ImageGPTAttention", "c_attn", "2 equal", when="is_cross_attention"),
-    Family("GPTBigCodeAttention", "c_attn", "embed_dim embed_dim", when="is_cross_attention"),
-    Family("GPTBigCodeAttention", "c_attn", "embed_dim kv_dim kv_dim", when="multi_query"),
-    Family("MptAttention|ModernBertAttention", "Wqkv", "3 equal"),
-    Family("DbrxAttention", "Wqkv", "hidden_size num_key_value_heads*head_dim num_key_value_heads*head_dim"),
+    Family("GPT2Attention|DecisionTransformerGPT2Attention|ImageGPTAttention", "c_attn", "3 equal",
+           when="not is_cross_attention", kind="qkv"),
+    Family("GPT2Attention|DecisionTransformerGPT2Attention|ImageGPTAttention", "c_attn", "2 equal", when="is_cross_attention",
+           kind="qkv", order="kv"),
+    Family("GPTBigCodeAttention", "c_attn", "embed_dim embed_dim", when="is_cross_attention", kind="qkv", order="kv"),
+    Family("GPTBigCodeAttention", "c_attn", "embed_dim kv_dim kv_dim", when="multi_query", kind="qkv"),
+    Family("MptAttention|ModernBertAttention", "Wqkv", "3 equal", kind="qkv"),
+    Family("DbrxAttention", "Wqkv", "hidden_size num_key_value_heads*head_dim num_key_value_heads*head_dim", kind="qkv"),
     Family("Phi3Attention|Phi4MultimodalAttention", "qkv_proj",
-           "num_attention_heads*head_dim num_key_value_heads*head_dim num_key_value_heads*head_dim"),
-    Family("FalconAttention", "query_key_value", "num_heads*head_dim head_dim head_dim", when="multi_query"),
-    Family("Exaone4_5_VisionAttention", "qkv", "q_dim kv_dim kv_dim"),
+           "num_attention_heads*head_dim num_key_value_heads*head_dim num_key_value_heads*head_dim", kind="qkv"),
+    Family("FalconAttention", "query_key_value", "num_heads*head_dim head_dim head_dim", when="multi_query", kind="qkv"),
+    Family("Exaone4_5_VisionAttention", "qkv", "q_dim kv_dim kv_dim", kind="qkv"),
     Family("TimesformerSelfAttention|.*VisionAttention|VitDetAttention|SegGptAttention|BlipAttention|Blip2Attention",
-           "qkv", "3 equal"),
-    Family("MultiheadAttention", "in_proj_weight", "3 equal"),
+           "qkv", "3 equal", kind="qkv"),
+    Family("MultiheadAttention", "in_proj_weight", "3 equal", kind="qkv"),
     # q, k and v of a head, head after head
-    Family("GPTBigCodeAttention", "c_attn", "head_dim head_dim head_dim", "num_heads", when="not multi_query"),
-    Family("GPTNeoXAttention", "query_key_value", "head_size head_size head_size", "num_attention_heads"),
-    Family("GPTNeoXJapaneseAttention", "query_key_value", "head_size head_size head_size", "num_attention_heads"),
-    Family("BloomAttention|PersimmonAttention", "query_key_value", "head_dim head_dim head_dim", "num_heads"),
+    Family("GPTBigCodeAttention", "c_attn", "head_dim head_dim head_dim", "num_heads", when="not multi_query", kind="qkv"),
+    Family("GPTNeoXAttention", "query_key_value", "head_size head_size head_size", "num_attention_heads", kind="qkv"),
+    Family("GPTNeoXJapaneseAttention", "query_key_value", "head_size head_size head_size", "num_attention_heads", kind="qkv"),
+    Family("BloomAttention|PersimmonAttention", "query_key_value", "head_dim head_dim head_dim", "num_heads", kind="qkv"),
     Family("FalconAttention", "query_key_value", "num_heads/num_kv_heads*head_dim head_dim head_dim", "num_kv_heads",
-           when="new_decoder_architecture"),
-    Family("FalconAttention", "query_key_value", "head_dim head_dim head_dim", "num_heads", when="not multi_query"),
-    Family("CodeGenAttention", "qkv_proj", "embed_dim/4 embed_dim/4 embed_dim/4", "4"),
-    Family("MiniMaxLightningAttention", "qkv_proj", "head_dim head_dim head_dim", "num_attention_heads"),
+           when="new_decoder_architecture", kind="qkv"),
+    Family("FalconAttention", "query_key_value", "head_dim head_dim head_dim", "num_heads", when="not multi_query", kind="qkv"),
+    Family("CodeGenAttention", "qkv_proj", "embed_dim/4 embed_dim/4 embed_dim/4", "4", kind="qkv", order="qvk"),
+    Family("MiniMaxLightningAttention", "qkv_proj", "head_dim head_dim head_dim", "num_attention_heads", kind="qkv"),
     Family("DisentangledSelfAttention", "in_proj", "attention_head_size attention_head_size attention_head_size",
-           "num_attention_heads"),
+           "num_attention_heads", kind="qkv"),
     # q and its gate, head after head
-    Family("Qwen3NextAttention|Qwen3_5Attention|Qwen3_5MoeAttention", "q_proj", "head_dim head_dim", "num_attention_heads"),
+    Family("Qwen3NextAttention|Qwen3_5Attention|Qwen3_5MoeAttention", "q_proj", "head_dim head_dim", "num_attention_heads",
+           kind="qkv", order="qg"),
     # latent attention: a part without position, and one with it or the values
-    Family(_LATENT, "q_b_proj q_proj", "qk_nope_head_dim qk_rope_head_dim", "num_heads", when="kv_b_proj"),
-    Family(_LATENT, "kv_b_proj", "qk_nope_head_dim v_head_dim", "num_heads"),
+    Family(_LATENT, "q_b_proj q_proj", "qk_nope_head_dim qk_rope_head_dim", "num_heads", when="kv_b_proj", kind="mla"),
+    Family(_LATENT, "kv_b_proj", "qk_nope_head_dim v_head_dim", "num_heads", kind="mla"),
     Family(_LATENT, "kv_a_proj_with_mqa", "kv_lora_rank qk_rope_head_dim"),
     Family("DeepseekV4CSACompressor|DeepseekV4Indexer", "kv_proj gate_proj", "2 equal"),
     Family("DeepseekV4Attention", "o_a_proj", "o_lora_rank", "o_groups", apart=True),
@@ -122,6 +134,12 @@ FAMILIES = (
 )  # fmt: skip
 
 
+def fused(module, projection: str, outputs: int) -> tuple[bool, "Parts | None"]:
+    """Whether there is a row about this projection of the module, and the parts of its outputs; None where no row fits."""
+    rows = [family for family in FAMILIES if module is not None and family.is_of(module, projection)]
+    return bool(rows), next(filter(None, (row.parts(module, outputs) for row in rows)), None)
+
+
 def _number(module, words: str) -> int:
     """The value of a product or quotient of numbers and names."""
     value = 1
@@ -135,5 +153,5 @@ def _number(module, words: str) -> int:
 
 def _named(module, name: str):
     """What the module calls so, or its config. A config that is not there has no names."""
-    found = getattr(module, name, None)
-    return getattr(getattr(module, "config", None), name, None) if found is None else found
+    found = value_of(module, name)
+    return value_of(value_of(module, "config"), name) if found is None else found

@@ -5,10 +5,11 @@ Every trainable parameter is judged once, by the first line that applies:
 1. ``p.use_muon``, set by the user
 2. the `exclude` patterns, then the `include` patterns
 3. biases of any shape, norms, vectors: AdamW
-4. tied weights (two modules own them), embeddings, the output head, routers: AdamW
+4. weights that an embedding or a head shares, embeddings, output heads, input projections, position biases, routers,
+   and what has one row or one column: AdamW
 5. weights of Linear, transformers' Conv1D, attention in-projections and convolutions: Muon, but depthwise and
-   patch or stem convolutions AdamW; expert stacks of known modules and those that `splits` or ``p.muon_split`` describes:
-   Muon, each expert a matrix
+   patch or stem convolutions AdamW; expert stacks and bare matrices of known modules and those that `splits` or
+   ``p.muon_split`` describes: Muon, each expert a matrix
 6. whatever is left (bare parameters of unknown modules, stacks that nobody describes): AdamW
 
 Shapes: rows and cols are those of the 2-D view as stored; a transposed view is (inputs, outputs).
@@ -31,14 +32,17 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ..base.warn import warn
 from ..base.words import all_near
-from .layouts import Known, known_groups, known_parts, known_stack
+from .layouts import PER_HEAD, Apart, Known, known_groups, known_parts, known_stack
 from .model import ModelFacts, Owner, is_conv1d, true_shape
 from .splits import Split, read_split, view_of
 from .table import table_lines
 
 # q, k and v of torch's own attention: functional Linears, fused into (3*embed, embed) or apart.
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-_BIAS = re.compile(r"(^|_)bias(_[kv])?$")
+_BIAS = re.compile(r"(^|_)bias(es)?(_[kvu])?$")
+# Bare parameters that are looked up or put before the inputs, not multiplied with them; and others that decay would harm.
+_TABLE = re.compile(r"token|embed|(^|_)emb(_|$)|_table$|rel_pos|position|^latents|^probe$|(^|_)query$")
+_NO_DECAY = re.compile(r"A_log$")
 _UNKNOWN_STACK = "3-D expert stack"
 
 
@@ -52,7 +56,10 @@ class ParamSpec:
     rows: int  # of the 2-D view as stored; 0 for adamw
     cols: int
     transposed: bool  # stored as (inputs, outputs): the scale uses cols/rows
-    decay: bool  # weight decay applies by default: at least two dimensions
+    decay: (
+        bool  # weight decay applies by default: a matrix, or a tensor of two or more dimensions that is neither bias,
+    )
+    # norm, token nor table
     reason: str
     split: Split = Split()
     doubt: str | None = None  # why its matrices are not taken apart, where that should be possible
@@ -103,7 +110,9 @@ class ParamGroups(list):
         Path(path).write_text(json.dumps(document, indent=1) + "\n")
 
 
-def param_groups(model: nn.Module, include=None, exclude=None, splits=None, split_fused: bool = True) -> ParamGroups:
+def param_groups(
+    model: nn.Module, include=None, exclude=None, splits=None, split_fused: bool = True, per_head: str = "none"
+) -> ParamGroups:
     """The trainable parameters of a model as one group for Muon and one for AdamW; rank 0 prints the table, and warns of
     parameters that hold several matrices where it is not known, or in doubt, how they lie in them.
 
@@ -118,12 +127,17 @@ def param_groups(model: nn.Module, include=None, exclude=None, splits=None, spli
             a ``p.muon_split`` beats them.
         split_fused: whether matrices that a model stores as one parameter, such as gate and up of an expert, are
             orthogonalised apart. The experts of a stack always are.
+        per_head: whether attention heads are orthogonalised apart: "none"; "mla", those of the up-projections of latent
+            attention, with their parts apart where split_fused says so; "qkv", those, and of every projection of q, k
+            and v (fused ones, where split_fused says so), k and v by their own number of heads. Output projections and
+            down-projections never are.
 
     Raises:
         ValueError: nothing is eligible for Muon, a pattern matches no trainable parameter, a pattern or tag
-            gives Muon something that is not a matrix, a split does not fit its parameter, or `model` is not a module.
+            gives Muon something that is not a matrix, a split does not fit its parameter, per_head finds no heads, or `model`
+            is not a module.
     """
-    groups = _grouped(model, roles_for(model, include, exclude, splits, split_fused))
+    groups = _grouped(model, roles_for(model, include, exclude, splits, split_fused, per_head))
     if _rank() == 0:
         print(groups.table(), flush=True)
         _warn_of_doubts(groups.specs)
@@ -131,7 +145,7 @@ def param_groups(model: nn.Module, include=None, exclude=None, splits=None, spli
 
 
 def roles_for(
-    model: nn.Module, include=None, exclude=None, splits=None, split_fused: bool = True
+    model: nn.Module, include=None, exclude=None, splits=None, split_fused: bool = True, per_head: str = "none"
 ) -> dict[int, ParamSpec]:
     """``id(parameter)`` -> spec for every trainable parameter, in the model's order; prints nothing.
 
@@ -144,12 +158,19 @@ def roles_for(
         )
     if not isinstance(split_fused, bool):
         raise ValueError(f"split_fused: got {split_fused!r}, expected true or false")
+    if per_head not in PER_HEAD:
+        raise ValueError(f"per_head: got {per_head!r}, expected {', '.join(PER_HEAD[:-1])} or {PER_HEAD[-1]}")
     facts = ModelFacts(model)
     patterns = _Patterns(facts, include, exclude, splits)
-    specs = {id(p): _judge(p, owners, facts, patterns, split_fused) for p, owners in facts.trainable}
+    apart = Apart(split_fused, per_head)
+    specs = {id(p): _judge(p, owners, facts, patterns, apart) for p, owners in facts.trainable}
     patterns.check_splits({owner.name: specs[id(p)] for p, owners in facts.trainable for owner in owners})
     if not any(spec.role == "muon" for spec in specs.values()):
         raise ValueError(_nothing_eligible(specs.values(), facts))
+    if per_head != "none":
+        whole = {id(p): _judge(p, owners, facts, patterns, Apart(split_fused)) for p, owners in facts.trainable}
+        if all(spec.split == whole[key].split for key, spec in specs.items()):
+            raise ValueError(_no_heads(per_head, specs.values()))
     return specs
 
 
@@ -164,9 +185,9 @@ class _Told:
     where: str
 
 
-def _judge(param, owners: list[Owner], facts: "ModelFacts", patterns: "_Patterns", split_fused: bool) -> ParamSpec:
+def _judge(param, owners: list[Owner], facts: "ModelFacts", patterns: "_Patterns", apart: Apart) -> ParamSpec:
     shape, owner = true_shape(param), owners[0]
-    told, known = patterns.told(param, owners), _known(owner, shape, facts, split_fused)
+    told, known = patterns.told(param, owners), _known(owner, shape, facts, apart)
     forced = _forced(param, owners, patterns)
     role, reason = forced or _rule(owners, shape, facts, told, known)
     if role == "adamw" and hasattr(param, "muon_split"):
@@ -177,14 +198,12 @@ def _judge(param, owners: list[Owner], facts: "ModelFacts", patterns: "_Patterns
     return _spec(owner.name, shape, role, reason, owner.module, told, known)
 
 
-def _known(owner: Owner, shape: tuple[int, ...], facts: "ModelFacts", split_fused: bool) -> Known | None:
+def _known(owner: Owner, shape: tuple[int, ...], facts: "ModelFacts", apart: Apart) -> Known | None:
     """What the module says of the matrices of its parameter."""
     if len(shape) < 2 or 0 in shape:
         return None
-    known = known_stack(owner, facts.modules, shape, split_fused) or known_groups(owner, shape)
-    if known or not split_fused:
-        return known
-    return known_parts(owner, facts.modules, shape, _stored_transposed(owner.module))
+    known = known_stack(owner, facts.modules, shape, apart) or known_groups(owner, shape)
+    return known or known_parts(owner, facts.modules, shape, _stored_transposed(owner.module), apart)
 
 
 def _stored_transposed(module: nn.Module | None) -> bool:
@@ -213,21 +232,23 @@ def _rule(
     owner = owners[0]
     against = (
         _elementwise_reason(owner, shape)
-        or _tied_reason(owners)
+        or facts.tied_reason(owners)
         or facts.embedding_reason(owner)
         or facts.head_reasons.get(owner.path)
         or facts.adapter_reason(owner.path)
-        or facts.router_reason(owner.path)
+        or facts.router_reason(owner.path, shape[0])
+        or facts.position_bias_reason(owner)
+        or facts.input_reason(owner)
         or facts.convolution_reason(owner)
     )
     if against:
         return "adamw", against
     matrix = _hidden_reason(owner)
     if matrix:
-        return "muon", matrix
+        return ("muon", matrix) if min(shape[0], math.prod(shape[1:])) > 1 else ("adamw", "one row or column")
     if told and len(shape) == 3:
         return "muon", "stack, as told"
-    if known and known.split.stack:
+    if known and known.is_bare:
         return ("adamw" if known.doubt else "muon"), known.reason
     return "adamw", _unknown_reason(owner, shape)
 
@@ -238,10 +259,6 @@ def _elementwise_reason(owner: Owner, shape) -> str | None:
     if "norm" in type(owner.module).__name__.lower() and _hidden_reason(owner) is None:
         return "norm"
     return "not a matrix" if len(shape) < 2 or 0 in shape else None
-
-
-def _tied_reason(owners: list[Owner]) -> str | None:
-    return f"tied with {owners[1].name}" if len(owners) > 1 else None
 
 
 def _hidden_reason(owner: Owner) -> str | None:
@@ -261,7 +278,7 @@ def _unknown_reason(owner: Owner, shape) -> str:
     kind = type(owner.module).__name__
     if len(shape) == 3 and "expert" in owner.name.lower() + kind.lower():
         return f"{_UNKNOWN_STACK} of {kind}"
-    return f"bare parameter of {kind}"
+    return f"{'token or table' if _TABLE.search(owner.attribute) else 'bare parameter'} of {kind}"
 
 
 def _spec(
@@ -269,11 +286,19 @@ def _spec(
 ) -> ParamSpec:
     if role == "adamw":
         doubt = _doubt_of_stack(reason, known)
-        return ParamSpec(name, role, shape, 0, 0, False, len(shape) >= 2, reason, doubt=doubt)
+        return ParamSpec(name, role, shape, 0, 0, False, _decays(name, shape, reason), reason, doubt=doubt)
     doubt = known.doubt if known and not told else None
     where = f'parameter "{name}" of shape {shape} ({reason})'
     split = _split(where, shape, module, told, known)
     return ParamSpec(name, role, shape, *view_of(shape, split.stack), split.transposed, True, reason, split, doubt)
+
+
+def _decays(name: str, shape, reason: str) -> bool:
+    """Whether weight decay applies by default to a parameter of AdamW."""
+    attribute = name.rpartition(".")[2]
+    if reason in ("bias", "norm", "position bias") or reason.startswith("token or table") or _BIAS.search(attribute):
+        return False
+    return max(shape, default=0) < math.prod(shape) and not _NO_DECAY.search(attribute)
 
 
 def _doubt_of_stack(reason: str, known: Known | None) -> str | None:
@@ -355,6 +380,17 @@ class _Patterns:
                     f"names are {', '.join(near)}"
                 )
         return patterns
+
+
+def _no_heads(per_head: str, specs) -> str:
+    doubts = sorted({spec.doubt for spec in specs if spec.role == "muon" and spec.doubt})
+    kind = "up-projection of latent attention (q_b_proj, kv_b_proj)" if per_head == "mla" else "projection of q, k or v"
+    also = "" if per_head == "mla" else ' (per_head_muon of "type": "Muon")'
+    return (
+        f"per_head={per_head!r}{also}: there is no {kind} whose attention heads are known by its module or config"
+        f"{': ' + '; '.join(doubts[:3]) if doubts else ''}; say which heads there are with "
+        f'splits={{pattern: {{"heads": A, "per_head": true}}}}, or leave it out'
+    )
 
 
 def _nothing_eligible(specs, facts: ModelFacts) -> str:

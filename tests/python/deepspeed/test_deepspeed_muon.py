@@ -5,7 +5,7 @@ import torch
 
 import zeromuon
 from tests.python.optimizer.other_options import OTHER
-from zeromuon.deepspeed.muon_params import KEYS, read_muon_params
+from zeromuon.deepspeed.muon_params import KEYS, read_muon_params, read_selection
 from zeromuon.optimizer.options import TYPE_MUON_OPTIONS, validate_options
 
 
@@ -88,7 +88,7 @@ def test_cautious_decay_is_refused_where_the_decay_is_coupled(capsys):
 @pytest.mark.parametrize(
     "params, text",
     [
-        ({"per_head_muon": True}, "per_head_muon: true is not available"),
+        ({"per_head_muon": 8}, "per_head_muon: got 8, expected true or false"),
         ({"ns_method": "grams"}, "gram or standard"),
         ({"nesterov": True}, "unknown key"),
         ({"weight_decoy": 0.1}, "did you mean weight_decay"),
@@ -98,6 +98,16 @@ def test_cautious_decay_is_refused_where_the_decay_is_coupled(capsys):
 def test_what_cannot_be_done_is_an_error_not_ignored(params, text):
     with pytest.raises(ValueError, match=text):
         read_muon_params(params)
+
+
+def test_per_head_muon_is_heads_of_whole_projections_and_says_the_same_as_per_head():
+    assert read_selection({"lr": 0.1}) == {"split_fused": False, "per_head": "none"}
+    assert read_selection({"per_head_muon": True})["per_head"] == "qkv"
+    assert read_selection({"per_head_muon": False})["per_head"] == "none"
+    own = read_selection({"per_head": "mla", "split_fused": True, "include": ["a"]})
+    assert own == {"split_fused": True, "per_head": "mla", "include": ["a"]}
+    with pytest.raises(ValueError, match="per_head and per_head_muon say the same"):
+        read_selection({"per_head_muon": True, "per_head": "qkv"})
 
 
 def test_bf16_states_are_said_to_stay_in_float32():

@@ -42,6 +42,8 @@ def test_kernels_that_give_other_bits_count_on_either_side():
 ON_LOAD_OF = {
     **dict.fromkeys(("lr", "adam_lr", "weight_decay", "momentum", "nesterov", "betas", "eps"), "taken"),
     **dict.fromkeys(("cautious_wd", "scale", "ns", "ns_form", "ns_dtype", "wire_dtype"), "said"),
+    **dict.fromkeys(("qk_clip", "qk_clip_threshold", "qk_clip_alpha", "qk_clip_statistic"), "said"),
+    "log_max_attention_logit": "free",
     "momentum_kind": "refused",
     "momentum_dtype": "converted",
     **dict.fromkeys(("momentum_device", "cpu_kernels", "fused_step", "max_bytes_in_flight"), "free"),

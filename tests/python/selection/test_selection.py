@@ -136,7 +136,7 @@ def test_vit_patch_convolution_tokens_and_classifier_are_adamw():
     specs = specs_of(model)
     assert muon_names(model) == linear_weights(model, but={"classifier"})
     assert specs["vit.embeddings.patch_embeddings.projection.weight"].reason == "patch or stem convolution"
-    assert specs["vit.embeddings.cls_token"].reason == "bare parameter of ViTEmbeddings"
+    assert specs["vit.embeddings.cls_token"].reason == "token or table of ViTEmbeddings"
 
 
 # ---- rules ---------------------------------------------------------------------------------------
@@ -158,12 +158,17 @@ def test_convolutions_are_seen_as_out_times_rest_but_stem_and_depthwise_are_adam
     assert (specs["4.weight"].rows, specs["4.weight"].cols, specs["4.weight"].transposed) == (4, 24, True)
 
 
-def test_a_linear_shared_by_two_modules_is_tied_and_a_module_used_twice_is_not():
+def test_a_weight_is_tied_where_an_embedding_or_a_head_shares_it_and_hidden_layers_that_share_one_are_hidden():
     first, second, shared = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
     second.weight = first.weight
-    specs = specs_of(Net(first=first, second=second, third=shared, fourth=shared))
-    assert specs["first.weight"].reason == "tied with second.weight"
-    assert specs["third.weight"].role == "muon"
+    table, lm_head, inner = nn.Embedding(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+    lm_head.weight = inner.weight
+    specs = specs_of(Net(first=first, second=second, third=shared, fourth=shared, inner=inner, lm_head=lm_head))
+    assert (specs["first.weight"].role, specs["third.weight"].role) == ("muon", "muon")
+    assert specs["inner.weight"].reason == "tied with lm_head.weight"
+    inner.weight = table.weight
+    specs = specs_of(Net(first=first, inner=inner, table=table))
+    assert specs["inner.weight"].reason == "tied with table.weight"
 
 
 @pytest.mark.parametrize("name", ["lm_head", "head", "output", "classifier", "score", "embed_out"])
@@ -210,11 +215,11 @@ def test_bare_parameters_of_unknown_modules_and_recurrent_weights_are_adamw_with
     assert specs["cell.weight_ih_l0"].reason == "bare parameter of LSTM"
 
 
-def test_biases_of_any_ndim_and_norms_are_adamw_and_decay_follows_ndim():
+def test_biases_of_any_ndim_and_norms_are_adamw_without_decay():
     model = Net(body=nn.Linear(4, 4), norm=nn.LayerNorm((4, 4)), own=Net(gate_up_bias=nn.Parameter(torch.zeros(4, 4))))
     specs = specs_of(model)
-    assert (specs["own.gate_up_bias"].reason, specs["own.gate_up_bias"].decay) == ("bias", True)
-    assert specs["norm.weight"].reason == "norm"
+    assert (specs["own.gate_up_bias"].reason, specs["own.gate_up_bias"].decay) == ("bias", False)
+    assert (specs["norm.weight"].reason, specs["norm.weight"].decay) == ("norm", False)
     assert (specs["body.bias"].decay, specs["body.weight"].decay) == (False, True)
 
 
