@@ -8,6 +8,7 @@ from tests.multirank import schedules
 
 STEPS = 5
 LR, ADAM_LR = 0.02, 0.002
+INCLUDE = {"small": ("6.weight", "8.weight")}  # of one row and one column, which the rules leave to AdamW
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,17 @@ def deepspeed_config(case: Case) -> dict:
     if case.dtype != "fp32":
         config[case.dtype] = {"enabled": True, **case.extra.get(case.dtype, {})}
     if case.route == "json":
-        config["optimizer"] = {"type": "ZeroMuon", "params": optimizer_options(case)}
+        config["optimizer"] = {"type": "ZeroMuon", "params": {**optimizer_options(case), **selection(case)}}
     else:
         config["zero_allow_untested_optimizer"] = True
         config["zero_force_ds_cpu_optimizer"] = False
     return schedules.with_scheduler(case, config)
+
+
+def selection(case: Case) -> dict:
+    """Who gets Muon against the rules, as param_groups takes it."""
+    include = [name for name in INCLUDE.get(case.model, ()) if name not in case.frozen]
+    return {"include": include} if include else {}
 
 
 def optimizer_options(case: Case) -> dict:

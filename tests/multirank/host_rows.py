@@ -13,7 +13,7 @@ from zeromuon.commands.compare import kit
 from zeromuon.reference import Muon
 
 from tests.multirank import models, world
-from tests.multirank.cases import LR, STEPS, Case, deepspeed_config
+from tests.multirank.cases import LR, STEPS, Case, deepspeed_config, selection
 from tests.multirank.rows import OFFLOAD, PLAIN, on_ranks
 
 
@@ -216,7 +216,7 @@ def replaced_muon(params: dict, groups: bool, tagged: bool) -> dict:
 
 def _trained_with_replaced_muon(params: dict, groups: bool, tagged: bool) -> dict:
     case = Case("replaced")
-    config = {**deepspeed_config(case), "optimizer": {"type": "Muon", "params": params}}
+    config = {**deepspeed_config(case), "optimizer": {"type": "Muon", "params": {**params, **selection(case)}}}
     model = world.build_model(case)
     if tagged:
         dict(model.named_parameters())["2.weight"].use_muon = False

@@ -9,7 +9,7 @@ from typing import Callable
 import torch
 from torch import nn
 
-from tests.multirank.cases import STEPS, Case
+from tests.multirank.cases import INCLUDE, STEPS, Case
 
 
 def _small() -> nn.Sequential:
@@ -229,7 +229,7 @@ def _fused_heads(name: str, param) -> list[tuple]:
 class Model:
     """inputs: shape of one micro-batch. outputs: classes, or width of a regression target.
 
-    tokens: inputs are integers below it.
+    tokens: inputs are integers below it. include: names of Muon's against the rules.
 
     adamw: names, or their ends, with two or more dimensions that are no hidden matrices. transposed: names stored (in,
     out). blocks: of a parameter that holds several matrices, each (outputs, inputs) of indices into its elements. heads: of
@@ -243,16 +243,17 @@ class Model:
     tokens: int = 0
     adamw: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
     blocks: Callable[[str, torch.Tensor], list[torch.Tensor]] = lambda name, param: []
     heads: Callable[[str, torch.Tensor], list[tuple]] = lambda name, param: []
 
     def role(self, name: str, shape: tuple[int, ...]) -> str:
-        is_matrix = len(shape) >= 2 and min(shape[0], math.prod(shape[1:])) > 1
+        is_matrix = len(shape) >= 2 and min(shape[0], math.prod(shape[1:])) > 1 or name in self.include
         return "muon" if is_matrix and not name.endswith(self.adamw or ("-",)) else "adamw"
 
 
 MODELS = {
-    "small": Model(_small, (4, 16), 5),
+    "small": Model(_small, (4, 16), 5, include=INCLUDE["small"]),
     "well conditioned": Model(_well_conditioned, (64, 5), 4, classify=False),
     "wide": Model(_wide, (256, 64), 64, classify=False),
     "convolutions": Model(

@@ -14,7 +14,7 @@ from zeromuon.commands.compare.kit import on_all_ranks as on_all_ranks, whole_we
 from zeromuon.ranks.connect import connect
 
 from tests.multirank import models, schedules
-from tests.multirank.cases import Case, deepspeed_config, optimizer_options
+from tests.multirank.cases import Case, deepspeed_config, optimizer_options, selection
 
 
 def start() -> None:
@@ -68,7 +68,7 @@ def build_optimizer(case: Case, model):
     if case.route == "json":
         return None
     if case.route == "groups":
-        return zeromuon.ZeroMuon(zeromuon.param_groups(model), **optimizer_options(case))
+        return zeromuon.ZeroMuon(zeromuon.param_groups(model, **selection(case)), **optimizer_options(case))
     return zeromuon.ZeroMuon(_own_groups(case, model), **optimizer_options(case))
 
 
