@@ -78,8 +78,9 @@ def options_read() -> dict:
     optimizer.validate_options = lambda given: Noting(validate(given))
     optimizer.ZeroMuon._agreed_options = lambda self: Noting(agreed(self))
     try:
-        _, engine = world.build_engine(PLAIN)
-        world.train(engine, models.batches(PLAIN, dist.get_world_size()), range(1))
+        case = Case("options", model="latent", sub_group=150, options={"qk_clip": True})
+        _, engine = world.build_engine(case)
+        world.train(engine, models.batches(case, dist.get_world_size()), range(1))
     finally:
         optimizer.validate_options, optimizer.ZeroMuon._agreed_options = validate, agreed
     return {"read": sorted(read)}

@@ -84,9 +84,11 @@ def _own_groups(case: Case, model) -> list[dict]:
 
 
 def build_engine(case: Case, model=None, config=None):
-    """(model, engine); what the optimizer prints about roles is not shown."""
-    model = build_model(case) if model is None else model
+    """(model, engine); what the optimizer prints about roles is not shown. model: another than the case's."""
     config = deepspeed_config(case) if config is None else config
+    if model is not None:
+        config.get("optimizer", {}).get("params", {}).pop("include", None)  # names of the case's
+    model = build_model(case) if model is None else model
     with contextlib.redirect_stdout(io.StringIO()):
         optimizer = build_optimizer(case, model)
     return model, initialize(model, config, list(model.parameters()), optimizer, schedules.scheduler_for(case))

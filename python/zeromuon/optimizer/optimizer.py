@@ -132,7 +132,7 @@ class ZeroMuon(torch.optim.Optimizer):
     def watch_attention(self, model) -> None:
         """Called with the model of the engine that steps it, before any forward. Raises ValueError where qk_clip cannot do
         what it is told to for this model."""
-        if self._options["qk_clip"] or self._options["log_max_attention_logit"]:
+        if self._options["log_max_attention_logit"] or self._options["qk_clip"]:
             self._qk_clip = QkClip(model, self._options)
 
     def bind(self, with_states: bool = True) -> Binding:
